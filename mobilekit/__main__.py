@@ -1,0 +1,3 @@
+from mobilekit.cli.main import run
+
+run()

@@ -1,0 +1,111 @@
+"""What every command shares: consoles, progress on the terminal, JSON on stdout."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from mobilekit.progress import Progress, Task
+
+__all__ = ["err_console", "out_console", "print_json", "terminal_progress"]
+
+
+def out_console() -> Console:
+    """Results go to stdout."""
+    from rich.console import Console
+
+    return Console(highlight=False)
+
+
+def err_console() -> Console:
+    """Progress, remarks and errors go to stderr, so that stdout stays clean for a script."""
+    from rich.console import Console
+
+    return Console(stderr=True, highlight=False)
+
+
+def print_json(value: Any) -> None:
+    json.dump(value, sys.stdout, indent=2, ensure_ascii=False)
+    sys.stdout.write("\n")
+
+
+class _Terminal:
+    """Progress as rich bars where stderr is a terminal, as plain lines where it is a log."""
+
+    def __init__(self, console: Console) -> None:
+        from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+        self._console = console
+        self._bars = Progress(
+            SpinnerColumn(),
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=30),
+            TextColumn("{task.fields[shown]}"),
+            TimeElapsedColumn(),
+            console=console,
+            transient=True,
+            disable=not console.is_terminal,
+        )
+        self._step: Any = None
+
+    def step(self, text: str) -> None:
+        self.end_step()
+        if self._console.is_terminal:
+            self._step = self._bars.add_task(text, total=None, shown="")
+        else:
+            self._console.print(text, markup=False)
+
+    def end_step(self) -> None:
+        if self._step is not None:
+            self._bars.remove_task(self._step)
+            self._step = None
+
+    def note(self, text: str) -> None:
+        self._console.print(text, markup=False)
+
+    @contextmanager
+    def task(self, text: str, total: float | None = None, *, unit: str = "") -> Iterator[Task]:
+        if not self._console.is_terminal:
+            self._console.print(text, markup=False)
+        self.end_step()
+        bar = _Bar(self._bars, self._bars.add_task(text, total=total, shown=""), total, unit)
+        try:
+            yield bar
+        finally:
+            self._bars.remove_task(bar.id)
+
+
+class _Bar:
+    def __init__(self, bars: Any, id_: Any, total: float | None, unit: str) -> None:
+        self._bars, self.id, self._total, self._unit, self._done = bars, id_, total, unit, 0.0
+
+    def advance(self, amount: float = 1) -> None:
+        self._done += amount
+        self._bars.update(self.id, advance=amount, shown=self._shown())
+
+    def describe(self, text: str) -> None:
+        self._bars.update(self.id, description=text)
+
+    def _shown(self) -> str:
+        if self._unit == "bytes":
+            total = f" / {self._total / 1e6:.1f}" if self._total else ""
+            return f"{self._done / 1e6:.1f}{total} MB"
+        total = f"/{self._total:g}" if self._total else ""
+        return f"{self._done:g}{total} {self._unit}"
+
+
+@contextmanager
+def terminal_progress() -> Iterator[Progress]:
+    """A :class:`~mobilekit.progress.Progress` on stderr for the time of one command."""
+    terminal = _Terminal(err_console())
+    with terminal._bars:
+        try:
+            yield terminal
+        finally:
+            terminal.end_step()

@@ -1,0 +1,109 @@
+"""The ``mobilekit`` program: registers the commands and maps errors to exit codes.
+
+Command modules import only typer and the standard library at their top, so that ``--help`` stays fast; the library
+is imported inside the command that needs it.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated, NoReturn
+
+import typer
+
+from mobilekit.errors import MobilekitError, SetupError, UnsupportedModelError
+
+__all__ = ["app", "run"]
+
+app = typer.Typer(
+    name="mobilekit",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    rich_markup_mode=None,
+)
+
+
+def _version(value: bool) -> None:
+    if value:
+        from importlib.metadata import version
+
+        typer.echo(f"mobilekit {version('mobilekit')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[  # noqa: ARG001
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and leave.")
+    ] = False,
+) -> None:
+    """ONNX models on real devices: convert, push over adb, run, and judge against a desktop reference.
+
+    \b
+    mobilekit export model.onnx --target ncnn -o build/model
+    mobilekit validate build/model --device virtual
+    mobilekit doctor                      what this machine has and lacks
+
+    \b
+    Exit codes: 0 pass, 1 fail, 2 usage or unreadable model, 3 inconclusive,
+    4 device or environment, 5 unsupported model, 130 Ctrl-C.
+    """
+
+
+def _register() -> None:
+    """One line a command; each lives in the file of its name."""
+    import importlib
+    import pkgutil
+
+    import mobilekit.cli as package
+
+    for module in sorted(m.name for m in pkgutil.iter_modules(package.__path__)):
+        if module != "main" and not module.startswith("_"):
+            importlib.import_module(f"mobilekit.cli.{module}").register(app)
+
+
+_register()
+
+
+def _report(error: MobilekitError) -> None:
+    print(f"error: {error.message}", file=sys.stderr)
+    if isinstance(error, UnsupportedModelError):
+        for finding in error.findings:
+            print(f"  {finding.op} at {finding.node}: {finding.reason}", file=sys.stderr)
+            if finding.remedy:
+                print(f"    remedy: {finding.remedy}", file=sys.stderr)
+    for line in error.hint.splitlines():
+        print(f"hint: {line}", file=sys.stderr)
+
+
+def _internal(error: Exception) -> None:
+    """A bug of ours: keep the traceback in a file for the report, out of the user's way."""
+    import traceback
+
+    from mobilekit.paths import state_dir
+
+    path = state_dir("crashes") / "last.txt"
+    path.write_text("".join(traceback.format_exception(error)))
+    print(f"error: internal error: {type(error).__name__}: {error}", file=sys.stderr)
+    print(f"hint: this is a bug in mobilekit; please report it with {path}", file=sys.stderr)
+
+
+def run() -> NoReturn:
+    """Entry point: run the command line and leave with the exit code of design decision 8."""
+    try:
+        app()
+    except MobilekitError as error:
+        _report(error)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        sys.exit(130)
+    except BrokenPipeError:
+        sys.stderr.close()
+        sys.exit(141)
+    except Exception as error:
+        _internal(error)
+        sys.exit(SetupError.exit_code)
+    sys.exit(0)

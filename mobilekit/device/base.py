@@ -1,0 +1,70 @@
+"""What a device is: somewhere to put files and run programs. adb phones and the virtual device both are one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from mobilekit.progress import SILENT, Progress
+
+__all__ = ["Device", "DeviceInfo", "RemoteProcess", "ShellResult"]
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceInfo:
+    """What ``getprop`` says. ``abis`` best first (``"arm64-v8a"``); ``virtual`` from ``ro.product.*`` of our daemon."""
+
+    serial: str
+    model: str
+    manufacturer: str
+    android: str
+    abis: tuple[str, ...]
+    virtual: bool
+    cpu_profile: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ShellResult:
+    stdout: bytes
+    stderr: bytes
+    returncode: int
+
+
+class RemoteProcess(Protocol):
+    """A program left running on the device; closing it ends it."""
+
+    def poll(self) -> int | None:
+        """Exit code once it has ended (128 + n after signal n, as the shell says), else ``None``."""
+        ...
+
+    def stderr_tail(self) -> str: ...
+
+    def readline(self, timeout_s: float) -> str:
+        """Next line of its stdout, without the newline; raises ``HarnessTimeoutError``."""
+        ...
+
+    def close(self) -> None: ...
+
+
+class Device(Protocol):
+    serial: str
+
+    def info(self) -> DeviceInfo: ...
+
+    def shell(self, argv: Sequence[str], *, timeout_s: float = 60.0, stdin: bytes = b"") -> ShellResult:
+        """Run a command; every argument is quoted for the device's shell. A non-zero exit is not an error."""
+        ...
+
+    def spawn(self, argv: Sequence[str]) -> RemoteProcess: ...
+
+    def push(self, local: Path, remote: str, *, mode: int = 0o644, progress: Progress = SILENT) -> None: ...
+
+    def pull(self, remote: str, local: Path) -> None: ...
+
+    def forward_abstract(self, name: str) -> int:
+        """``adb forward tcp:0 localabstract:NAME``; the local port."""
+        ...
+
+    def remove_forward(self, port: int) -> None: ...

@@ -1,0 +1,193 @@
+"""A small mutable graph over which passes and emitters work: ONNX's semantics, with use-def links.
+
+Not onnx-ir: importing it costs 0.4 s (sympy), more than converting a small model takes (docs/decisions/0002).
+Everything is plain data: constants are numpy arrays (memory-mapped where the weights are external), attributes
+are Python values.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from mobilekit.tensors import Array
+
+__all__ = ["Graph", "Node", "Value"]
+
+
+@dataclass(eq=False, slots=True)
+class Value:
+    """A tensor in the graph: an input, a constant, or a node's output.
+
+    ``dtype`` is numpy's name (``"float32"``), ``None`` while unknown; ``shape`` likewise, its axes ``int``, a
+    symbolic name, or ``None``. ``const`` holds the data of an initializer. ``consumers`` is kept by :class:`Graph`.
+    """
+
+    name: str
+    dtype: str | None = None
+    shape: tuple[int | str | None, ...] | None = None
+    const: Array | None = None
+    producer: Node | None = None
+    consumers: list[Node] = field(default_factory=list)
+
+    def __repr__(self) -> str:
+        return f"<Value {self.name} {self.dtype}{list(self.shape) if self.shape is not None else '?'}>"
+
+
+@dataclass(eq=False, slots=True)
+class Node:
+    """One operator. ``inputs`` may hold ``None`` (an omitted optional input); ``outputs`` likewise.
+
+    ``attrs`` maps to ``int``, ``float``, ``str``, ``list`` of those, a numpy array (tensor attributes) or a
+    :class:`Graph` (bodies of If, Loop, Scan). ``domain`` is ``""`` for ONNX's own operators.
+    """
+
+    name: str
+    op: str
+    inputs: list[Value | None]
+    outputs: list[Value | None]
+    attrs: dict[str, Any] = field(default_factory=dict)
+    domain: str = ""
+
+    @property
+    def label(self) -> str:
+        """What to call the node in a message: its name, or its first output where it has none."""
+        return self.name or next((value.name for value in self.outputs if value), self.op)
+
+    @property
+    def type_name(self) -> str:
+        return f"{self.domain}::{self.op}" if self.domain else self.op
+
+    def __repr__(self) -> str:
+        return f"<Node {self.op} {self.label}>"
+
+
+class Graph:
+    """Inputs, outputs, nodes in topological order, and the opset each domain is at.
+
+    Edit through the methods, which keep producers and consumers right; all are O(1) or linear in what they touch,
+    except :meth:`sort` and :meth:`prune`, which are linear in the graph.
+    """
+
+    def __init__(self, name: str, opsets: dict[str, int]) -> None:
+        self.name = name
+        self.opsets = opsets
+        self.inputs: list[Value] = []
+        self.outputs: list[Value] = []
+        self._nodes: dict[int, Node] = {}
+        self._names: set[str] = set()
+        self._counter = 0
+
+    @property
+    def opset(self) -> int:
+        """The default domain's version."""
+        return self.opsets.get("", 0)
+
+    @property
+    def nodes(self) -> list[Node]:
+        """A snapshot in order: safe to iterate while editing."""
+        return list(self._nodes.values())
+
+    def __len__(self) -> int:
+        return len(self._nodes)
+
+    def values(self) -> Iterator[Value]:
+        """Every value once: inputs, then constants and node outputs in order of first sight."""
+        seen: set[int] = set()
+        groups: list[Iterable[Value | None]] = [self.inputs]
+        for node in self._nodes.values():
+            groups += [node.inputs, node.outputs]
+        for group in [*groups, self.outputs]:
+            for value in group:
+                if value is not None and id(value) not in seen:
+                    seen.add(id(value))
+                    yield value
+
+    def register(self, name: str) -> str:
+        """Claim a tensor name that came from the model."""
+        self._names.add(name)
+        return name
+
+    def fresh(self, stem: str) -> str:
+        """A tensor name not used yet, made from ``stem``."""
+        name = stem
+        while name in self._names:
+            self._counter += 1
+            name = f"{stem}_mk{self._counter}"
+        self._names.add(name)
+        return name
+
+    def constant(self, stem: str, array: Array) -> Value:
+        return Value(self.fresh(stem), str(array.dtype), tuple(array.shape), const=array)
+
+    def append(self, node: Node) -> Node:
+        """Add ``node`` at the end, linking its inputs and outputs."""
+        self._nodes[id(node)] = node
+        for value in node.inputs:
+            if value is not None:
+                value.consumers.append(node)
+        for value in node.outputs:
+            if value is not None:
+                value.producer = node
+        return node
+
+    def insert_before(self, anchor: Node, new: Iterable[Node]) -> None:
+        """Add nodes just before ``anchor``. Linear in the graph: batch many insertions with :meth:`rebuild`."""
+        fresh = list(new)
+        order: list[Node] = []
+        for node in self._nodes.values():
+            if node is anchor:
+                order += fresh
+            order.append(node)
+        for node in fresh:
+            self.append(node)
+        self._nodes = {id(node): node for node in order}
+
+    def rebuild(self, order: Iterable[Node]) -> None:
+        """Take ``order`` as the new node list; nodes that are new get linked, ones that are gone unlinked."""
+        wanted = {id(node): node for node in order}
+        for key, node in list(self._nodes.items()):
+            if key not in wanted:
+                self.remove(node)
+        for key, node in wanted.items():
+            if key not in self._nodes:
+                self.append(node)
+        self._nodes = wanted
+
+    def remove(self, node: Node) -> None:
+        """Take ``node`` out and unlink it; its outputs must have no consumers left, or be re-produced."""
+        del self._nodes[id(node)]
+        for value in node.inputs:
+            if value is not None:
+                value.consumers.remove(node)
+        for value in node.outputs:
+            if value is not None and value.producer is node:
+                value.producer = None
+
+    def set_input(self, node: Node, index: int, value: Value | None) -> None:
+        old = node.inputs[index]
+        if old is not None:
+            old.consumers.remove(node)
+        node.inputs[index] = value
+        if value is not None:
+            value.consumers.append(node)
+
+    def replace_value(self, old: Value, new: Value) -> None:
+        """Everyone who read ``old`` reads ``new``; a graph output keeps its name by taking over the value."""
+        for node in list(old.consumers):
+            for index, value in enumerate(node.inputs):
+                if value is old:
+                    self.set_input(node, index, new)
+        self.outputs = [new if value is old else value for value in self.outputs]
+
+    def prune(self) -> int:
+        """Remove nodes whose outputs nobody reads; the number removed."""
+        wanted = {id(value) for value in self.outputs}
+        removed = 0
+        for node in reversed(self.nodes):
+            if not any(value is not None and (value.consumers or id(value) in wanted) for value in node.outputs):
+                self.remove(node)
+                removed += 1
+        return removed

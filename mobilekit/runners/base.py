@@ -1,0 +1,64 @@
+"""What a runner is: something that takes a model's inputs and gives its outputs, on this machine or on a device."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from mobilekit.tensors import Array, NamedTensors
+
+__all__ = ["RunOptions", "RunResult", "Runner", "RunnerInfo"]
+
+
+@dataclass(frozen=True, slots=True)
+class RunOptions:
+    """Settings of one run. ``iterations`` are timed, after ``warmup`` untimed ones. ``threads=0``: the runner's choice.
+
+    ``fp16``: fp16 storage, packing and arithmetic; ``bf16``: bf16 storage. Off, both, for an fp32 comparison.
+    """
+
+    threads: int = 0
+    warmup: int = 0
+    iterations: int = 1
+    fp16: bool = False
+    bf16: bool = False
+    cluster: str = "all"
+    timeout_s: float = 300.0
+
+
+@dataclass(frozen=True, slots=True)
+class RunnerInfo:
+    """Who computed: ``name`` ("ONNX Runtime CPU", "ncnn on host", "harness"), ``version``, where, and its features."""
+
+    name: str
+    version: str
+    device: str
+    abi: str = ""
+    cpu_features: tuple[str, ...] = ()
+    virtual: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class RunResult:
+    """Outputs by ONNX name, in ONNX shape and dtype, and per-iteration latencies in nanoseconds."""
+
+    outputs: NamedTensors
+    latencies_ns: tuple[int, ...]
+    load_ns: int = 0
+    peak_blob_bytes: int | None = None
+    peak_workspace_bytes: int | None = None
+    facts: Mapping[str, object] = field(default_factory=dict)
+
+
+class Runner(Protocol):
+    """A context manager: the model is loaded once, many inputs stream through."""
+
+    def __enter__(self) -> Runner: ...
+
+    def __exit__(self, *exc: object) -> None: ...
+
+    def info(self) -> RunnerInfo: ...
+
+    def run(self, inputs: Mapping[str, Array], options: RunOptions) -> RunResult: ...

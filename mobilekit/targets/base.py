@@ -1,0 +1,30 @@
+"""What a target is: it says completely what it cannot take, then builds its files into a folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
+
+from mobilekit.errors import Finding
+
+if TYPE_CHECKING:
+    from mobilekit.graph import Graph
+
+__all__ = ["Target"]
+
+OptionsT_contra = TypeVar("OptionsT_contra", contravariant=True)
+ArtifactT_co = TypeVar("ArtifactT_co", covariant=True)
+
+
+class Target(Protocol, Generic[OptionsT_contra, ArtifactT_co]):
+    """``ncnn``, ``tensorrt``. The graph given to both methods is legalised and has static shapes."""
+
+    name: str
+
+    def check(self, graph: Graph, options: OptionsT_contra) -> tuple[Finding, ...]:
+        """Every node the target cannot take; empty where the build will succeed. Writes nothing."""
+        ...
+
+    def build(self, graph: Graph, folder: Path, options: OptionsT_contra) -> ArtifactT_co:
+        """Write the artifact's files into ``folder``; raises ``UnsupportedModelError`` with all findings."""
+        ...

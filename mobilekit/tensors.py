@@ -1,0 +1,95 @@
+"""Tensor descriptions, the ``NAME:1x3x224x224`` notation, and ``.npy`` files."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeAlias
+
+from mobilekit.errors import UsageError
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    Array: TypeAlias = "np.ndarray[tuple[int, ...], np.dtype[np.generic]]"
+    NamedTensors: TypeAlias = Mapping[str, Array]
+
+__all__ = ["TensorSpec", "format_shape", "load_npy", "parse_named_shape", "save_npy"]
+
+_SHAPE = re.compile(r"\d+(x\d+)*|scalar")
+
+
+@dataclass(frozen=True, slots=True)
+class TensorSpec:
+    """Name, element type and shape of a model's input or output.
+
+    ``dtype`` is numpy's name (``"float32"``, ``"int64"``, ``"bool"``); ``shape`` is in ONNX order, an axis being an
+    ``int``, a symbolic name, or ``None`` where the model says nothing.
+    """
+
+    name: str
+    dtype: str
+    shape: tuple[int | str | None, ...]
+
+    @property
+    def is_static(self) -> bool:
+        return all(isinstance(axis, int) for axis in self.shape)
+
+    def static_shape(self) -> tuple[int, ...]:
+        """The shape as integers; :class:`UsageError` where an axis is not fixed."""
+        fixed = tuple(axis for axis in self.shape if isinstance(axis, int))
+        if len(fixed) != len(self.shape):
+            raise UsageError(
+                f"input {self.name!r} has no fixed shape: {format_shape(self.shape)}",
+                hint=f"--input-shape '{self.name}:{'x'.join(str(a) if isinstance(a, int) else 'N' for a in self.shape)}'",
+            )
+        return fixed
+
+
+def format_shape(shape: tuple[int | str | None, ...]) -> str:
+    """``(1, 3, "H", None)`` -> ``"1x3xHx?"``; a scalar's shape -> ``"scalar"``."""
+    return "x".join("?" if axis is None else str(axis) for axis in shape) or "scalar"
+
+
+def parse_named_shape(text: str) -> tuple[str, tuple[int, ...]]:
+    """``"serving_default_input:0:1x224x224x3"`` -> ``("serving_default_input:0", (1, 224, 224, 3))``.
+
+    The shape is what follows the last colon, since tensor names may hold colons, slashes and dots. Raises
+    :class:`UsageError` where there is no colon, no name, or no shape.
+    """
+    name, colon, shape = text.rpartition(":")
+    if not colon or not name or not _SHAPE.fullmatch(shape):
+        raise UsageError(f"cannot read the input shape {text!r}", hint="write NAME:1x3x224x224")
+    if shape == "scalar":
+        return name, ()
+    axes = tuple(int(axis) for axis in shape.split("x"))
+    if any(axis < 1 for axis in axes):
+        raise UsageError(f"an axis of {text!r} is zero", hint="every axis must be at least 1")
+    return name, axes
+
+
+def load_npy(path: Path) -> Array:
+    """Read one array; never unpickles. Raises :class:`UsageError` where the file is no plain ``.npy``."""
+    import numpy as np
+
+    try:
+        array: Array = np.load(path, allow_pickle=False)
+    except FileNotFoundError:
+        raise UsageError(f"there is no file {path}") from None
+    except (ValueError, EOFError, OSError) as error:
+        raise UsageError(f"{path} is not a readable .npy file: {error}", hint="write it with numpy.save") from error
+    if not isinstance(array, np.ndarray):
+        raise UsageError(f"{path} holds several arrays", hint="give one .npy file for each input")
+    return array
+
+
+def save_npy(path: Path, array: Array) -> None:
+    """Write one array, whole or not at all."""
+    import numpy as np
+
+    from mobilekit.paths import atomic_file
+
+    with atomic_file(path) as temporary, temporary.open("wb") as file:
+        np.save(file, array, allow_pickle=False)
