@@ -11,14 +11,34 @@
 
 from __future__ import annotations
 
-from pathlib import PurePosixPath
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
+from mobilekit.errors import BundleError
 from mobilekit.preprocess import Preprocess
 
-__all__ = ["SCHEMA_VERSION", "FileEntry", "Manifest", "ModelInfo", "NcnnArtifact", "NcnnBlob", "TensorInfo"]
+__all__ = [
+    "MANIFEST",
+    "RUN",
+    "SCHEMA_VERSION",
+    "Bundle",
+    "FileEntry",
+    "Manifest",
+    "ModelInfo",
+    "NcnnArtifact",
+    "NcnnBlob",
+    "TensorInfo",
+    "file_entries",
+    "is_bundle",
+    "open_bundle",
+    "sha256_of",
+    "write_manifest",
+]
 
 SCHEMA_VERSION = "1.0"
 
@@ -104,3 +124,118 @@ class Manifest(_Frozen):
     task: str = ""
     verified: bool = False
     files: tuple[FileEntry, ...] = ()
+
+
+MANIFEST = "manifest.json"
+RUN = "run.json"
+"""Measurements; not listed in the manifest, may be missing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Bundle:
+    """An opened bundle: its folder and its checked manifest."""
+
+    root: Path
+    manifest: Manifest
+
+    @property
+    def source(self) -> Path:
+        """The original ONNX model."""
+        return self.root / self.manifest.model.file
+
+    def labels(self) -> tuple[str, ...]:
+        """Class names, one a line of the labels file; empty where the bundle has none."""
+        if self.manifest.labels is None:
+            return ()
+        return tuple((self.root / self.manifest.labels).read_text("utf-8").splitlines())
+
+    @property
+    def size_bytes(self) -> int:
+        return sum(entry.size_bytes for entry in self.manifest.files)
+
+
+def sha256_of(path: Path) -> str:
+    """Hex sha256 of a file, read in pieces."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def is_bundle(path: Path) -> bool:
+    return (path / MANIFEST).is_file()
+
+
+def file_entries(root: Path) -> tuple[FileEntry, ...]:
+    """Every file below ``root`` but the manifest and the measurements, sorted by path."""
+    entries = []
+    for path in sorted(p for p in root.rglob("*") if p.is_file()):
+        relative = path.relative_to(root).as_posix()
+        if relative not in (MANIFEST, RUN):
+            entries.append(FileEntry(path=relative, size_bytes=path.stat().st_size, sha256=sha256_of(path)))
+    return tuple(entries)
+
+
+def write_manifest(root: Path, manifest: Manifest) -> Manifest:
+    """Complete ``manifest`` with the files found below ``root`` and write it there, in canonical form."""
+    complete = manifest.model_copy(update={"files": file_entries(root)})
+    text = json.dumps(complete.model_dump(mode="json"), indent=1, sort_keys=True, ensure_ascii=False)
+    (root / MANIFEST).write_text(text + "\n", encoding="utf-8")
+    return complete
+
+
+def open_bundle(path: Path, *, check: bool = True) -> Bundle:
+    """Read and distrust the bundle at ``path``.
+
+    Refuses a newer major schema, unknown fields, unsafe paths, symlinks, files of another size, and (with ``check``)
+    of another sha256. Raises :class:`BundleError`.
+    """
+    file = path / MANIFEST
+    hint = "make it with: mobilekit export MODEL --target ncnn -o DIR"
+    if not path.exists():
+        raise BundleError(f"there is no bundle at {path}", hint=hint)
+    if not file.is_file() or file.is_symlink():
+        raise BundleError(f"{path} is not a bundle: it has no {MANIFEST}", hint=hint)
+    again = "the bundle is damaged: export the model again"
+    try:
+        raw = json.loads(file.read_text("utf-8"))
+        if not isinstance(raw, dict):
+            raise ValueError("not an object")
+        major = int(str(raw.get("schema_version", "")).split(".")[0])
+    except (ValueError, OSError) as error:
+        raise BundleError(f"cannot read {file}: {error}", hint=again) from error
+    if major > int(SCHEMA_VERSION.split(".")[0]):
+        raise BundleError(
+            f"{path} was written by a newer mobilekit (schema {raw['schema_version']}, this one reads {SCHEMA_VERSION})",
+            hint="pip install -U mobilekit",
+        )
+    try:
+        manifest = Manifest.model_validate_json(json.dumps(raw))
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise BundleError(f"{file} is not valid: {where}: {first['msg']}", hint=again) from error
+    _check_files(path, manifest, check=check, hint=again)
+    return Bundle(path, manifest)
+
+
+def _check_files(root: Path, manifest: Manifest, *, check: bool, hint: str) -> None:
+    listed = {entry.path for entry in manifest.files}
+    wanted = {manifest.model.file}
+    if manifest.labels is not None:
+        wanted.add(manifest.labels)
+    if manifest.ncnn is not None:
+        wanted |= {manifest.ncnn.param, manifest.ncnn.bin}
+    if missing := sorted(wanted - listed):
+        raise BundleError(f"{root / MANIFEST} names {missing[0]} but does not list it as a file", hint=hint)
+    for entry in manifest.files:
+        file = root / entry.path
+        parents = [
+            root.joinpath(*PurePosixPath(entry.path).parts[:n]) for n in range(1, 1 + len(Path(entry.path).parts))
+        ]
+        if any(parent.is_symlink() for parent in parents):
+            raise BundleError(f"{file} is a symbolic link; a bundle holds only files", hint=hint)
+        if not file.is_file():
+            raise BundleError(f"the bundle lacks {file}", hint=hint)
+        if (size := file.stat().st_size) != entry.size_bytes:
+            raise BundleError(f"{file} has {size} bytes, its manifest says {entry.size_bytes}", hint=hint)
+        if check and sha256_of(file) != entry.sha256:
+            raise BundleError(f"{file} has changed: its sha256 is not the manifest's", hint=hint)

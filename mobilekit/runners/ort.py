@@ -1,0 +1,110 @@
+"""ONNX Runtime on this machine's CPU: the reference every result is held against. Runs in a child process."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mobilekit.child import Child
+from mobilekit.errors import ModelError, UsageError
+from mobilekit.runners.base import RunnerInfo, RunOptions, RunResult
+
+if TYPE_CHECKING:
+    from mobilekit.tensors import Array
+
+__all__ = ["OrtRunner"]
+
+
+class OrtRunner:
+    """The model file at ``model`` in an ``onnxruntime`` session (CPU provider), inputs and outputs by ONNX name.
+
+    ``optimise=False`` switches ONNX Runtime's graph optimisations off. Raises :class:`ModelError` where ONNX Runtime
+    will not load the model, :class:`UsageError` where it refuses the inputs.
+    """
+
+    def __init__(self, model: Path, *, threads: int = 0, optimise: bool = True) -> None:
+        self._model = model
+        self._arguments = {"model": str(model), "threads": threads, "optimise": optimise}
+        self._child: Child | None = None
+        self._load_ns = 0
+
+    def __enter__(self) -> OrtRunner:
+        child = Child(what=f"ONNX Runtime on {self._model.name}")
+        try:
+            started = time.perf_counter_ns()
+            child.create("mobilekit.runners.ort:_Session", self._arguments)
+            self._load_ns = time.perf_counter_ns() - started
+        except BaseException:
+            child.close()
+            raise
+        self._child = child
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        if self._child is not None:
+            self._child.close()
+            self._child = None
+
+    def info(self) -> RunnerInfo:
+        from importlib.metadata import PackageNotFoundError, version
+
+        try:
+            found = version("onnxruntime")
+        except PackageNotFoundError:
+            found = version("onnxruntime-gpu")
+        return RunnerInfo(name="ONNX Runtime CPU", version=found, device="this machine")
+
+    def run(self, inputs: Mapping[str, Array], options: RunOptions) -> RunResult:
+        assert self._child is not None, "use the runner in a with statement"
+        answer = self._child.call(
+            "run",
+            {"inputs": inputs, "warmup": options.warmup, "iterations": options.iterations},
+            timeout_s=options.timeout_s,
+        )
+        return RunResult(
+            outputs=dict(zip(answer["names"], answer["outputs"], strict=True)),
+            latencies_ns=tuple(answer["latencies_ns"]),
+            load_ns=self._load_ns,
+        )
+
+
+class _Session:
+    """Lives in the child."""
+
+    def __init__(self, model: str, threads: int, optimise: bool) -> None:
+        import onnxruntime as ort
+
+        settings = ort.SessionOptions()
+        settings.log_severity_level = 3
+        settings.intra_op_num_threads = threads
+        # Spinning threads starve a neighbour that is being timed (an ncnn run, say).
+        settings.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        if not optimise:
+            settings.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+        try:
+            self._session = ort.InferenceSession(model, settings, providers=["CPUExecutionProvider"])
+        except Exception as error:  # ONNX Runtime's exceptions share no base class of its own
+            raise ModelError(f"ONNX Runtime cannot load {Path(model).name}: {_first_line(error)}") from error
+
+    def run(self, inputs: dict[str, Any], warmup: int, iterations: int) -> dict[str, Any]:
+        names = [output.name for output in self._session.get_outputs()]
+        wanted = {value.name for value in self._session.get_inputs()}
+        feed = {name: array for name, array in inputs.items() if name in wanted}
+        try:
+            for _ in range(warmup):
+                self._session.run(names, feed)
+            latencies = []
+            outputs: list[Any] = []
+            for _ in range(max(1, iterations)):
+                started = time.perf_counter_ns()
+                outputs = self._session.run(names, feed)
+                latencies.append(time.perf_counter_ns() - started)
+        except Exception as error:
+            raise UsageError(f"ONNX Runtime cannot run the model on these inputs: {_first_line(error)}") from error
+        return {"names": names, "outputs": outputs, "latencies_ns": latencies}
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().split("\n", 1)[0]
