@@ -204,7 +204,7 @@ def open_bundle(path: Path, *, check: bool = True) -> Bundle:
         raise BundleError(f"cannot read {file}: {error}", hint=again) from error
     if major > int(SCHEMA_VERSION.split(".")[0]):
         raise BundleError(
-            f"{path} was written by a newer mobilekit (schema {raw['schema_version']}, this one reads {SCHEMA_VERSION})",
+            f"{path} was written by a newer mobilekit: schema {raw['schema_version']}, not {SCHEMA_VERSION}",
             hint="pip install -U mobilekit",
         )
     try:
@@ -228,9 +228,8 @@ def _check_files(root: Path, manifest: Manifest, *, check: bool, hint: str) -> N
         raise BundleError(f"{root / MANIFEST} names {missing[0]} but does not list it as a file", hint=hint)
     for entry in manifest.files:
         file = root / entry.path
-        parents = [
-            root.joinpath(*PurePosixPath(entry.path).parts[:n]) for n in range(1, 1 + len(Path(entry.path).parts))
-        ]
+        parts = PurePosixPath(entry.path).parts
+        parents = [root.joinpath(*parts[:count]) for count in range(1, len(parts) + 1)]
         if any(parent.is_symlink() for parent in parents):
             raise BundleError(f"{file} is a symbolic link; a bundle holds only files", hint=hint)
         if not file.is_file():

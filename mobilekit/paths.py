@@ -26,7 +26,7 @@ def cache_dir(*parts: str) -> Path:
 
 
 def state_dir(*parts: str) -> Path:
-    """Run-time state (virtual devices, logs): ``$MOBILEKIT_STATE`` or ``$XDG_STATE_HOME/mobilekit``; created on demand."""
+    """Run-time state (virtual devices, logs): ``$MOBILEKIT_STATE``, else ``$XDG_STATE_HOME/mobilekit``."""
     base = os.environ.get("MOBILEKIT_STATE")
     root = (
         Path(base) if base else Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state") / "mobilekit"

@@ -41,9 +41,10 @@ class TensorSpec:
         """The shape as integers; :class:`UsageError` where an axis is not fixed."""
         fixed = tuple(axis for axis in self.shape if isinstance(axis, int))
         if len(fixed) != len(self.shape):
+            wanted = "x".join(str(axis) if isinstance(axis, int) else "N" for axis in self.shape)
             raise UsageError(
                 f"input {self.name!r} has no fixed shape: {format_shape(self.shape)}",
-                hint=f"--input-shape '{self.name}:{'x'.join(str(a) if isinstance(a, int) else 'N' for a in self.shape)}'",
+                hint=f"--input-shape '{self.name}:{wanted}' with numbers for N",
             )
         return fixed
 
