@@ -6,6 +6,7 @@ is imported inside the command that needs it.
 
 from __future__ import annotations
 
+import signal
 import sys
 from typing import Annotated, NoReturn
 
@@ -27,9 +28,9 @@ app = typer.Typer(
 
 def _version(value: bool) -> None:
     if value:
-        from importlib.metadata import version
+        from mobilekit import __version__
 
-        typer.echo(f"mobilekit {version('mobilekit')}")
+        typer.echo(f"mobilekit {__version__}")
         raise typer.Exit
 
 
@@ -90,8 +91,14 @@ def _internal(error: Exception) -> None:
     print(f"hint: this is a bug in mobilekit; please report it with {path}", file=sys.stderr)
 
 
+def _terminated(number: int, _frame: object) -> NoReturn:
+    """A polite kill unwinds like Ctrl-C does, so that temporary files and children go too."""
+    raise SystemExit(128 + number)
+
+
 def run() -> NoReturn:
     """Entry point: run the command line and leave with the exit code of design decision 8."""
+    signal.signal(signal.SIGTERM, _terminated)
     try:
         app()
     except MobilekitError as error:

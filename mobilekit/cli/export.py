@@ -1,0 +1,79 @@
+"""``mobilekit export``"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+__all__ = ["register"]
+
+
+def export(
+    model: Annotated[str, typer.Argument(help="An ONNX file, or a zoo id (mobilekit zoo list).")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="The bundle: a folder to write.")],
+    target: Annotated[str, typer.Option("--target", "-t", help="What to convert to: ncnn.")] = "ncnn",
+    precision: Annotated[str, typer.Option("--precision", "-p", help="fp32 or fp16 weights and arithmetic.")] = "fp32",
+    input_shape: Annotated[
+        list[str] | None,
+        typer.Option("--input-shape", help="NAME:1x3x224x224; the shape is what follows the last colon. Repeatable."),
+    ] = None,
+    verify: Annotated[bool, typer.Option(help="Hold the result against ONNX Runtime before it is written.")] = True,
+    simplify: Annotated[bool, typer.Option(help="Run onnxsim first.")] = True,
+    seed: Annotated[int, typer.Option(help="Seed of the inputs that verification uses.")] = 0,
+    samples: Annotated[int, typer.Option(min=1, help="How many seeded inputs verification uses.")] = 2,
+    timeout: Annotated[float, typer.Option(min=1, help="Seconds one verification run may take.")] = 600.0,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite a folder that is not a bundle.")] = False,
+    json_: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+) -> None:
+    """Convert a model into a bundle that runs on a device, verified against ONNX Runtime.
+
+    \b
+    mobilekit export model.onnx -o build/model
+    mobilekit export model.onnx --precision fp16 --input-shape images:1x3x320x320 -o build/model
+    mobilekit export pp_lcnet_orientation -o build/orientation
+    """
+    from mobilekit.cli._common import err_console, print_json, terminal_progress
+    from mobilekit.errors import UsageError
+    from mobilekit.pipeline.export import ExportOptions, export
+    from mobilekit.tensors import parse_named_shape
+
+    if target != "ncnn":
+        raise UsageError(f"unknown target {target!r}", hint="the target is ncnn")
+    if precision not in ("fp32", "fp16"):
+        raise UsageError(f"unknown precision {precision!r}", hint="the ncnn target takes fp32 and fp16")
+    options = ExportOptions(
+        precision="fp16" if precision == "fp16" else "fp32",
+        shapes=dict(parse_named_shape(text) for text in input_shape or ()),
+        simplify=simplify,
+        verify=verify,
+        seed=seed,
+        samples=samples,
+        replace=force,
+        timeout_s=timeout,
+    )
+    with terminal_progress() as progress:
+        report = export(model, output, options, progress)
+    if json_:
+        print_json(
+            {
+                "bundle": str(report.bundle),
+                "manifest": report.manifest.model_dump(mode="json"),
+                "errors": {name: {"relative_l2": e.relative_l2, "max_abs": e.max_abs} for name, e in report.errors.items()},
+                "seconds": dict(report.seconds),
+            }
+        )
+        return
+    console = err_console()
+    assert report.manifest.ncnn is not None
+    for name, error in report.errors.items():
+        console.print(f"  {name}: relative L2 {error.relative_l2:.2e}, max abs {error.max_abs:.2e}", markup=False)
+    state = "verified against ONNX Runtime" if report.manifest.verified else "NOT verified"
+    total = sum(report.seconds.values())
+    console.print(f"{report.manifest.ncnn.layers} ncnn layers, {state}, {total:.1f} s", markup=False)
+    typer.echo(str(report.bundle))
+
+
+def register(app: typer.Typer) -> None:
+    app.command("export")(export)

@@ -1,0 +1,241 @@
+"""``mobilekit export``: a model becomes a bundle, verified against ONNX Runtime before it is called done."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from mobilekit.errors import UsageError, VerificationError
+from mobilekit.paths import atomic_dir
+from mobilekit.progress import SILENT, Progress
+
+if TYPE_CHECKING:
+    from mobilekit.bundle import Manifest, TensorInfo
+    from mobilekit.graph import Graph
+    from mobilekit.importers.onnx import SourceModel
+    from mobilekit.metrics.tensors import TensorError
+    from mobilekit.targets.base import Target
+    from mobilekit.zoo import ResolvedModel
+
+__all__ = ["ExportOptions", "ExportReport", "export"]
+
+
+@dataclass(frozen=True, slots=True)
+class ExportOptions:
+    """What to make of a model.
+
+    ``shapes`` fixes inputs by ONNX name; ``precision`` is how weights are stored and which arithmetic a device may
+    use; ``verify=False`` is recorded in the manifest; ``seed`` and ``samples`` say what verification feeds the model.
+    ``replace`` allows to overwrite a folder that is no bundle.
+    """
+
+    precision: Literal["fp32", "fp16"] = "fp32"
+    shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    simplify: bool = True
+    verify: bool = True
+    seed: int = 0
+    samples: int = 2
+    replace: bool = False
+    timeout_s: float = 600.0
+
+
+@dataclass(frozen=True, slots=True)
+class ExportReport:
+    """What came of it. ``errors`` holds the worst error of each output, empty where verification was off."""
+
+    bundle: Path
+    manifest: Manifest
+    errors: Mapping[str, TensorError]
+    seconds: Mapping[str, float]
+
+
+def export(
+    model: str | Path, output: str | Path, options: ExportOptions | None = None, progress: Progress = SILENT
+) -> ExportReport:
+    """Convert ``model`` (a path or a zoo id) to ncnn and write the bundle ``output``, whole or not at all.
+
+    Raises :class:`~mobilekit.errors.UnsupportedModelError` with every finding, :class:`VerificationError` where the
+    ncnn model computes something else than ONNX Runtime on the original, :class:`UsageError` for an output folder
+    that holds something else, and what the rooms below raise.
+    """
+    options = options or ExportOptions()
+    folder = Path(output)
+    _check_output(folder, replace=options.replace)
+    clock = _Clock()
+
+    from mobilekit import zoo
+    from mobilekit.importers.onnx import load
+    from mobilekit.passes import prepare
+    from mobilekit.targets.ncnn import NcnnOptions, NcnnTarget
+
+    with clock("load"):
+        progress.step("reading the model")
+        resolved = zoo.resolve(str(model), progress)
+        source = load(resolved.path)
+    with clock("prepare"):
+        progress.step("simplifying")
+        graph = prepare(source, _shapes(source, resolved, options), simplify=options.simplify, progress=progress)
+    # The folder appears only now: a model that cannot be converted leaves no trace.
+    target: Target[NcnnOptions, object] = NcnnTarget()
+    with clock("check"):
+        _refuse_unsupported(target, graph, NcnnOptions(precision=options.precision), source)
+    with atomic_dir(folder) as temporary:
+        with clock("convert"):
+            progress.step("converting to ncnn")
+            (temporary / "ncnn").mkdir()
+            artifact = NcnnTarget().build(graph, temporary / "ncnn", NcnnOptions(precision=options.precision))
+        with clock("bundle"):
+            _copy_source(source, temporary / "source")
+            manifest = _manifest(graph, source, resolved, temporary)
+            manifest = manifest.model_copy(update={"ncnn": artifact, "verified": options.verify})
+        errors: Mapping[str, TensorError] = {}
+        if options.verify:
+            with clock("verify"):
+                progress.step("verifying against ONNX Runtime")
+                errors = _verify(temporary, manifest, source.path, options, progress)
+        with clock("bundle"):
+            from mobilekit.bundle import RUN, write_manifest
+
+            manifest = write_manifest(temporary, manifest)
+            run = {"seconds": clock.seconds, "errors": {name: asdict(error) for name, error in errors.items()}}
+            (temporary / RUN).write_text(json.dumps(run, indent=1) + "\n")
+    return ExportReport(folder, manifest, errors, clock.seconds)
+
+
+class _Clock:
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def __call__(self, name: str) -> Iterator[None]:
+        started = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[name] = round(self.seconds.get(name, 0.0) + time.perf_counter() - started, 4)
+
+
+def _check_output(folder: Path, *, replace: bool) -> None:
+    from mobilekit.bundle import is_bundle
+
+    if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
+        raise UsageError(f"{folder} is not a folder", hint="give another folder with -o")
+    if folder.is_dir() and any(folder.iterdir()) and not is_bundle(folder) and not replace:
+        raise UsageError(
+            f"{folder} holds something that is not a bundle", hint="give another folder with -o, or add --force"
+        )
+
+
+def _shapes(source: SourceModel, resolved: ResolvedModel, options: ExportOptions) -> dict[str, tuple[int, ...]]:
+    """The zoo entry's default shapes where the model leaves one open, under what the user says."""
+    shapes: dict[str, tuple[int, ...]] = {}
+    if resolved.entry is not None:
+        open_inputs = {spec.name for spec in source.inputs if not spec.is_static}
+        shapes = {name: shape for name, shape in resolved.entry.inputs.items() if name in open_inputs}
+    return shapes | dict(options.shapes)
+
+
+def _refuse_unsupported(target: Target[object, object], graph: Graph, options: object, source: SourceModel) -> None:
+    from mobilekit.errors import UnsupportedModelError
+
+    findings = target.check(graph, options)
+    if findings:
+        count = f"{len(findings)} thing{'s' if len(findings) > 1 else ''}"
+        raise UnsupportedModelError(
+            f"{source.path.name} has {count} that the {target.name} target cannot take; nothing was written",
+            findings=findings,
+        )
+
+
+def _copy_source(source: SourceModel, folder: Path) -> None:
+    for relative in ("", *source.external_files):
+        origin = source.path.parent / relative if relative else source.path
+        copy = folder / relative if relative else folder / _source_name(source)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(origin, copy)
+
+
+def _source_name(source: SourceModel) -> str:
+    return "model.onnx" if "model.onnx" not in source.external_files else "the-model.onnx"
+
+
+def _manifest(graph: Graph, source: SourceModel, resolved: ResolvedModel, root: Path) -> Manifest:
+    from mobilekit import __version__
+    from mobilekit.bundle import Manifest, ModelInfo, sha256_of
+
+    entry = resolved.entry
+    info = ModelInfo(
+        id=resolved.id,
+        file=f"source/{_source_name(source)}",
+        sha256=sha256_of(root / "source" / _source_name(source)),
+        opset=source.opset,
+        license=entry.license if entry else "",
+        producer=source.producer,
+    )
+    labels = resolved.labels()
+    if labels:
+        (root / "labels.txt").write_text("".join(f"{label}\n" for label in labels), encoding="utf-8")
+    return Manifest(
+        mobilekit_version=__version__,
+        model=info,
+        inputs=tuple(_tensor_info(value) for value in graph.inputs),
+        outputs=tuple(_tensor_info(value) for value in graph.outputs),
+        preprocess=entry.preprocess if entry else None,
+        labels="labels.txt" if labels else None,
+        task=entry.task if entry else "",
+    )
+
+
+def _tensor_info(value: object) -> TensorInfo:
+    from mobilekit.bundle import TensorInfo
+    from mobilekit.graph import Value
+
+    assert isinstance(value, Value)
+    assert value.shape is not None
+    assert value.dtype is not None
+    return TensorInfo(name=value.name, dtype=value.dtype, shape=tuple(int(str(axis)) for axis in value.shape))
+
+
+def _verify(
+    root: Path, manifest: Manifest, model: Path, options: ExportOptions, progress: Progress
+) -> Mapping[str, TensorError]:
+    """Run the built model and the original on the same inputs; the worst error of each output.
+
+    Raises :class:`VerificationError` naming each output that is out of tolerance.
+    """
+    from mobilekit.metrics.tensors import compare, worst
+    from mobilekit.runners.base import RunOptions
+    from mobilekit.runners.ncnn_host import NcnnHostRunner
+    from mobilekit.runners.ort import OrtRunner
+    from mobilekit.validate.inputs import seeded_samples
+    from mobilekit.validate.tolerance import Verdict, judge, tolerance_for
+
+    run = RunOptions(fp16=options.precision == "fp16", timeout_s=options.timeout_s)
+    measured: dict[str, list[TensorError]] = {info.name: [] for info in manifest.outputs}
+    with OrtRunner(model) as reference, NcnnHostRunner(root, manifest) as converted:
+        for sample in seeded_samples(
+            manifest.inputs, seed=options.seed, count=options.samples, preprocess=manifest.preprocess
+        ):
+            expected = reference.run(sample.tensors, run).outputs
+            actual = converted.run(sample.tensors, run).outputs
+            for name, errors in measured.items():
+                errors.append(compare(actual[name], expected[name]))
+    errors = {name: worst(found) for name, found in measured.items()}
+    tolerance = tolerance_for(options.precision)
+    verdicts = {name: judge(error, tolerance) for name, error in errors.items()}
+    wrong = [f"{name}: {verdict.reason}" for name, verdict in verdicts.items() if verdict.verdict is Verdict.FAIL]
+    if wrong:
+        raise VerificationError(
+            "the converted model does not compute what the original does; nothing was written\n  " + "\n  ".join(wrong),
+            hint="this is a bug in mobilekit: please report it with the model",
+        )
+    for name, verdict in verdicts.items():
+        if verdict.verdict is Verdict.INCONCLUSIVE:
+            progress.note(f"verification says little about output {name!r}: {verdict.reason}")
+    return errors
