@@ -1,0 +1,226 @@
+"""What the model is fed in a validation: seeded tensors that look like its real inputs, or the user's own files."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mobilekit.errors import UsageError
+from mobilekit.tensors import format_shape, load_npy
+
+if TYPE_CHECKING:
+    from typing import TypeAlias
+
+    import numpy as np
+    import numpy.typing as npt
+
+    from mobilekit.bundle import TensorInfo
+    from mobilekit.preprocess import Preprocess
+    from mobilekit.tensors import Array
+
+    Floats: TypeAlias = "npt.NDArray[np.float64]"
+
+__all__ = ["PICTURE_SUFFIXES", "Sample", "file_samples", "picture_input", "seeded_inputs", "seeded_samples"]
+
+PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif", ".tif", ".tiff")
+_SMALL_INT = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One set of inputs, by ONNX name; ``name`` says where it came from ("seed 0", "cat.png")."""
+
+    name: str
+    tensors: dict[str, Array]
+
+
+def seeded_inputs(specs: Sequence[TensorInfo], *, seed: int, preprocess: Preprocess | None = None) -> dict[str, Array]:
+    """A tensor for every input, the same for the same seed, name, shape and dtype, whatever the order.
+
+    * the picture input that ``preprocess`` describes: pixels with the 1/f spectrum of natural pictures, 0 to 255,
+      through its scale, mean and std;
+    * other floating-point inputs: standard normal; ``uint8``: such pixels; ``int8``: the whole range;
+    * other integers: 0 to 7 (ids and indices of nearly any model); ``bool``: even odds.
+
+    Raises :class:`UsageError` for a dtype that no rule covers.
+    """
+    picture = picture_input(specs, preprocess)
+    tensors: dict[str, Array] = {}
+    for spec in specs:
+        rng = _generator(seed, spec.name)
+        if preprocess is not None and spec.name == picture:
+            tensors[spec.name] = _normalised_pixels(rng, spec, preprocess)
+        else:
+            tensors[spec.name] = _random(rng, spec)
+    return tensors
+
+
+def seeded_samples(
+    specs: Sequence[TensorInfo], *, seed: int, count: int, preprocess: Preprocess | None = None
+) -> Iterator[Sample]:
+    """``count`` samples of :func:`seeded_inputs` with the seeds ``seed``, ``seed + 1``, and so on."""
+    for number in range(seed, seed + count):
+        yield Sample(f"seed {number}", seeded_inputs(specs, seed=number, preprocess=preprocess))
+
+
+def picture_input(specs: Iterable[TensorInfo], preprocess: Preprocess | None) -> str | None:
+    """Name of the input that ``preprocess`` is for: the one it names, else the first of rank 4."""
+    if preprocess is None:
+        return None
+    names = [spec.name for spec in specs if len(spec.shape) == 4]
+    if preprocess.input:
+        return preprocess.input if preprocess.input in names else None
+    return names[0] if names else None
+
+
+def _generator(seed: int, name: str) -> np.random.Generator:
+    import numpy as np
+
+    digest = hashlib.sha256(name.encode("utf-8", "surrogatepass")).digest()
+    return np.random.Generator(
+        np.random.PCG64([abs(seed), int(seed < 0), *np.frombuffer(digest, dtype="<u4").tolist()])
+    )
+
+
+def _random(rng: np.random.Generator, spec: TensorInfo) -> Array:
+    import numpy as np
+
+    dtype = np.dtype(spec.dtype)
+    if np.issubdtype(dtype, np.floating):
+        return rng.standard_normal(spec.shape, dtype=np.float32).astype(dtype)
+    if dtype == np.bool_:
+        return rng.integers(0, 2, spec.shape).astype(dtype)
+    if dtype == np.uint8 and len(spec.shape) == 4:
+        channels_last = spec.shape[3] in (1, 3, 4) and spec.shape[1] not in (1, 3, 4)
+        return _pixels(rng, spec.shape, channels_last=channels_last).astype(np.uint8)
+    if dtype in (np.uint8, np.int8):
+        limits = np.iinfo(dtype)
+        return rng.integers(limits.min, limits.max, spec.shape, endpoint=True).astype(dtype)
+    if np.issubdtype(dtype, np.integer):
+        return rng.integers(0, _SMALL_INT, spec.shape).astype(dtype)
+    raise UsageError(
+        f"input {spec.name!r} has the element type {spec.dtype}, for which no inputs can be made up",
+        hint="give some with --inputs DIR",
+    )
+
+
+def _normalised_pixels(rng: np.random.Generator, spec: TensorInfo, preprocess: Preprocess) -> Array:
+    import numpy as np
+
+    channels_last = preprocess.layout == "NHWC"
+    pixels = _pixels(rng, spec.shape, channels_last=channels_last)
+    channels = spec.shape[3] if channels_last else spec.shape[1]
+    view = (1, 1, 1, channels) if channels_last else (1, channels, 1, 1)
+    mean = _per_channel(preprocess.mean, channels).reshape(view)
+    std = _per_channel(preprocess.std, channels).reshape(view)
+    value: Array = ((pixels * preprocess.scale - mean) / std).astype(np.dtype(spec.dtype))
+    return value
+
+
+def _per_channel(values: tuple[float, ...], channels: int) -> Floats:
+    import numpy as np
+
+    return np.resize(np.asarray(values, dtype=np.float64), channels)
+
+
+def _pixels(rng: np.random.Generator, shape: tuple[int, ...], *, channels_last: bool) -> Floats:
+    """Whole numbers 0 to 255 as float64: noise with amplitude 1/f, channels mostly alike, as in photographs."""
+    import numpy as np
+
+    batch, *rest = shape
+    height, width, channels = rest if channels_last else (rest[1], rest[2], rest[0])
+    frequency = np.hypot(np.fft.fftfreq(height)[:, None], np.fft.rfftfreq(width)[None, :])
+    frequency[0, 0] = 1.0 / max(height, width)
+
+    def field(count: int) -> Floats:
+        noise = np.fft.rfft2(rng.standard_normal((batch, count, height, width)))
+        smooth = np.fft.irfft2(noise / frequency, s=(height, width))
+        flat = smooth - smooth.mean(axis=(2, 3), keepdims=True)
+        deviation = flat.std(axis=(2, 3), keepdims=True)
+        scaled: Floats = np.divide(flat, deviation, out=np.zeros_like(flat), where=deviation > 0)
+        return scaled
+
+    brightness = rng.uniform(90, 160, (batch, channels, 1, 1))
+    values = brightness + 50.0 * field(1) + 20.0 * field(channels)
+    pixels: Floats = np.clip(np.rint(values), 0, 255)
+    return np.ascontiguousarray(pixels.transpose(0, 2, 3, 1)) if channels_last else pixels
+
+
+def file_samples(
+    folder: Path, specs: Sequence[TensorInfo], *, preprocess: Preprocess | None = None
+) -> Iterator[Sample]:
+    """The user's inputs under ``folder``, in the order of their names; each is read when its turn comes.
+
+    A model with one input: every picture (read as ``preprocess`` says) and every ``.npy`` file is a sample. A
+    model with several: every subfolder is a sample and holds ``NAME.npy`` for each input, ``/`` and ``:`` of a
+    tensor's name written as ``_``; a folder without subfolders is itself the one sample. Hidden files are skipped.
+
+    Raises :class:`UsageError` for no folder, nothing in it, a file that is neither, cannot be read, or whose shape
+    or dtype does not fit (checked file by file).
+    """
+    if not folder.is_dir():
+        raise UsageError(f"{folder} is not a folder", hint="--inputs takes a folder of pictures or .npy files")
+    entries = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+    if len(specs) != 1:
+        sets = [path for path in entries if path.is_dir()] or [folder]
+        return (Sample(path.name, _npy_set(path, specs)) for path in sets)
+    files = [path for path in entries if path.is_file()]
+    known = [path for path in files if path.suffix.lower() == ".npy" or path.suffix.lower() in PICTURE_SUFFIXES]
+    strange = [path.name for path in files if path not in known]
+    if strange:
+        raise UsageError(
+            f"{folder} holds files that are neither pictures nor .npy: {', '.join(strange[:5])}",
+            hint="leave only inputs in the folder",
+        )
+    if not known:
+        raise UsageError(f"{folder} holds no pictures and no .npy files", hint="put at least one there")
+    return (Sample(path.name, {specs[0].name: _read(path, specs[0], preprocess)}) for path in known)
+
+
+def _npy_set(folder: Path, specs: Sequence[TensorInfo]) -> dict[str, Array]:
+    tensors: dict[str, Array] = {}
+    for spec in specs:
+        path = folder / (spec.name.replace("/", "_").replace(":", "_") + ".npy")
+        if not path.is_file():
+            raise UsageError(
+                f"{folder} lacks {path.name} for the input {spec.name!r}",
+                hint="a model with several inputs takes a folder with one NAME.npy for each of them",
+            )
+        tensors[spec.name] = _fit(load_npy(path), spec, path)
+    return tensors
+
+
+def _read(path: Path, spec: TensorInfo, preprocess: Preprocess | None) -> Array:
+    if path.suffix.lower() == ".npy":
+        return _fit(load_npy(path), spec, path)
+    if preprocess is None:
+        raise UsageError(
+            f"{path} is a picture, and the bundle does not say how a picture becomes the input {spec.name!r}",
+            hint="give .npy files of the model's input shape, or export a zoo model, which carries its preprocessing",
+        )
+    from mobilekit.preprocess import load_picture
+
+    return _fit(load_picture(path, preprocess, spec.shape), spec, path)
+
+
+def _fit(array: Array, spec: TensorInfo, path: Path) -> Array:
+    """The array as the model takes it; a float of another width is converted, nothing else is."""
+    import numpy as np
+
+    wanted = np.dtype(spec.dtype)
+    if array.shape != spec.shape:
+        has, takes = format_shape(array.shape), format_shape(spec.shape)
+        raise UsageError(f"{path} has the shape {has}, the input {spec.name!r} takes {takes}")
+    if array.dtype != wanted:
+        if not (np.issubdtype(array.dtype, np.floating) and np.issubdtype(wanted, np.floating)):
+            raise UsageError(
+                f"{path} holds {array.dtype}, the input {spec.name!r} takes {wanted}",
+                hint=f"write it with numpy.save(path, array.astype({wanted.name!r}))",
+            )
+        array = array.astype(wanted)
+    if np.issubdtype(wanted, np.floating) and not np.isfinite(array).all():
+        raise UsageError(f"{path} holds NaN or infinite values", hint="give finite inputs")
+    return np.ascontiguousarray(array)

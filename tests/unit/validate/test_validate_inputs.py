@@ -1,0 +1,155 @@
+"""Inputs: the same everywhere for a seed, like the model's real ones, and the user's files read or refused by name."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from mobilekit.bundle import TensorInfo
+from mobilekit.errors import UsageError
+from mobilekit.preprocess import Preprocess
+from mobilekit.validate.inputs import file_samples, seeded_inputs, seeded_samples
+
+IMAGE = TensorInfo(name="x", dtype="float32", shape=(1, 3, 64, 48))
+IDS = TensorInfo(name="ids", dtype="int64", shape=(1, 16))
+MASK = TensorInfo(name="mask", dtype="bool", shape=(1, 16))
+IMAGENET = Preprocess(scale=1 / 255, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
+
+
+def test_the_same_seed_and_name_give_the_same_tensor_in_any_company():
+    alone = seeded_inputs([IMAGE], seed=3)["x"]
+    together = seeded_inputs([MASK, IDS, IMAGE], seed=3)["x"]
+    np.testing.assert_array_equal(alone, together)
+    assert not np.array_equal(alone, seeded_inputs([IMAGE], seed=4)["x"])
+    other = TensorInfo(name="y", dtype="float32", shape=IMAGE.shape)
+    assert not np.array_equal(alone, seeded_inputs([other], seed=3)["y"])
+    assert not np.array_equal(seeded_inputs([IMAGE], seed=-3)["x"], alone)
+
+
+def test_dtypes_shapes_and_ranges():
+    tensors = seeded_inputs([IMAGE, IDS, MASK], seed=0)
+    for spec in (IMAGE, IDS, MASK):
+        assert tensors[spec.name].dtype == np.dtype(spec.dtype)
+        assert tensors[spec.name].shape == spec.shape
+    assert abs(tensors["x"].mean()) < 0.1
+    assert 0.9 < tensors["x"].std() < 1.1
+    assert tensors["ids"].min() >= 0
+    assert tensors["ids"].max() < 8
+    assert set(np.unique(tensors["mask"])) == {False, True}
+
+
+def test_a_picture_input_has_pixels_behind_it():
+    x = seeded_inputs([IMAGE], seed=0, preprocess=IMAGENET)["x"]
+    mean = np.array(IMAGENET.mean).reshape(1, 3, 1, 1)
+    std = np.array(IMAGENET.std).reshape(1, 3, 1, 1)
+    pixels = (x * std + mean) * 255
+    np.testing.assert_allclose(pixels, np.rint(pixels), atol=1e-3)
+    assert pixels.min() >= -1e-3
+    assert pixels.max() <= 255 + 1e-3
+    assert pixels.std() > 20
+    # Neighbours in a picture are alike; in white noise they would differ by 1.13 deviations on average.
+    assert np.abs(np.diff(pixels, axis=3)).mean() < 0.7 * pixels.std()
+
+
+def test_pixels_in_nhwc_and_as_uint8():
+    nhwc = TensorInfo(name="x", dtype="float32", shape=(1, 32, 40, 3))
+    x = seeded_inputs([nhwc], seed=0, preprocess=Preprocess(layout="NHWC"))["x"]
+    assert x.shape == (1, 32, 40, 3)
+    assert 0 <= x.min() < x.max() <= 255
+    raw = TensorInfo(name="x", dtype="uint8", shape=(1, 32, 40, 3))
+    raw_x = seeded_inputs([raw], seed=0)["x"]
+    assert raw_x.dtype == np.uint8
+    assert raw_x.std() > 20
+
+
+def test_gray_and_single_pixel_inputs():
+    gray = TensorInfo(name="x", dtype="float32", shape=(1, 1, 32, 100))
+    spec = Preprocess(color="GRAY", mean=(127.5,), std=(127.5,))
+    assert seeded_inputs([gray], seed=0, preprocess=spec)["x"].shape == (1, 1, 32, 100)
+    dot = TensorInfo(name="x", dtype="float32", shape=(1, 3, 1, 1))
+    assert np.isfinite(seeded_inputs([dot], seed=0, preprocess=IMAGENET)["x"]).all()
+
+
+def test_preprocess_applies_only_to_the_input_it_names():
+    other = TensorInfo(name="other", dtype="float32", shape=(1, 3, 8, 8))
+    tensors = seeded_inputs([other, IMAGE], seed=0, preprocess=Preprocess(input="x"))
+    assert tensors["x"].max() > 10
+    assert tensors["other"].max() < 10
+
+
+def test_a_dtype_without_a_rule_is_refused():
+    with pytest.raises(UsageError, match="element type"):
+        seeded_inputs([TensorInfo(name="s", dtype="complex64", shape=(1,))], seed=0)
+
+
+def test_samples_count_on_from_the_seed():
+    samples = list(seeded_samples([IMAGE], seed=5, count=2))
+    assert [s.name for s in samples] == ["seed 5", "seed 6"]
+    np.testing.assert_array_equal(samples[1].tensors["x"], seeded_inputs([IMAGE], seed=6)["x"])
+
+
+def test_npy_files_in_name_order(tmp_path):
+    for name, value in (("b", 2.0), ("a", 1.0)):
+        np.save(tmp_path / f"{name}.npy", np.full((1, 3, 64, 48), value))
+    samples = list(file_samples(tmp_path, [IMAGE]))
+    assert [s.name for s in samples] == ["a.npy", "b.npy"]
+    assert samples[0].tensors["x"].dtype == np.float32
+    assert samples[1].tensors["x"][0, 0, 0, 0] == 2.0
+
+
+def test_several_inputs_take_a_folder_of_named_arrays(tmp_path):
+    specs = [TensorInfo(name="a:0", dtype="float32", shape=(2,)), TensorInfo(name="m/b", dtype="int64", shape=(1,))]
+    for sample in ("one", "two"):
+        (tmp_path / sample).mkdir()
+        np.save(tmp_path / sample / "a_0.npy", np.zeros(2, np.float32))
+        np.save(tmp_path / sample / "m_b.npy", np.ones(1, np.int64))
+    samples = list(file_samples(tmp_path, specs))
+    assert [s.name for s in samples] == ["one", "two"]
+    assert set(samples[0].tensors) == {"a:0", "m/b"}
+    (only,) = file_samples(tmp_path / "one", specs)
+    assert only.tensors["m/b"].tolist() == [1]
+
+
+def _bad_folder(tmp_path, kind):
+    if kind == "missing":
+        return tmp_path / "none"
+    if kind == "strange":
+        (tmp_path / "notes.txt").write_text("x")
+    if kind == "truncated":
+        (tmp_path / "a.npy").write_bytes(b"\x93NUMPY\x01\x00")
+    if kind == "pickle":
+        np.save(tmp_path / "a.npy", np.array([{}], dtype=object), allow_pickle=True)
+    if kind == "shape":
+        np.save(tmp_path / "a.npy", np.zeros((1, 3, 8, 8), np.float32))
+    if kind == "dtype":
+        np.save(tmp_path / "a.npy", np.zeros(IMAGE.shape, np.int32))
+    if kind == "nan":
+        np.save(tmp_path / "a.npy", np.full(IMAGE.shape, np.nan, np.float32))
+    if kind == "picture":
+        (tmp_path / "a.png").write_bytes(b"\x89PNG")
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        ("missing", "is not a folder"),
+        ("empty", "holds no pictures and no .npy"),
+        ("strange", "neither pictures nor .npy: notes.txt"),
+        ("truncated", "not a readable .npy"),
+        ("pickle", "not a readable .npy"),
+        ("shape", "has the shape 1x3x8x8, the input 'x' takes 1x3x64x48"),
+        ("dtype", "holds int32"),
+        ("nan", "NaN or infinite"),
+        ("picture", "does not say how a picture becomes"),
+    ],
+)
+def test_unusable_inputs_are_refused_by_name(tmp_path, kind, message):
+    with pytest.raises(UsageError, match=message):
+        list(file_samples(_bad_folder(tmp_path, kind), [IMAGE]))
+
+
+def test_a_sample_that_lacks_an_input_is_refused(tmp_path):
+    np.save(tmp_path / "ids.npy", np.zeros((1, 16), np.int64))
+    with pytest.raises(UsageError, match=r"lacks mask\.npy"):
+        list(file_samples(tmp_path, [IDS, MASK]))
