@@ -1,0 +1,87 @@
+#!/bin/sh
+# usage: setup.sh VENV EXTRAS
+# Makes the virtual environment and installs what helps from Debian's packages where it may. Safe to run again:
+# each part is skipped when nothing changed.
+set -eu
+venv=$1
+extras=$2
+cd "$(dirname "$0")/.."
+
+say() { printf '%s\n' "$*" >&2; }
+
+find_python() {
+    for name in "${PYTHON:-}" python3 python3.13 python3.12 python3.11 /usr/bin/python3; do
+        if [ -n "$name" ] && command -v "$name" >/dev/null 2>&1 &&
+            "$name" -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1; then
+            command -v "$name"
+            return
+        fi
+    done
+    say "error: no Python 3.11 or newer with the venv module was found"
+    say "hint: apt install python3-venv, or PYTHON=/path/to/python3.11 make ..."
+    exit 4
+}
+
+# What each package is for stands beside it; all are optional.
+wanted_packages() {
+    command -v aarch64-linux-gnu-g++ >/dev/null 2>&1 || echo g++-aarch64-linux-gnu # builds the arm64 harness
+    command -v g++ >/dev/null 2>&1 || echo g++                                     # builds the x86_64 harness
+    command -v qemu-aarch64-static >/dev/null 2>&1 || echo qemu-user-static         # runs arm64 code
+    command -v mksh >/dev/null 2>&1 || echo mksh                                   # Android's shell
+    command -v busybox >/dev/null 2>&1 || echo busybox-static                      # the device's small tools
+    command -v ccache >/dev/null 2>&1 || echo ccache                               # makes a second build quick
+    command -v proot >/dev/null 2>&1 || echo proot                                 # where user namespaces are off
+}
+
+system_packages() {
+    [ "${MOBILEKIT_NO_APT:-}" != 1 ] || return 0
+    missing=$(wanted_packages | tr '\n' ' ')
+    [ -n "$missing" ] || return 0
+    if ! command -v apt-get >/dev/null 2>&1; then
+        say "note: no apt-get here; going on without: $missing"
+        return 0
+    fi
+    if [ "$(id -u)" = 0 ]; then
+        as_root=""
+    elif command -v sudo >/dev/null 2>&1 && sudo -n true 2>/dev/null; then
+        as_root="sudo -n"
+    else
+        say "note: not root and no passwordless sudo; going on without: $missing"
+        say "hint: sudo apt install $missing"
+        return 0
+    fi
+    say "installing Debian packages that make it better: $missing(MOBILEKIT_NO_APT=1 to go without)"
+    log=$(mktemp)
+    # shellcheck disable=SC2086 -- a list of words on purpose
+    if $as_root env DEBIAN_FRONTEND=noninteractive sh -c \
+        "apt-get update -q && apt-get install -y -q --no-install-recommends $missing" >"$log" 2>&1; then
+        rm -f "$log"
+    else
+        tail -n 5 "$log" >&2
+        say "note: apt-get failed (log: $log); going on without: $missing"
+    fi
+}
+
+python_packages() {
+    python=$(find_python)
+    want=$("$python" - "$extras" <<'PY'
+import hashlib, pathlib, sys
+data = pathlib.Path("pyproject.toml").read_bytes() + sys.argv[1].encode() + sys.version.encode()
+print(hashlib.sha256(data).hexdigest())
+PY
+    )
+    stamp=$venv/.mobilekit-$(printf %s "$extras" | tr , -)
+    if [ -x "$venv/bin/mobilekit" ] && [ "$(cat "$stamp" 2>/dev/null)" = "$want" ]; then
+        return 0
+    fi
+    if [ ! -x "$venv/bin/python" ]; then
+        say "making the virtual environment $venv with $python"
+        "$python" -m venv "$venv"
+    fi
+    say "installing mobilekit and what it needs into $venv (about a minute)"
+    "$venv/bin/python" -m pip install -q --disable-pip-version-check -e ".[$extras]"
+    printf '%s\n' "$want" >"$stamp"
+}
+
+system_packages
+python_packages
