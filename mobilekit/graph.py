@@ -60,6 +60,16 @@ class Node:
     def type_name(self) -> str:
         return f"{self.domain}::{self.op}" if self.domain else self.op
 
+    def bodies(self) -> list[Graph]:
+        """The graphs among the attributes (If, Loop, Scan)."""
+        found: list[Graph] = []
+        for value in self.attrs.values():
+            if isinstance(value, Graph):
+                found.append(value)
+            elif isinstance(value, list):
+                found += [item for item in value if isinstance(item, Graph)]
+        return found
+
     def __repr__(self) -> str:
         return f"<Node {self.op} {self.label}>"
 
@@ -156,9 +166,16 @@ class Graph:
                 self.append(node)
         self._nodes = wanted
 
+    def clear(self) -> None:
+        """Take all nodes out: a body that goes lets go of the outer values that it reads."""
+        for node in reversed(self.nodes):
+            self.remove(node)
+
     def remove(self, node: Node) -> None:
         """Take ``node`` out and unlink it; its outputs must have no consumers left, or be re-produced."""
         del self._nodes[id(node)]
+        for body in node.bodies():
+            body.clear()
         for value in node.inputs:
             if value is not None:
                 value.consumers.remove(node)
@@ -174,13 +191,26 @@ class Graph:
         if value is not None:
             value.consumers.append(node)
 
+    def is_output(self, value: Value) -> bool:
+        return any(output is value for output in self.outputs)
+
+    def replaceable(self, old: Value, new: Value) -> bool:
+        """Whether :meth:`replace_value` can do it: a graph output's name must go to a node's output that is free."""
+        return not self.is_output(old) or (new.producer is not None and not self.is_output(new))
+
     def replace_value(self, old: Value, new: Value) -> None:
-        """Everyone who read ``old`` reads ``new``; a graph output keeps its name by taking over the value."""
+        """Everyone who read ``old`` reads ``new``; where ``old`` is a graph output, ``new`` takes over its name.
+
+        Ask :meth:`replaceable` first where ``old`` may be a graph output.
+        """
+        assert self.replaceable(old, new), f"{old} is a graph output and {new} cannot take its name"
         for node in list(old.consumers):
             for index, value in enumerate(node.inputs):
                 if value is old:
                     self.set_input(node, index, new)
-        self.outputs = [new if value is old else value for value in self.outputs]
+        if self.is_output(old):
+            old.name, new.name = new.name, old.name
+            self.outputs = [new if value is old else value for value in self.outputs]
 
     def prune(self) -> int:
         """Remove nodes whose outputs nobody reads; the number removed."""

@@ -1,0 +1,63 @@
+"""From a model as read to a graph that a target's emitter can rely upon: :func:`prepare`.
+
+What the emitter may rely upon (``graph = prepare(...)``):
+
+- Opset: ``graph.opset`` is at least 24 (:data:`CANONICAL_OPSET`); every node has the *newest* form of its operator:
+
+  - what moved from attributes to inputs is an input: ``Clip`` min/max, ``Squeeze``/``Unsqueeze`` axes, ``Reduce*`` axes
+    (with ``noop_with_empty_axes``), ``Slice`` starts/ends/axes/steps, ``Pad`` pads/constant_value/axes, ``Split`` sizes
+    (always given, ``num_outputs`` never), ``Resize`` (``Upsample`` is a ``Resize``), ``TopK`` k, ``Dropout`` ratio;
+  - ``Softmax``, ``LogSoftmax``, ``Hardmax`` work along one ``axis`` (older flattening semantics become Reshapes);
+  - ``BatchNormalization`` has one output and no ``spatial``; ``GroupNormalization`` has per-channel scale and bias;
+  - ``auto_pad`` is gone from Conv, ConvTranspose and pools: explicit ``pads`` (``dilations``, ``strides``,
+    ``kernel_shape`` and ``group`` are always given too);
+  - ``Constant`` nodes, ``Identity`` and ``Dropout`` are gone (an ``Identity`` stays only where a graph output is
+    a graph input, a constant, or another output).
+
+- Every value has ``dtype`` and a static ``shape`` (``tuple[int, ...]``); all axes attributes and axes constants may be
+  negative still. Constants are ``Value.const``.
+- Nodes are in topological order and each reaches an output; inputs and outputs have the model's names and order.
+- Fused nodes: ``Gelu`` (``approximate`` "none" | "tanh"), ``LayerNormalization``, ``RMSNormalization``, ``HardSwish``,
+  ``HardSigmoid``, ``Mish``, ``Swish`` (``alpha``) of the default domain.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from mobilekit.progress import SILENT, Progress
+
+if TYPE_CHECKING:
+    from mobilekit.graph import Graph
+    from mobilekit.importers.onnx import SourceModel
+
+__all__ = ["CANONICAL_OPSET", "prepare"]
+
+CANONICAL_OPSET = 24
+
+
+def prepare(
+    model: SourceModel,
+    shapes: Mapping[str, tuple[int, ...]],
+    *,
+    simplify: bool = True,
+    progress: Progress = SILENT,
+) -> Graph:
+    """A legalised graph with static shapes.
+
+    ``shapes`` fixes the symbolic axes of inputs by name. Raises ``UsageError`` where a shape does not fit or one is
+    missing, ``ModelError`` where the model is malformed, ``UnsupportedModelError`` where a shape depends on data.
+    ``simplify=False`` leaves out onnxsim (our own folding and rules still run).
+    """
+    from mobilekit.importers.convert import from_proto
+    from mobilekit.passes import infer
+    from mobilekit.passes import shapes as shaping
+    from mobilekit.passes.legalise import legalise
+
+    graph = from_proto(model.proto, model.path.parent)
+    shaping.fix_inputs(graph, shapes, progress)
+    infer.infer(graph, target_opset=CANONICAL_OPSET)
+    legalise(graph)
+    infer.require_static(graph)
+    return graph

@@ -1,0 +1,350 @@
+"""ONNX protos to :class:`~mobilekit.graph.Graph` and back.
+
+In a graph, ``Constant`` nodes have become constants, local functions are inlined, nodes are in topological order,
+and the body of an ``If``, ``Loop`` or ``Scan`` reads the outer graph's values themselves (they count the body's
+nodes among their consumers).
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, ValueInfoProto, helper
+
+from mobilekit.errors import ModelError
+from mobilekit.graph import Graph, Node, Value
+from mobilekit.importers.onnx import default_opset
+from mobilekit.importers.tensors import ExternalData, dtype_name, elem_type, from_tensor, to_tensor
+
+if TYPE_CHECKING:
+    from mobilekit.tensors import Array
+
+__all__ = ["from_node_attributes", "from_proto", "to_node", "to_proto"]
+
+_RE_EXPORT = "export the model again from its framework"
+
+
+def from_proto(model: ModelProto, base_dir: Path) -> Graph:
+    """The model as a graph. ``base_dir`` is where external data lies (mapped, not read).
+
+    Raises :class:`ModelError` where a node reads a tensor that nothing makes, two nodes make the same one, nodes
+    form a cycle, or a tensor's data is not what its shape says.
+    """
+    if model.functions:
+        from onnx import inliner
+
+        model = inliner.inline_local_functions(model)
+    opsets = {"" if entry.domain == "ai.onnx" else entry.domain: entry.version for entry in model.opset_import}
+    opsets[""] = default_opset(model)
+    return _Reader(ExternalData(base_dir), opsets).graph(model.graph, {})
+
+
+class _Reader:
+    def __init__(self, external: ExternalData, opsets: dict[str, int]) -> None:
+        self._external = external
+        self._opsets = opsets
+
+    def graph(self, proto: GraphProto, outer: Mapping[str, Value]) -> Graph:
+        graph = Graph(proto.name, dict(self._opsets))
+        scope: dict[str, Value] = {}
+        for tensor in proto.initializer:
+            array = from_tensor(tensor, self._external)
+            scope[tensor.name] = Value(tensor.name, str(array.dtype), array.shape, const=array)
+        for sparse in proto.sparse_initializer:
+            scope[sparse.values.name] = _dense(sparse, self._external)
+        for info in proto.input:
+            if info.name not in scope:
+                value = scope[info.name] = Value(info.name)
+                _annotate(value, info)
+                graph.inputs.append(value)
+        nodes = _sorted(proto, known=set(scope))
+        for node in nodes:
+            made = self._node(node, scope, outer)
+            if made is not None:
+                graph.append(made)
+        for info in (*proto.value_info, *proto.output):
+            if info.name in scope and scope[info.name].const is None:
+                _annotate(scope[info.name], info)
+        for info in proto.output:
+            found = scope.get(info.name)
+            if found is None and info.name in outer:
+                found = scope[info.name] = _identity(graph, outer[info.name])
+            if found is None:
+                raise ModelError(f"nothing in the model makes the output {info.name!r}", hint=_RE_EXPORT)
+            graph.outputs.append(found)
+        for name in scope:
+            graph.register(name)
+        return graph
+
+    def _node(self, proto: NodeProto, scope: dict[str, Value], outer: Mapping[str, Value]) -> Node | None:
+        domain = "" if proto.domain == "ai.onnx" else proto.domain
+        if proto.op_type == "Constant" and not domain:
+            array = _constant(proto, self._external)
+            name = proto.output[0]
+            scope[name] = Value(name, str(array.dtype), array.shape, const=array)
+            return None
+        inputs: list[Value | None] = []
+        for name in proto.input:
+            value = (scope.get(name) or outer.get(name)) if name else None
+            if name and value is None:
+                raise ModelError(
+                    f"{proto.op_type} at {proto.name or proto.output[0]!r} reads {name!r}, which nothing makes",
+                    hint=_RE_EXPORT,
+                )
+            inputs.append(value)
+        attrs = from_node_attributes(proto.attribute, self._external, lambda body: self.graph(body, {**outer, **scope}))
+        outputs: list[Value | None] = []
+        for name in proto.output:
+            if name:
+                scope[name] = Value(name)
+            outputs.append(scope[name] if name else None)
+        return Node(proto.name, proto.op_type, inputs, outputs, attrs, domain)
+
+
+def _identity(graph: Graph, value: Value) -> Value:
+    out = Value(graph.fresh(f"{value.name}_out"), value.dtype, value.shape)
+    graph.append(Node("", "Identity", [value], [out]))
+    return out
+
+
+def _annotate(value: Value, info: ValueInfoProto) -> None:
+    if info.type.WhichOneof("value") != "tensor_type":
+        return
+    tensor = info.type.tensor_type
+    if tensor.elem_type:
+        value.dtype = dtype_name(tensor.elem_type)
+    if tensor.HasField("shape"):
+        value.shape = tuple(
+            int(dim.dim_value) if dim.HasField("dim_value") and dim.dim_value >= 0 else dim.dim_param or None
+            for dim in tensor.shape.dim
+        )
+
+
+def _dense(sparse: Any, external: ExternalData) -> Value:
+    values, indices = from_tensor(sparse.values, external), from_tensor(sparse.indices, external)
+    dims = tuple(sparse.dims)
+    array = np.zeros(dims, values.dtype)
+    if indices.ndim == 1:
+        array.reshape(-1)[indices.astype(np.int64)] = values
+    else:
+        array[tuple(indices.astype(np.int64).T)] = values
+    return Value(sparse.values.name, str(array.dtype), dims, const=array)
+
+
+def _constant(proto: NodeProto, external: ExternalData) -> Array:
+    attrs = from_node_attributes(proto.attribute, external)
+    if len(attrs) != 1:
+        raise ModelError(f"the Constant {proto.output[0]!r} has {len(attrs)} values instead of one", hint=_RE_EXPORT)
+    kind, value = next(iter(attrs.items()))
+    if kind == "value":
+        return np.asarray(value)
+    dtypes: dict[str, Any] = {"float": np.float32, "int": np.int64, "string": object}
+    dtype = dtypes.get(kind.removeprefix("value_").rstrip("s"))
+    if dtype is None:
+        raise ModelError(f"the Constant {proto.output[0]!r} has a value of unknown kind {kind!r}", hint=_RE_EXPORT)
+    return np.array(value, dtype=dtype)
+
+
+def from_node_attributes(
+    attributes: Iterable[AttributeProto], external: ExternalData | None = None, body: Any = None
+) -> dict[str, Any]:
+    """Attributes as Python values; ``body`` reads subgraphs."""
+    attrs: dict[str, Any] = {}
+    for attribute in attributes:
+        kind = attribute.type
+        value: Any
+        if attribute.ref_attr_name:
+            raise ModelError(f"attribute {attribute.name!r} refers to a function's attribute outside of a function")
+        if kind == AttributeProto.FLOAT:
+            value = float(attribute.f)
+        elif kind == AttributeProto.INT:
+            value = int(attribute.i)
+        elif kind == AttributeProto.STRING:
+            value = attribute.s.decode("utf-8", "surrogateescape")
+        elif kind == AttributeProto.FLOATS:
+            value = [float(item) for item in attribute.floats]
+        elif kind == AttributeProto.INTS:
+            value = [int(item) for item in attribute.ints]
+        elif kind == AttributeProto.STRINGS:
+            value = [item.decode("utf-8", "surrogateescape") for item in attribute.strings]
+        elif kind == AttributeProto.TENSOR:
+            value = from_tensor(attribute.t, external)
+        elif kind == AttributeProto.TENSORS:
+            value = [from_tensor(tensor, external) for tensor in attribute.tensors]
+        elif kind == AttributeProto.GRAPH and body is not None:
+            value = body(attribute.g)
+        elif kind == AttributeProto.GRAPHS and body is not None:
+            value = [body(graph) for graph in attribute.graphs]
+        elif kind == AttributeProto.SPARSE_TENSOR:
+            value = _dense(attribute.sparse_tensor, external or ExternalData(Path())).const
+        else:
+            name = AttributeProto.AttributeType.Name(kind)
+            raise ModelError(f"attribute {attribute.name!r} is of type {name}, which is not supported")
+        attrs[attribute.name] = value
+    return attrs
+
+
+def _reads(node: NodeProto) -> set[str]:
+    """The tensors a node reads, those its bodies capture too."""
+    names = {name for name in node.input if name}
+    for attribute in node.attribute:
+        for body in [attribute.g] if attribute.type == AttributeProto.GRAPH else attribute.graphs:
+            own = {info.name for info in body.input} | {tensor.name for tensor in body.initializer}
+            own |= {name for inner in body.node for name in inner.output}
+            used = {info.name for info in body.output}
+            for inner in body.node:
+                used |= _reads(inner)
+            names |= used - own
+    return names
+
+
+def _sorted(proto: GraphProto, known: set[str]) -> list[NodeProto]:
+    """The nodes in topological order: as they are where they are in order, else by Kahn's algorithm."""
+    nodes = list(proto.node)
+    makers: dict[str, int] = {}
+    for index, node in enumerate(nodes):
+        for name in node.output:
+            if name and (name in makers or name in known):
+                raise ModelError(f"the tensor {name!r} is made twice", hint=_RE_EXPORT)
+            makers[name] = index
+    reads = [_reads(node) for node in nodes]
+    seen: set[str] = set()
+    for node, names in zip(nodes, reads, strict=True):
+        if any(name in makers and name not in seen for name in names):
+            break
+        seen.update(node.output)
+    else:
+        return nodes
+    waits = [len({makers[name] for name in names if name in makers}) for names in reads]
+    readers: dict[int, list[int]] = {}
+    for index, names in enumerate(reads):
+        for maker in {makers[name] for name in names if name in makers}:
+            readers.setdefault(maker, []).append(index)
+    ready = [index for index, count in enumerate(waits) if not count]
+    heapq.heapify(ready)
+    order: list[NodeProto] = []
+    while ready:
+        index = heapq.heappop(ready)
+        order.append(nodes[index])
+        for reader in readers.get(index, ()):
+            waits[reader] -= 1
+            if not waits[reader]:
+                heapq.heappush(ready, reader)
+    if len(order) != len(nodes):
+        stuck = next(nodes[index] for index, count in enumerate(waits) if count)
+        raise ModelError(f"the nodes form a cycle through {stuck.op_type} at {stuck.name or stuck.output[0]!r}")
+    return order
+
+
+def to_proto(graph: Graph) -> ModelProto:
+    """The graph as a self-contained model (weights inline; protobuf holds at most 2 GB)."""
+    model = ModelProto(
+        ir_version=_ir_version(graph.opset),
+        producer_name="mobilekit",
+        opset_import=[helper.make_opsetid(domain, version) for domain, version in sorted(graph.opsets.items())],
+    )
+    _write_graph(graph, model.graph, outer=set())
+    return model
+
+
+def _ir_version(opset: int) -> int:
+    """The IR version that came with the opset, not an older one than 8 (initializers apart from inputs, functions)."""
+    return max(8, int(helper.find_min_ir_version_for([helper.make_opsetid("", opset)], ignore_unknown=True)))
+
+
+def _write_graph(graph: Graph, proto: GraphProto, outer: set[int]) -> None:
+    proto.name = graph.name or "graph"
+    defined = set(outer)
+    for value in graph.inputs:
+        defined.add(id(value))
+        proto.input.append(_info(value))
+    written: set[int] = set()
+    for value in graph.values():
+        if value.const is not None and id(value) not in defined:
+            written.add(id(value))
+            proto.initializer.append(to_tensor(value.const, value.name))
+        elif value.producer is not None and value.dtype and value.shape is not None:
+            defined.add(id(value))
+    defined |= written
+    for node in graph.nodes:
+        defined |= {id(value) for value in node.outputs if value is not None}
+    for node in graph.nodes:
+        proto.node.append(to_node(node, defined))
+    for value in graph.outputs:
+        proto.output.append(_info(value))
+
+
+def _info(value: Value) -> ValueInfoProto:
+    if value.dtype is None:
+        return ValueInfoProto(name=value.name)
+    info = ValueInfoProto(name=value.name)
+    info.type.tensor_type.elem_type = elem_type(value.dtype)
+    if value.shape is not None:
+        shape = info.type.tensor_type.shape
+        shape.SetInParent()
+        for axis in value.shape:
+            dim = shape.dim.add()
+            if isinstance(axis, int):
+                dim.dim_value = axis
+            elif axis:
+                dim.dim_param = axis
+    return info
+
+
+def to_node(node: Node, outer: set[int] | None = None) -> NodeProto:
+    """One node; ``outer`` are the ids of values that bodies may capture (all of their own are written)."""
+    proto = NodeProto(
+        name=node.name,
+        op_type=node.op,
+        domain=node.domain,
+        input=[value.name if value is not None else "" for value in node.inputs],
+        output=[value.name if value is not None else "" for value in node.outputs],
+    )
+    for name, value in node.attrs.items():
+        proto.attribute.append(_attribute(name, value, outer or set()))
+    return proto
+
+
+def _attribute(name: str, value: Any, outer: set[int]) -> AttributeProto:
+    attribute = AttributeProto(name=name)
+    if isinstance(value, Graph):
+        attribute.type = AttributeProto.GRAPH
+        _write_graph(value, attribute.g, outer)
+    elif isinstance(value, np.ndarray):
+        attribute.type = AttributeProto.TENSOR
+        attribute.t.CopyFrom(to_tensor(value, name))
+    elif isinstance(value, float):
+        attribute.type, attribute.f = AttributeProto.FLOAT, value
+    elif isinstance(value, int | np.integer):
+        attribute.type, attribute.i = AttributeProto.INT, int(value)
+    elif isinstance(value, str):
+        attribute.type, attribute.s = AttributeProto.STRING, value.encode("utf-8", "surrogateescape")
+    elif isinstance(value, list | tuple):
+        _list_attribute(attribute, value, outer)
+    else:
+        raise TypeError(f"attribute {name!r} holds a {type(value).__name__}")
+    return attribute
+
+
+def _list_attribute(attribute: AttributeProto, value: list[Any] | tuple[Any, ...], outer: set[int]) -> None:
+    if any(isinstance(item, Graph) for item in value):
+        attribute.type = AttributeProto.GRAPHS
+        for item in value:
+            _write_graph(item, attribute.graphs.add(), outer)
+    elif any(isinstance(item, np.ndarray) for item in value):
+        attribute.type = AttributeProto.TENSORS
+        attribute.tensors.extend(to_tensor(item, "") for item in value)
+    elif any(isinstance(item, str) for item in value):
+        attribute.type = AttributeProto.STRINGS
+        attribute.strings.extend(item.encode("utf-8", "surrogateescape") for item in value)
+    elif any(isinstance(item, float) for item in value):
+        attribute.type = AttributeProto.FLOATS
+        attribute.floats.extend(value)
+    else:
+        # An empty list is most often one of ints (axes, pads).
+        attribute.type = AttributeProto.INTS
+        attribute.ints.extend(int(item) for item in value)

@@ -1,0 +1,180 @@
+"""ONNX files: read, checked as far as we rely on them, described."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import onnx
+from google.protobuf.message import DecodeError
+from onnx import GraphProto, ModelProto, TensorProto, ValueInfoProto
+
+from mobilekit.errors import ModelError
+from mobilekit.importers.tensors import ExternalData, dtype_name, tensor_location
+from mobilekit.tensors import TensorSpec
+
+__all__ = ["OLDEST_OPSET", "SourceModel", "default_opset", "load", "spec_of"]
+
+OLDEST_OPSET = 7
+"""Opset 7 gave ONNX numpy's broadcasting; what came before means other things by the same names."""
+
+_RE_EXPORT = "export the model again from its framework"
+
+
+@dataclass(frozen=True, slots=True)
+class SourceModel:
+    """A model file as read. ``inputs`` leave out the weights that old files (IR 3) list as inputs.
+
+    ``external_files`` are the data files beside the model, relative to its folder; ``size_bytes`` counts them too.
+    ``proto`` is the parsed model, its external data unread.
+    """
+
+    path: Path
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    opset: int
+    opsets: dict[str, int]
+    ir_version: int
+    producer: str
+    external_files: tuple[str, ...]
+    size_bytes: int
+    proto: ModelProto = field(repr=False, compare=False)
+
+
+def load(path: Path) -> SourceModel:
+    """Read an ONNX file. Weights in external files are located, not read.
+
+    Raises :class:`ModelError` where the file is absent, not ONNX, damaged, of an opset that is too old or too new,
+    has inputs that are no tensors, or where a data file is missing, too short, or out of the model's folder.
+    """
+    proto = _parse(path)
+    graph = proto.graph
+    opsets = {_domain(entry.domain): entry.version for entry in proto.opset_import}
+    opset = default_opset(proto)
+    weights = {tensor.name for tensor in graph.initializer} | {t.values.name for t in graph.sparse_initializer}
+    inputs = tuple(spec_of(info, "input") for info in graph.input if info.name not in weights)
+    outputs = tuple(spec_of(info, "output") for info in graph.output)
+    if not outputs:
+        raise ModelError(f"{path} has no outputs", hint=_RE_EXPORT)
+    for kind, specs in (("input", inputs), ("output", outputs)):
+        names = [spec.name for spec in specs]
+        if len(set(names)) != len(names):
+            raise ModelError(f"{path} has two {kind}s of the same name: {', '.join(names)}", hint=_RE_EXPORT)
+    external, size = _external(proto, path)
+    return SourceModel(
+        path=path,
+        inputs=inputs,
+        outputs=outputs,
+        opset=opset,
+        opsets=opsets,
+        ir_version=proto.ir_version,
+        producer=" ".join(part for part in (proto.producer_name, proto.producer_version) if part),
+        external_files=external,
+        size_bytes=size,
+        proto=proto,
+    )
+
+
+def _parse(path: Path) -> ModelProto:
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        raise ModelError(f"there is no file {path}") from None
+    except IsADirectoryError:
+        raise ModelError(f"{path} is a folder", hint="give the .onnx file in it") from None
+    except OSError as error:
+        raise ModelError(f"cannot read {path}: {error.strerror or error}") from None
+    if not data:
+        raise ModelError(f"{path} is empty", hint="copy it again")
+    proto = ModelProto()
+    try:
+        proto.ParseFromString(data)
+    except DecodeError:
+        raise ModelError(
+            f"{path} is not an ONNX model, or is damaged", hint="copy it again; a .onnx file is wanted"
+        ) from None
+    # Protobuf takes many a random file for a message of unknown fields.
+    if not proto.HasField("graph") or not proto.ir_version or not (proto.graph.node or proto.graph.output):
+        raise ModelError(f"{path} is not an ONNX model", hint="a .onnx file is wanted")
+    return proto
+
+
+def _domain(domain: str) -> str:
+    return "" if domain == "ai.onnx" else domain
+
+
+def default_opset(proto: ModelProto) -> int:
+    """The default domain's opset. :class:`ModelError` where it is older than 7 or newer than onnx knows."""
+    version = next((entry.version for entry in proto.opset_import if _domain(entry.domain) == ""), None)
+    if version is None:
+        # A model of custom operators, or of local functions only, need not import the default domain.
+        version = onnx.defs.onnx_opset_version() if proto.opset_import else 1
+    if version < OLDEST_OPSET:
+        raise ModelError(
+            f"the model is of ONNX opset {version}; the oldest that can be read is {OLDEST_OPSET}",
+            hint="convert it with onnx.version_converter, or export it again with a newer opset",
+        )
+    newest = onnx.defs.onnx_opset_version()
+    if version > newest:
+        raise ModelError(
+            f"the model is of ONNX opset {version}; the installed onnx {onnx.__version__} knows up to {newest}",
+            hint="pip install --upgrade onnx, or export the model with an older opset",
+        )
+    return int(version)
+
+
+def spec_of(info: ValueInfoProto, kind: str) -> TensorSpec:
+    """Name, dtype and shape of a graph input or output. :class:`ModelError` where it is not a plain tensor."""
+    which = info.type.WhichOneof("value")
+    if which not in ("tensor_type", None):
+        what = str(which).removesuffix("_type").replace("_", " ")
+        raise ModelError(
+            f"{kind} {info.name!r} is a {what}; only tensors can be given to a device",
+            hint="export the model with tensors as its inputs and outputs",
+        )
+    tensor = info.type.tensor_type
+    if which is None or not tensor.elem_type:
+        if kind == "input":
+            raise ModelError(f"input {info.name!r} has no element type", hint=_RE_EXPORT)
+        return TensorSpec(info.name, "", ())
+    shape: list[int | str | None] = []
+    for dim in tensor.shape.dim:
+        if dim.HasField("dim_value") and dim.dim_value >= 0:
+            shape.append(int(dim.dim_value))
+        else:
+            shape.append(dim.dim_param or None)
+    return TensorSpec(info.name, dtype_name(tensor.elem_type), tuple(shape))
+
+
+def _tensors(graph: GraphProto) -> Iterator[TensorProto]:
+    """Every tensor of a graph, those in attributes and subgraphs too."""
+    pending = [graph]
+    while pending:
+        current = pending.pop()
+        yield from current.initializer
+        for sparse in current.sparse_initializer:
+            yield sparse.values
+            yield sparse.indices
+        for node in current.node:
+            for attribute in node.attribute:
+                if attribute.type == onnx.AttributeProto.TENSOR:
+                    yield attribute.t
+                elif attribute.type == onnx.AttributeProto.TENSORS:
+                    yield from attribute.tensors
+                elif attribute.type == onnx.AttributeProto.GRAPH:
+                    pending.append(attribute.g)
+                elif attribute.type == onnx.AttributeProto.GRAPHS:
+                    pending.extend(attribute.graphs)
+
+
+def _external(proto: ModelProto, path: Path) -> tuple[tuple[str, ...], int]:
+    data = ExternalData(path.parent)
+    locations: dict[str, int] = {}
+    for tensor in _tensors(proto.graph):
+        location = tensor_location(tensor)
+        if location:
+            if location not in locations:
+                locations[location] = data.path(location, tensor.name).stat().st_size
+            data.bytes(tensor)
+    return tuple(sorted(locations)), path.stat().st_size + sum(locations.values())

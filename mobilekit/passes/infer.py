@@ -1,0 +1,246 @@
+"""One forward walk: lift each node, compute it where its inputs are constant, else infer its dtypes and shapes.
+
+Because inputs have fixed shapes, ``Shape`` is constant, and with it the arithmetic that exporters do on shapes.
+Linear in nodes.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import TYPE_CHECKING
+
+import numpy as np
+import onnx
+from onnx import TypeProto, shape_inference
+
+from mobilekit.errors import Finding, ModelError, UnsupportedModelError
+from mobilekit.graph import Graph, Node, Value
+from mobilekit.importers.convert import to_node
+from mobilekit.importers.tensors import dtype_name, elem_type, to_tensor
+from mobilekit.passes.evaluate import evaluate
+from mobilekit.passes.lift import lift_node
+
+if TYPE_CHECKING:
+    from mobilekit.tensors import Array
+
+__all__ = ["infer", "infer_node", "require_static"]
+
+_SHAPE_DATA_LIMIT = 4096
+"""Elements of a constant input that shape inference is shown (shapes, pads, axes, k; never weights)."""
+
+_GROWTH_LIMIT_BYTES = 64 << 20
+"""A constant result larger than this, and than its inputs, is left to be computed at run time."""
+
+
+def infer(graph: Graph, *, target_opset: int | None = None) -> None:
+    """Fold, infer and (where ``target_opset`` is newer than the graph's) lift in one walk."""
+    source = graph.opset
+    target = max(source, target_opset or source)
+    order: list[Node] = []
+    pending = deque(graph.nodes)
+    schemas = _Schemas(target)
+    lifting = target_opset is not None
+    while pending:
+        node = pending.popleft()
+        for lifted in lift_node(graph, node, source) if lifting else [node]:
+            if lifted.op == "If" and not lifted.domain:
+                branch = _inline_if(graph, lifted)
+                if branch is not None:
+                    pending.extendleft(reversed(branch))
+                    continue
+            if lifting:
+                for body in lifted.bodies():
+                    _lift_body(body, target)
+            infer_node(lifted, schemas)
+            if not _fold(graph, lifted, target):
+                order.append(lifted)
+    graph.opsets[""] = target
+    graph.rebuild(order)
+    graph.prune()
+
+
+class _Schemas:
+    def __init__(self, opset: int) -> None:
+        self.opset = opset
+        self._known: dict[str, onnx.defs.OpSchema | None] = {}
+
+    def get(self, node: Node) -> onnx.defs.OpSchema | None:
+        key = node.type_name
+        if key not in self._known:
+            try:
+                self._known[key] = onnx.defs.get_schema(node.op, self.opset, node.domain)
+            except onnx.defs.SchemaError:
+                self._known[key] = None
+        return self._known[key]
+
+
+def infer_node(node: Node, schemas: _Schemas) -> None:
+    """Set dtype and shape of the node's outputs from its inputs; what cannot be said stays as the model says it."""
+    schema = schemas.get(node)
+    if schema is None:
+        if not node.domain:
+            raise ModelError(f"{node.op} at {node.label!r} is no operator of ONNX opset {schemas.opset}")
+        return
+    types: dict[str, TypeProto] = {}
+    data: dict[str, onnx.TensorProto] = {}
+    for value in node.inputs:
+        if value is None or value.name in types:
+            continue
+        types[value.name] = _type(value)
+        if value.const is not None and value.const.size <= _SHAPE_DATA_LIMIT:
+            data[value.name] = to_tensor(value.const, value.name)
+    for body in node.bodies():
+        for inner in body.nodes:
+            types |= {v.name: _type(v) for v in inner.inputs if v is not None and v.name not in types and v.dtype}
+    opsets = [onnx.helper.make_opsetid("", schemas.opset)]
+    try:
+        made = shape_inference.infer_node_outputs(schema, to_node(node), types, data, opset_imports=opsets)
+    except (shape_inference.InferenceError, RuntimeError) as error:
+        said = str(error).strip().splitlines()[-1] if str(error).strip() else "shape inference failed"
+        raise ModelError(
+            f"{node.op} at {node.label!r}: {said}", hint="the model, or the input shape, is wrong"
+        ) from None
+    for value in node.outputs:
+        if value is not None and value.name in made:
+            _apply(value, made[value.name])
+
+
+def _type(value: Value) -> TypeProto:
+    made = TypeProto()
+    if value.dtype:
+        made.tensor_type.elem_type = elem_type(value.dtype)
+    else:
+        made.tensor_type.SetInParent()
+    if value.shape is not None:
+        shape = made.tensor_type.shape
+        shape.SetInParent()
+        for axis in value.shape:
+            dim = shape.dim.add()
+            if isinstance(axis, int):
+                dim.dim_value = axis
+            elif axis:
+                dim.dim_param = axis
+    return made
+
+
+def _apply(value: Value, made: TypeProto) -> None:
+    if made.WhichOneof("value") != "tensor_type":
+        return
+    tensor = made.tensor_type
+    if tensor.elem_type:
+        value.dtype = dtype_name(tensor.elem_type)
+    if not tensor.HasField("shape"):
+        return
+    shape = tuple(
+        int(dim.dim_value) if dim.HasField("dim_value") else dim.dim_param or None for dim in tensor.shape.dim
+    )
+    old = value.shape
+    if old is not None and len(old) == len(shape):
+        # What the model says fills in what inference cannot tell.
+        shape = tuple(
+            o if not isinstance(n, int) and isinstance(o, int) else n for n, o in zip(shape, old, strict=True)
+        )
+    value.shape = shape
+
+
+def _fold(graph: Graph, node: Node, opset: int) -> bool:
+    """Turn the node's outputs into constants where they are; whether that was done."""
+    if node.op in ("Shape", "Size") and not node.domain:
+        arrays = _shape_of(node)
+    elif all(value is None or value.const is not None for value in node.inputs) and (node.inputs or node.op != "Loop"):
+        if _too_large(node):
+            return False
+        arrays = evaluate(node, [None if value is None else value.const for value in node.inputs], opset)
+    else:
+        return False
+    made = [value for value in node.outputs if value is not None]
+    if arrays is None or len(arrays) < len(made) or any(graph.is_output(value) for value in made):
+        return False
+    for value, array in zip(made, arrays, strict=False):
+        value.const, value.dtype, value.shape = array, str(array.dtype), array.shape
+    return True
+
+
+def _shape_of(node: Node) -> list[Array] | None:
+    value = node.inputs[0]
+    if value is None or value.shape is None or not all(isinstance(axis, int) for axis in value.shape):
+        return None
+    axes = [axis for axis in value.shape if isinstance(axis, int)]
+    if node.op == "Size":
+        return [np.array(int(np.prod(axes, dtype=np.int64)), np.int64)]
+    return [np.array(axes[node.attrs.get("start", 0) : node.attrs.get("end", None)], np.int64)]
+
+
+def _too_large(node: Node) -> bool:
+    if node.op in ("ConstantOfShape", "Expand"):
+        return False  # views of the data they repeat
+    read = sum(value.const.nbytes for value in node.inputs if value is not None and value.const is not None)
+    for value in node.outputs:
+        if value is not None and value.shape is not None and value.dtype not in (None, "object"):
+            axes = [axis for axis in value.shape if isinstance(axis, int)]
+            size = int(np.prod(axes, dtype=np.int64)) * np.dtype(_storage(value.dtype)).itemsize
+            if size > _GROWTH_LIMIT_BYTES and size > 4 * read:
+                return True
+    return False
+
+
+def _storage(dtype: str | None) -> str:
+    try:
+        return np.dtype(dtype).name
+    except TypeError:
+        return "uint8"
+
+
+def _inline_if(graph: Graph, node: Node) -> list[Node] | None:
+    """The nodes of the branch that a constant condition takes, then an Identity for each of its outputs."""
+    condition = node.inputs[0]
+    if condition is None or condition.const is None:
+        return None
+    body: Graph = node.attrs["then_branch" if bool(condition.const.reshape(-1)[0]) else "else_branch"]
+    nodes = body.nodes
+    results = list(body.outputs)
+    body.clear()
+    for inner in nodes:
+        for value in inner.outputs:
+            if value is not None:
+                value.name = graph.fresh(value.name)
+    copies = [
+        Node("", "Identity", [result], [out])
+        for result, out in zip(results, node.outputs, strict=True)
+        if out is not None
+    ]
+    return [*nodes, *copies]
+
+
+def _lift_body(body: Graph, target: int) -> None:
+    """Bodies move to the canonical opset with their graph; their own inputs may have no fixed shape."""
+    infer(body, target_opset=target)
+
+
+def require_static(graph: Graph) -> None:
+    """:class:`UnsupportedModelError` with every node that has an output of unknown dtype or shape."""
+    findings: list[Finding] = []
+    bad: set[int] = set()
+    for node in graph.nodes:
+        unknown = [value for value in node.outputs if value is not None and not _is_static(value)]
+        if not unknown:
+            continue
+        first_cause = not any(id(value) in bad for value in node.inputs)
+        bad |= {id(value) for value in unknown}
+        if first_cause:
+            findings.append(
+                Finding(
+                    node.label,
+                    node.type_name,
+                    "the shape of its output depends on data"
+                    if not node.domain
+                    else "nothing is known about its output: it is not an ONNX operator",
+                    "cut the model before it, and do this step in the application",
+                )
+            )
+    if findings:
+        raise UnsupportedModelError("some shapes cannot be fixed before the model runs", findings=findings)
+
+
+def _is_static(value: Value) -> bool:
+    return value.dtype is not None and value.shape is not None and all(isinstance(axis, int) for axis in value.shape)
