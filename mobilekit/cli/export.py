@@ -19,6 +19,10 @@ def export(
         list[str] | None,
         typer.Option("--input-shape", help="NAME:1x3x224x224; the shape is what follows the last colon. Repeatable."),
     ] = None,
+    labels: Annotated[Path | None, typer.Option(help="Class names, one a line.")] = None,
+    preprocess: Annotated[
+        Path | None, typer.Option(help="How a picture becomes the input: a TOML file (docs/zoo.md).")
+    ] = None,
     verify: Annotated[bool, typer.Option(help="Hold the result against ONNX Runtime before it is written.")] = True,
     simplify: Annotated[bool, typer.Option(help="Run onnxsim first.")] = True,
     seed: Annotated[int, typer.Option(help="Seed of the inputs that verification uses.")] = 0,
@@ -46,6 +50,8 @@ def export(
     options = ExportOptions(
         precision="fp16" if precision == "fp16" else "fp32",
         shapes=dict(parse_named_shape(text) for text in input_shape or ()),
+        labels=labels,
+        preprocess=preprocess,
         simplify=simplify,
         verify=verify,
         seed=seed,
@@ -60,7 +66,9 @@ def export(
             {
                 "bundle": str(report.bundle),
                 "manifest": report.manifest.model_dump(mode="json"),
-                "errors": {name: {"relative_l2": e.relative_l2, "max_abs": e.max_abs} for name, e in report.errors.items()},
+                "errors": {
+                    name: {"relative_l2": e.relative_l2, "max_abs": e.max_abs} for name, e in report.errors.items()
+                },
                 "seconds": dict(report.seconds),
             }
         )

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from mobilekit.graph import Graph
     from mobilekit.importers.onnx import SourceModel
     from mobilekit.metrics.tensors import TensorError
+    from mobilekit.preprocess import Preprocess
     from mobilekit.targets.base import Target
     from mobilekit.zoo import ResolvedModel
 
@@ -31,12 +32,15 @@ class ExportOptions:
     """What to make of a model.
 
     ``shapes`` fixes inputs by ONNX name; ``precision`` is how weights are stored and which arithmetic a device may
-    use; ``verify=False`` is recorded in the manifest; ``seed`` and ``samples`` say what verification feeds the model.
+    use; ``labels`` is a text file, one class a line, and ``preprocess`` a TOML file with the fields of
+    :class:`~mobilekit.preprocess.Preprocess` (a zoo entry brings its own). ``verify=False`` is recorded in the manifest; ``seed`` and ``samples`` say what verification feeds the model.
     ``replace`` allows to overwrite a folder that is no bundle.
     """
 
     precision: Literal["fp32", "fp16"] = "fp32"
     shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    labels: Path | None = None
+    preprocess: Path | None = None
     simplify: bool = True
     verify: bool = True
     seed: int = 0
@@ -92,7 +96,7 @@ def export(
             artifact = NcnnTarget().build(graph, temporary / "ncnn", NcnnOptions(precision=options.precision))
         with clock("bundle"):
             _copy_source(source, temporary / "source")
-            manifest = _manifest(graph, source, resolved, temporary)
+            manifest = _manifest(graph, source, resolved, options, temporary)
             manifest = manifest.model_copy(update={"ncnn": artifact, "verified": options.verify})
         errors: Mapping[str, TensorError] = {}
         if options.verify:
@@ -165,7 +169,9 @@ def _source_name(source: SourceModel) -> str:
     return "model.onnx" if "model.onnx" not in source.external_files else "the-model.onnx"
 
 
-def _manifest(graph: Graph, source: SourceModel, resolved: ResolvedModel, root: Path) -> Manifest:
+def _manifest(
+    graph: Graph, source: SourceModel, resolved: ResolvedModel, options: ExportOptions, root: Path
+) -> Manifest:
     from mobilekit import __version__
     from mobilekit.bundle import Manifest, ModelInfo, sha256_of
 
@@ -178,18 +184,50 @@ def _manifest(graph: Graph, source: SourceModel, resolved: ResolvedModel, root: 
         license=entry.license if entry else "",
         producer=source.producer,
     )
-    labels = resolved.labels()
+    outputs = tuple(_tensor_info(value) for value in graph.outputs)
+    labels = _read_labels(options.labels or resolved.labels, outputs)
     if labels:
         (root / "labels.txt").write_text("".join(f"{label}\n" for label in labels), encoding="utf-8")
+    preprocess = entry.preprocess if entry else None
     return Manifest(
         mobilekit_version=__version__,
         model=info,
         inputs=tuple(_tensor_info(value) for value in graph.inputs),
-        outputs=tuple(_tensor_info(value) for value in graph.outputs),
-        preprocess=entry.preprocess if entry else None,
+        outputs=outputs,
+        preprocess=_read_preprocess(options.preprocess) if options.preprocess else preprocess,
         labels="labels.txt" if labels else None,
-        task=entry.task if entry else "",
+        task=entry.task if entry else "classification" if labels else "",
     )
+
+
+def _read_labels(path: Path | None, outputs: tuple[TensorInfo, ...]) -> tuple[str, ...]:
+    """Class names, checked against the classes of the first output where it looks like one score a class."""
+    if path is None:
+        return ()
+    try:
+        labels = tuple(path.read_text("utf-8").splitlines())
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"cannot read the labels {path}: {error}", hint="a text file, one class a line") from error
+    shape = outputs[0].shape
+    if len(outputs) == 1 and len(shape) == 2 and shape[-1] != len(labels):
+        raise UsageError(
+            f"{path} has {len(labels)} labels, but output {outputs[0].name!r} has {shape[-1]} classes",
+            hint="give one label a line, in the order of the classes",
+        )
+    return labels
+
+
+def _read_preprocess(path: Path) -> Preprocess:
+    import tomllib
+
+    from pydantic import ValidationError
+
+    from mobilekit.preprocess import Preprocess
+
+    try:
+        return Preprocess.model_validate(tomllib.loads(path.read_text("utf-8")))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, ValidationError) as error:
+        raise UsageError(f"cannot read the preprocessing {path}: {error}", hint="see docs/zoo.md") from error
 
 
 def _tensor_info(value: object) -> TensorInfo:

@@ -1,0 +1,232 @@
+"""``mobilekit doctor``: what this machine has, what it lacks, and the one command that mends each lack.
+
+Each check is a small function in ``CHECKS``; it looks, changes nothing, and never raises for what it finds.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import platform
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Literal
+
+from mobilekit.errors import MobilekitError
+
+__all__ = ["CHECKS", "CheckResult", "diagnose"]
+
+
+@dataclass(frozen=True, slots=True)
+class CheckResult:
+    """``ok``: there; ``missing``: optional and absent; ``broken``: what is there will not work.
+
+    ``serves`` says what it is for, ``remedy`` is one command (or sentence) that mends it.
+    """
+
+    name: str
+    state: Literal["ok", "missing", "broken"]
+    found: str
+    serves: str
+    remedy: str = ""
+
+
+def diagnose() -> tuple[CheckResult, ...]:
+    """Run every check, in order."""
+    return tuple(result for check in CHECKS for result in check())
+
+
+def _python() -> Iterator[CheckResult]:
+    yield CheckResult("Python", "ok", f"{platform.python_version()} at {sys.executable}", "everything")
+
+
+_PACKAGES = ("onnx", "onnxsim", "onnxruntime", "ncnn", "numpy", "pillow", "adbutils", "pydantic", "rich", "typer")
+
+
+def _packages() -> Iterator[CheckResult]:
+    for name in _PACKAGES:
+        found = _version(name) or (_version("onnxruntime-gpu") if name == "onnxruntime" else None)
+        if found:
+            yield CheckResult(name, "ok", found, "the core")
+        else:
+            yield CheckResult(name, "broken", "not installed", "the core", f"pip install {name}")
+    if _version("onnxruntime") and _version("onnxruntime-gpu"):
+        yield CheckResult(
+            "onnxruntime twice",
+            "broken",
+            "onnxruntime and onnxruntime-gpu are installed over each other: which one runs is luck",
+            "the reference",
+            "pip uninstall -y onnxruntime onnxruntime-gpu && pip install onnxruntime-gpu",
+        )
+    torch = _version("torch")
+    yield (
+        CheckResult("torch", "ok", torch, "preparing .pth zoo entries")
+        if torch
+        else CheckResult(
+            "torch", "missing", "not installed", "preparing .pth zoo entries", "pip install 'mobilekit[torch]'"
+        )
+    )
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _adb() -> Iterator[CheckResult]:
+    from mobilekit.device import adb
+
+    try:
+        program = adb.adb_program()
+        yield CheckResult("adb", "ok", f"{program} ({_first_line([str(program), 'version'])})", "devices")
+    except MobilekitError as error:
+        yield CheckResult("adb", "broken", error.message, "devices", error.hint)
+        return
+    try:
+        found = adb.list_devices()
+    except MobilekitError as error:
+        yield CheckResult("adb server", "broken", error.message, "devices", error.hint)
+        return
+    if not found:
+        hint = "plug a phone in with USB debugging on, or: mobilekit device virtual start"
+        yield CheckResult("devices", "missing", "none connected", "validate --device", hint)
+    for device in found:
+        usable = device.state == "device"
+        remedy = "" if usable else "unlock it and allow USB debugging, or plug it in again"
+        yield CheckResult(
+            f"device {device.serial}", "ok" if usable else "broken", device.state, "validate --device", remedy
+        )
+
+
+def _tool(
+    name: str, programs: tuple[str, ...], serves: str, remedy: str, *, version: tuple[str, ...] = ("--version",)
+) -> Iterator[CheckResult]:
+    for program in programs:
+        beside_us = Path(sys.executable).parent / program
+        path = shutil.which(program) or (str(beside_us) if beside_us.is_file() else None)
+        if path:
+            yield CheckResult(name, "ok", f"{path} ({_first_line([path, *version])})", serves)
+            return
+    yield CheckResult(name, "missing", "not found", serves, remedy)
+
+
+def _first_line(command: list[str]) -> str:
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return str(error)
+    return (done.stdout or done.stderr).strip().split("\n", 1)[0][:100]
+
+
+def _compilers() -> Iterator[CheckResult]:
+    cross = "the harness for arm64-v8a (first choice)"
+    yield from _tool("arm64 cross g++", ("aarch64-linux-gnu-g++",), cross, "sudo apt install g++-aarch64-linux-gnu")
+    yield from _tool("g++", ("g++", "c++"), "the harness for x86_64 (first choice)", "sudo apt install g++")
+    if _version("ziglang"):
+        yield CheckResult("zig", "ok", f"ziglang {_version('ziglang')}", "the harness where there is no compiler")
+    else:
+        serves = "the harness where there is no compiler"
+        yield CheckResult("zig", "missing", "not installed", serves, "pip install 'mobilekit[build]'")
+    yield from _tool("cmake", ("cmake",), "building the harness", "pip install 'mobilekit[build]'")
+    yield from _tool("ninja", ("ninja",), "building the harness", "pip install 'mobilekit[build]'")
+    yield from _tool("ccache", ("ccache",), "building the harness again, quickly", "sudo apt install ccache")
+
+
+def _ndk() -> Iterator[CheckResult]:
+    serves = "harness builds with Vulkan"
+    home = os.environ.get("ANDROID_NDK_HOME")
+    remedy = "install the Android NDK and set ANDROID_NDK_HOME to its folder"
+    if not home:
+        yield CheckResult("Android NDK", "missing", "ANDROID_NDK_HOME is not set", serves, remedy)
+        return
+    try:
+        text = (Path(home) / "source.properties").read_text()
+        revision = re.search(r"Pkg\.Revision\s*=\s*(\S+)", text)
+        yield CheckResult("Android NDK", "ok", f"{home} ({revision.group(1) if revision else '?'})", serves)
+    except OSError:
+        yield CheckResult("Android NDK", "broken", f"{home} holds no NDK (no source.properties)", serves, remedy)
+
+
+def _virtual() -> Iterator[CheckResult]:
+    serves = "the arm64 virtual device"
+    yield from _tool("qemu-user", ("qemu-aarch64-static",), serves, "sudo apt install qemu-user-static")
+    from mobilekit.device.virtual import probe
+
+    found = probe()
+    yield CheckResult(
+        "virtual device",
+        "ok" if found.mode == "userns" else "missing" if found.mode else "broken",
+        found.summary,
+        "devices without a phone",
+        found.remedy,
+    )
+
+
+def _harnesses() -> Iterator[CheckResult]:
+    from mobilekit.device.harness.locate import locate_harness
+
+    for abi in ("arm64-v8a", "x86_64"):
+        path = locate_harness(abi)
+        serves = f"running on {abi} devices"
+        if path:
+            yield CheckResult(f"harness {abi}", "ok", str(path), serves)
+        else:
+            remedy = f"mobilekit harness build --abi {abi}"
+            yield CheckResult(f"harness {abi}", "missing", "not built yet", serves, remedy)
+
+
+def _nvidia() -> Iterator[CheckResult]:
+    """The driver's own library says whether there is a GPU; 0.1 ms where there is none."""
+    serves = "TensorRT and ONNX Runtime CUDA"
+    try:
+        cuda = ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        yield CheckResult("NVIDIA driver", "missing", "no libcuda.so.1", serves, "install the NVIDIA driver")
+        return
+    count = ctypes.c_int(0)
+    status = cuda.cuInit(0) or cuda.cuDeviceGetCount(ctypes.byref(count))
+    if status:
+        remedy = "check the driver with nvidia-smi"
+        yield CheckResult("NVIDIA driver", "broken", f"libcuda answers with error {status}", serves, remedy)
+    else:
+        yield CheckResult("NVIDIA driver", "ok", f"{count.value} GPU", serves)
+
+
+def _storage() -> Iterator[CheckResult]:
+    from mobilekit.paths import cache_dir
+
+    try:
+        folder = cache_dir()
+    except MobilekitError as error:
+        yield CheckResult("cache folder", "broken", error.message, "downloads and builds", error.hint)
+        return
+    free_gb = shutil.disk_usage(folder).free / 1e9
+    enough = free_gb > 2
+    yield CheckResult(
+        "cache folder",
+        "ok" if enough else "broken",
+        f"{folder}, {free_gb:.1f} GB free",
+        "downloads and builds",
+        "" if enough else "free some space, or set MOBILEKIT_CACHE to a roomier folder",
+    )
+
+
+CHECKS: tuple[Callable[[], Iterator[CheckResult]], ...] = (
+    _python,
+    _packages,
+    _adb,
+    _virtual,
+    _compilers,
+    _ndk,
+    _harnesses,
+    _nvidia,
+    _storage,
+)
