@@ -33,8 +33,9 @@ class ExportOptions:
 
     ``shapes`` fixes inputs by ONNX name; ``precision`` is how weights are stored and which arithmetic a device may
     use; ``labels`` is a text file, one class a line, and ``preprocess`` a TOML file with the fields of
-    :class:`~mobilekit.preprocess.Preprocess` (a zoo entry brings its own). ``verify=False`` is recorded in the manifest; ``seed`` and ``samples`` say what verification feeds the model.
-    ``replace`` allows to overwrite a folder that is no bundle.
+    :class:`~mobilekit.preprocess.Preprocess` (a zoo entry brings its own). ``verify=False`` is recorded in the
+    manifest; ``seed`` and ``samples`` say what verification feeds the model. ``replace`` allows to overwrite a folder
+    that is no bundle.
     """
 
     precision: Literal["fp32", "fp16"] = "fp32"

@@ -1,0 +1,29 @@
+"""What all tests share: every test has a home, a cache and a state folder of its own."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(autouse=True)
+def _own_folders(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """State is private to a test; the cache (sources, harness builds, zoo) is shared unless a test says otherwise."""
+    monkeypatch.setenv("MOBILEKIT_STATE", str(tmp_path_factory.mktemp("state")))
+    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.delenv("ANDROID_SERIAL", raising=False)
+
+
+@pytest.fixture
+def private_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty cache folder."""
+    path = tmp_path / "cache"
+    monkeypatch.setenv("MOBILEKIT_CACHE", str(path))
+    return path
+
+
+@pytest.fixture(scope="session")
+def is_root() -> bool:
+    return os.geteuid() == 0

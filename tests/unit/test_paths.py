@@ -1,0 +1,58 @@
+"""Files and folders are whole or not there."""
+
+from __future__ import annotations
+
+import errno
+from pathlib import Path
+
+import pytest
+
+from mobilekit.errors import StorageError
+from mobilekit.paths import atomic_dir, atomic_file, cache_dir, storage_errors
+
+
+def test_a_file_appears_whole(tmp_path: Path) -> None:
+    target = tmp_path / "new" / "file"
+    with atomic_file(target) as temporary:
+        temporary.write_text("all of it")
+        assert not target.exists()
+    assert target.read_text() == "all of it"
+    assert [p.name for p in target.parent.iterdir()] == ["file"]
+
+
+@pytest.mark.parametrize("interruption", [RuntimeError, KeyboardInterrupt, SystemExit])
+def test_an_interruption_leaves_the_old_content_and_nothing_else(
+    tmp_path: Path, interruption: type[BaseException]
+) -> None:
+    folder = tmp_path / "bundle"
+    folder.mkdir()
+    (folder / "old").write_text("old")
+    with pytest.raises(interruption), atomic_dir(folder) as temporary:
+        (temporary / "half").write_text("half")
+        raise interruption
+    assert [p.name for p in tmp_path.iterdir()] == ["bundle"]
+    assert (folder / "old").read_text() == "old"
+
+
+def test_a_folder_is_replaced_as_a_whole(tmp_path: Path) -> None:
+    folder = tmp_path / "a name with spaces"
+    folder.mkdir()
+    (folder / "old").write_text("old")
+    with atomic_dir(folder) as temporary:
+        (temporary / "new").write_text("new")
+    assert [p.name for p in folder.iterdir()] == ["new"]
+    assert [p.name for p in tmp_path.iterdir()] == [folder.name]
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS])
+def test_storage_trouble_is_one_of_ours(tmp_path: Path, code: int) -> None:
+    with pytest.raises(StorageError), storage_errors(tmp_path):
+        raise OSError(code, "no")
+
+
+def test_the_cache_goes_where_it_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MOBILEKIT_CACHE", str(tmp_path / "c"))
+    assert cache_dir("zoo") == tmp_path / "c" / "zoo"
+    monkeypatch.delenv("MOBILEKIT_CACHE")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "x"))
+    assert cache_dir() == tmp_path / "x" / "mobilekit"
