@@ -1,0 +1,94 @@
+"""Verdicts: right results pass, and the mistakes that converters make fail at every precision."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mobilekit.errors import UsageError
+from mobilekit.metrics.tensors import compare
+from mobilekit.validate.tolerance import Judgement, Verdict, judge, overall, tolerance_for
+
+RNG = np.random.default_rng(0)
+REFERENCE = RNG.standard_normal((1, 8, 12, 12)).astype(np.float32)
+
+WRONG = {
+    "axes swapped": REFERENCE.transpose(0, 1, 3, 2),
+    "shifted by one pixel": np.roll(REFERENCE, 1, axis=3),
+    "channels permuted": REFERENCE[:, ::-1],
+    "activation missing": np.where(REFERENCE < 0, REFERENCE * 0.8, REFERENCE),
+    "scaled by 5 per cent": REFERENCE * np.float32(1.05),
+    "offset": REFERENCE + np.float32(0.05),
+    "one border row wrong": np.concatenate([REFERENCE[:, :, :11], -REFERENCE[:, :, 11:]], axis=2),
+    "zero": np.zeros_like(REFERENCE),
+    "NaN in one place": np.where(np.arange(REFERENCE.size).reshape(REFERENCE.shape) == 5, np.nan, REFERENCE).astype(
+        np.float32
+    ),
+    "another shape": REFERENCE.reshape(1, 8, 144),
+    "negated": -REFERENCE,
+}
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+@pytest.mark.parametrize("mistake", WRONG)
+def test_a_wrong_result_fails(precision, mistake):
+    result = judge(compare(np.ascontiguousarray(WRONG[mistake]), REFERENCE), tolerance_for(precision))
+    assert result.verdict is Verdict.FAIL
+    assert result.reason
+
+
+def test_rounding_passes_at_its_own_precision_only():
+    half = REFERENCE.astype(np.float16).astype(np.float32)
+    half = (half * np.float32(1 + 2**-9)).astype(np.float32)
+    error = compare(half, REFERENCE)
+    assert judge(error, tolerance_for("fp16")).verdict is Verdict.PASS
+    assert judge(error, tolerance_for("fp32")).verdict is Verdict.FAIL
+    exact = (REFERENCE.astype(np.float64) * (1 + 1e-6)).astype(np.float32)
+    assert judge(compare(exact, REFERENCE), tolerance_for("fp32")).verdict is Verdict.PASS
+
+
+@given(st.floats(1e-6, 0.5), st.floats(0, 2), st.integers(0, 1000))
+def test_the_verdict_is_that_of_the_relative_error(rtol, share, seed):
+    rng = np.random.default_rng(seed)
+    expected = rng.standard_normal(64)
+    noise = rng.standard_normal(64)
+    actual = expected + noise * (share * rtol * np.linalg.norm(expected) / np.linalg.norm(noise))
+    verdict = judge(compare(actual, expected), tolerance_for("fp32", rtol=rtol)).verdict
+    if share < 0.999:
+        assert verdict is Verdict.PASS
+    if share > 1.001:
+        assert verdict is Verdict.FAIL
+
+
+def test_no_evidence_is_inconclusive_unless_plainly_wrong():
+    zeros = np.zeros((1, 10))
+    tolerance = tolerance_for("fp32")
+    assert judge(compare(zeros, zeros), tolerance).verdict is Verdict.INCONCLUSIVE
+    assert judge(compare(zeros + 1e-7, zeros), tolerance).verdict is Verdict.INCONCLUSIVE
+    assert judge(compare(zeros + 1, zeros), tolerance).verdict is Verdict.FAIL
+    nan = np.full((1, 10), math.nan)
+    assert judge(compare(nan, nan), tolerance).verdict is Verdict.INCONCLUSIVE
+    assert judge(compare(zeros, nan), tolerance).verdict is Verdict.FAIL
+
+
+def test_overall_takes_any_failure_and_needs_some_evidence():
+    good, bad, blind = (Judgement(v, "") for v in (Verdict.PASS, Verdict.FAIL, Verdict.INCONCLUSIVE))
+    assert overall([good, bad, blind]) is Verdict.FAIL
+    assert overall([good, blind]) is Verdict.PASS
+    assert overall([blind, blind]) is Verdict.INCONCLUSIVE
+    assert overall([]) is Verdict.INCONCLUSIVE
+    assert [v.exit_code for v in (Verdict.PASS, Verdict.FAIL, Verdict.INCONCLUSIVE)] == [0, 1, 3]
+
+
+@pytest.mark.parametrize(
+    "options", [{"rtol": 1.0}, {"rtol": 0.0}, {"rtol": math.nan}, {"atol": -1.0}, {"atol": math.inf}]
+)
+def test_a_tolerance_that_judges_nothing_is_refused(options):
+    with pytest.raises(UsageError):
+        tolerance_for("fp32", **options)
+    with pytest.raises(UsageError):
+        tolerance_for("int3")
