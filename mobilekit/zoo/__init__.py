@@ -6,28 +6,52 @@ A zoo id works wherever a model path does, through :func:`resolve`.
 from __future__ import annotations
 
 import difflib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from mobilekit.errors import UsageError
 from mobilekit.progress import SILENT, Progress
-from mobilekit.zoo.entry import ZooEntry, entry_ids, load_entry
+from mobilekit.zoo.entry import FileSource, Labels, PypiSource, UrlSource, ZooEntry, entry_ids, load_entry
 
-__all__ = ["ResolvedModel", "ZooEntry", "find_entry", "list_entries", "resolve"]
+__all__ = [
+    "FileSource",
+    "Labels",
+    "PypiSource",
+    "ResolvedModel",
+    "UrlSource",
+    "ZooEntry",
+    "cached",
+    "fetch",
+    "fetch_all",
+    "find_entry",
+    "list_entries",
+    "resolve",
+]
 
 
 @dataclass(frozen=True, slots=True)
 class ResolvedModel:
-    """A model that is on this machine: ``id`` is the zoo id or the file's stem; ``labels`` a file, one class a line."""
+    """A model that is on this machine.
+
+    ``id`` is the zoo id or the file's stem; ``entry`` is ``None`` for a plain file; ``labels_file`` holds one class
+    a line.
+    """
 
     id: str
     path: Path
     entry: ZooEntry | None = None
-    labels: Path | None = None
+    labels_file: Path | None = None
+
+    def labels(self) -> tuple[str, ...]:
+        """Class names by index; empty where none are known."""
+        if self.labels_file is None:
+            return ()
+        return tuple(self.labels_file.read_text(encoding="utf-8").splitlines())
 
 
 def list_entries() -> tuple[ZooEntry, ...]:
-    """Every entry, by id."""
+    """Every entry, by id: those of the folder ``$MOBILEKIT_ZOO`` and those that ship with mobilekit."""
     return tuple(find_entry(id_) for id_ in entry_ids())
 
 
@@ -48,13 +72,42 @@ def resolve(ref: str, progress: Progress = SILENT) -> ResolvedModel:
     path = Path(ref)
     if path.is_file():
         return ResolvedModel(path.stem, path)
-    if path.is_dir() and load_entry(ref) is None:
+    if load_entry(ref) is not None:
+        return fetch(ref, progress)
+    if path.is_dir():
         raise UsageError(f"{ref} is a folder, not a model file", hint="give the .onnx file in it")
-    if load_entry(ref) is None:
-        raise UsageError(f"there is no file and no zoo model {ref!r}", hint=_suggest(ref))
-    from mobilekit.zoo.fetch import fetch
+    raise UsageError(f"there is no file and no zoo model {ref!r}", hint=_suggest(ref))
 
-    return fetch(ref, progress)
+
+def fetch(id_: str, progress: Progress = SILENT, *, folder: Path | None = None) -> ResolvedModel:
+    """One model of the zoo; see :func:`fetch_all`."""
+    return fetch_all([id_], progress, folder=folder)[0]
+
+
+def fetch_all(
+    ids: Sequence[str], progress: Progress = SILENT, *, folder: Path | None = None
+) -> tuple[ResolvedModel, ...]:
+    """Models of the zoo, from the cache (no network) or from their sources; copied to ``folder`` where one is given.
+
+    Every id is looked up before anything is fetched. Raises :class:`UsageError` for an unknown id, and
+    :class:`~mobilekit.errors.FetchError`, :class:`~mobilekit.errors.StorageError` or
+    :class:`~mobilekit.errors.MissingExtraError` where a model cannot be had.
+    """
+    from mobilekit.zoo import store
+
+    entries = tuple(find_entry(id_) for id_ in ids)
+    found = store.obtain(entries, progress)
+    if folder is not None:
+        found = tuple(store.copy_to(entry.id, model, folder) for entry, model in zip(entries, found, strict=True))
+    return tuple(ResolvedModel(e.id, m.path, e, m.labels) for e, m in zip(entries, found, strict=True))
+
+
+def cached(entry: ZooEntry) -> Path | None:
+    """Where the cache holds ``entry``'s model, whole; ``None`` where fetching it needs its source."""
+    from mobilekit.zoo import store
+
+    kept = store.lookup(entry)
+    return kept.path if kept else None
 
 
 def _suggest(ref: str) -> str:
