@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 __all__ = ["PICTURE_SUFFIXES", "Sample", "file_samples", "picture_input", "seeded_inputs", "seeded_samples"]
 
-PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif", ".tif", ".tiff")
+PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif", ".ppm", ".tif", ".tiff")
 _SMALL_INT = 8
 
 
@@ -67,10 +67,10 @@ def seeded_samples(
 
 
 def picture_input(specs: Iterable[TensorInfo], preprocess: Preprocess | None) -> str | None:
-    """Name of the input that ``preprocess`` is for: the one it names, else the first of rank 4."""
+    """Name of the input that ``preprocess`` is for: the one it names, else the first that could be a picture."""
     if preprocess is None:
         return None
-    names = [spec.name for spec in specs if len(spec.shape) == 4]
+    names = [spec.name for spec in specs if len(spec.shape) in (3, 4)]
     if preprocess.input:
         return preprocess.input if preprocess.input in names else None
     return names[0] if names else None
@@ -111,13 +111,18 @@ def _normalised_pixels(rng: np.random.Generator, spec: TensorInfo, preprocess: P
     import numpy as np
 
     channels_last = preprocess.layout == "NHWC"
-    pixels = _pixels(rng, spec.shape, channels_last=channels_last)
-    channels = spec.shape[3] if channels_last else spec.shape[1]
+    shape = spec.shape if len(spec.shape) == 4 else (1, *spec.shape)
+    pixels = _pixels(rng, shape, channels_last=channels_last)
+    channels = shape[3] if channels_last else shape[1]
     view = (1, 1, 1, channels) if channels_last else (1, channels, 1, 1)
     mean = _per_channel(preprocess.mean, channels).reshape(view)
     std = _per_channel(preprocess.std, channels).reshape(view)
-    value: Array = ((pixels * preprocess.scale - mean) / std).astype(np.dtype(spec.dtype))
-    return value
+    value = ((pixels * preprocess.scale - mean) / std).reshape(spec.shape)
+    dtype = np.dtype(spec.dtype)
+    if np.issubdtype(dtype, np.integer):
+        limits = np.iinfo(dtype)
+        value = np.clip(np.rint(value), limits.min, limits.max)
+    return value.astype(dtype)
 
 
 def _per_channel(values: tuple[float, ...], channels: int) -> Floats:
@@ -203,7 +208,7 @@ def _read(path: Path, spec: TensorInfo, preprocess: Preprocess | None) -> Array:
         )
     from mobilekit.preprocess import load_picture
 
-    return _fit(load_picture(path, preprocess, spec.shape), spec, path)
+    return _fit(load_picture(path, preprocess, spec.shape, spec.dtype), spec, path)
 
 
 def _fit(array: Array, spec: TensorInfo, path: Path) -> Array:

@@ -73,7 +73,7 @@ def tolerance_for(precision: str, *, rtol: float | None = None, atol: float | No
     atol = default_atol if atol is None else atol
     if not 0 < rtol <= _LARGEST_RTOL:
         raise UsageError(f"a relative tolerance of {rtol:g} judges nothing", hint=f"0 < --rtol <= {_LARGEST_RTOL}")
-    if not (0 <= atol and math.isfinite(atol)):
+    if not (atol >= 0 and math.isfinite(atol)):
         raise UsageError(f"an absolute tolerance of {atol:g} judges nothing", hint="--atol 0 or more")
     return Tolerance(rtol, math.sqrt(1 - rtol * rtol) - 1e-9, atol)
 

@@ -70,6 +70,26 @@ def test_gray_and_single_pixel_inputs():
     assert np.isfinite(seeded_inputs([dot], seed=0, preprocess=IMAGENET)["x"]).all()
 
 
+def test_picture_inputs_without_a_batch_axis_or_of_integers():
+    flat = TensorInfo(name="x", dtype="float32", shape=(3, 16, 24))
+    assert seeded_inputs([flat], seed=0, preprocess=IMAGENET)["x"].shape == (3, 16, 24)
+    whole = TensorInfo(name="x", dtype="int8", shape=(1, 3, 16, 24))
+    values = seeded_inputs([whole], seed=0, preprocess=Preprocess(mean=(128.0,)))["x"]
+    assert values.dtype == np.int8
+    assert values.std() > 10
+
+
+def test_a_folder_of_pictures_is_read_as_the_preprocessing_says(tmp_path):
+    from PIL import Image
+
+    Image.new("RGB", (8, 8), (255, 0, 0)).save(tmp_path / "red.png")
+    (sample,) = file_samples(tmp_path, [IMAGE], preprocess=Preprocess(scale=1 / 255))
+    np.testing.assert_allclose(sample.tensors["x"][0, :, 0, 0], [1, 0, 0], atol=1e-6)
+    (tmp_path / "broken.png").write_bytes((tmp_path / "red.png").read_bytes()[:40])
+    with pytest.raises(UsageError, match=r"broken\.png"):
+        list(file_samples(tmp_path, [IMAGE], preprocess=Preprocess()))
+
+
 def test_preprocess_applies_only_to_the_input_it_names():
     other = TensorInfo(name="other", dtype="float32", shape=(1, 3, 8, 8))
     tensors = seeded_inputs([other, IMAGE], seed=0, preprocess=Preprocess(input="x"))
