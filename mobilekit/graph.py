@@ -103,6 +103,9 @@ class Graph:
     def __len__(self) -> int:
         return len(self._nodes)
 
+    def __contains__(self, node: Node) -> bool:
+        return id(node) in self._nodes
+
     def values(self) -> Iterator[Value]:
         """Every value once: inputs, then constants and node outputs in order of first sight."""
         seen: set[int] = set()

@@ -17,7 +17,7 @@ from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, ValueInfoPro
 
 from mobilekit.errors import ModelError
 from mobilekit.graph import Graph, Node, Value
-from mobilekit.importers.onnx import default_opset
+from mobilekit.importers.onnx import default_opset, symbol
 from mobilekit.importers.tensors import ExternalData, dtype_name, elem_type, from_tensor, to_tensor
 
 if TYPE_CHECKING:
@@ -119,7 +119,7 @@ def _annotate(value: Value, info: ValueInfoProto) -> None:
         value.dtype = dtype_name(tensor.elem_type)
     if tensor.HasField("shape"):
         value.shape = tuple(
-            int(dim.dim_value) if dim.HasField("dim_value") and dim.dim_value >= 0 else dim.dim_param or None
+            int(dim.dim_value) if dim.HasField("dim_value") and dim.dim_value >= 0 else symbol(dim.dim_param)
             for dim in tensor.shape.dim
         )
 

@@ -14,7 +14,7 @@ from mobilekit.errors import ModelError
 from mobilekit.importers.tensors import ExternalData, dtype_name, tensor_location
 from mobilekit.tensors import TensorSpec
 
-__all__ = ["OLDEST_OPSET", "SourceModel", "default_opset", "load", "spec_of"]
+__all__ = ["OLDEST_OPSET", "SourceModel", "default_opset", "load", "spec_of", "symbol"]
 
 OLDEST_OPSET = 7
 """Opset 7 gave ONNX numpy's broadcasting; what came before means other things by the same names."""
@@ -143,8 +143,13 @@ def spec_of(info: ValueInfoProto, kind: str) -> TensorSpec:
         if dim.HasField("dim_value") and dim.dim_value >= 0:
             shape.append(int(dim.dim_value))
         else:
-            shape.append(dim.dim_param or None)
+            shape.append(symbol(dim.dim_param))
     return TensorSpec(info.name, dtype_name(tensor.elem_type), tuple(shape))
+
+
+def symbol(name: str) -> str | None:
+    """A symbolic axis's name; ``None`` for those that exporters give to axes they know nothing about."""
+    return None if name in ("", "?", "-1", "None") else name
 
 
 def _tensors(graph: GraphProto) -> Iterator[TensorProto]:

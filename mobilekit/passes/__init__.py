@@ -58,6 +58,6 @@ def prepare(
     graph = from_proto(model.proto, model.path.parent)
     shaping.fix_inputs(graph, shapes, progress)
     infer.infer(graph, target_opset=CANONICAL_OPSET)
-    legalise(graph)
     infer.require_static(graph)
+    legalise(graph)
     return graph

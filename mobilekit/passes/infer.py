@@ -23,7 +23,7 @@ from mobilekit.passes.lift import lift_node
 if TYPE_CHECKING:
     from mobilekit.tensors import Array
 
-__all__ = ["infer", "infer_node", "require_static"]
+__all__ = ["Schemas", "infer", "infer_node", "require_static"]
 
 _SHAPE_DATA_LIMIT = 4096
 """Elements of a constant input that shape inference is shown (shapes, pads, axes, k; never weights)."""
@@ -38,7 +38,7 @@ def infer(graph: Graph, *, target_opset: int | None = None) -> None:
     target = max(source, target_opset or source)
     order: list[Node] = []
     pending = deque(graph.nodes)
-    schemas = _Schemas(target)
+    schemas = Schemas(target)
     lifting = target_opset is not None
     while pending:
         node = pending.popleft()
@@ -59,7 +59,9 @@ def infer(graph: Graph, *, target_opset: int | None = None) -> None:
     graph.prune()
 
 
-class _Schemas:
+class Schemas:
+    """Operator schemas at one opset, looked up once each."""
+
     def __init__(self, opset: int) -> None:
         self.opset = opset
         self._known: dict[str, onnx.defs.OpSchema | None] = {}
@@ -74,7 +76,7 @@ class _Schemas:
         return self._known[key]
 
 
-def infer_node(node: Node, schemas: _Schemas) -> None:
+def infer_node(node: Node, schemas: Schemas) -> None:
     """Set dtype and shape of the node's outputs from its inputs; what cannot be said stays as the model says it."""
     schema = schemas.get(node)
     if schema is None:
@@ -86,6 +88,8 @@ def infer_node(node: Node, schemas: _Schemas) -> None:
     for value in node.inputs:
         if value is None or value.name in types:
             continue
+        if value.dtype is None:
+            return
         types[value.name] = _type(value)
         if value.const is not None and value.const.size <= _SHAPE_DATA_LIMIT:
             data[value.name] = to_tensor(value.const, value.name)

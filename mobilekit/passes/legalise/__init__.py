@@ -1,20 +1,55 @@
-"""Rewrite rules, one a file, run to a fixpoint: :func:`legalise`."""
+"""Rewrite rules, a file for each family, run to a fixpoint: :func:`legalise`."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+from mobilekit.passes.base import Edit, Rule, apply_rules
 
 if TYPE_CHECKING:
     from mobilekit.graph import Graph
 
-__all__ = ["legalise"]
+__all__ = ["RULES", "legalise"]
 
 
-def legalise(graph: Graph) -> None:
-    """Remove what does nothing: Identity, Dropout."""
-    for node in graph.nodes:
-        if node.op in ("Identity", "Dropout") and not node.domain:
-            old, new = node.outputs[0], node.inputs[0]
-            if old is not None and new is not None and graph.replaceable(old, new):
-                graph.replace_value(old, new)
-    graph.prune()
+def _rules() -> tuple[Rule[Any], ...]:
+    from mobilekit.passes.legalise.activations import CanonicalClip, FuseActivation, FuseHardSigmoid
+    from mobilekit.passes.legalise.arithmetic import MatMulToGemm, PairwiseVariadic
+    from mobilekit.passes.legalise.batchnorm import FoldAffine
+    from mobilekit.passes.legalise.drop import DropNoOp
+    from mobilekit.passes.legalise.layout import MergeReshape, MergeTranspose, PushTranspose, TransposeToReshape
+    from mobilekit.passes.legalise.normalisation import FuseLayerNorm, FuseNormScale
+    from mobilekit.passes.legalise.windows import ExplicitWindow, FoldPad
+
+    return (
+        DropNoOp(),
+        ExplicitWindow(),
+        PairwiseVariadic(),
+        FoldPad(),
+        FoldAffine(),
+        CanonicalClip(),
+        FuseHardSigmoid(),
+        FuseActivation(),
+        FuseLayerNorm(),
+        FuseNormScale(),
+        MatMulToGemm(),
+        MergeTranspose(),
+        TransposeToReshape(),
+        PushTranspose(),
+        MergeReshape(),
+    )
+
+
+RULES: tuple[Rule[Any], ...] = _rules()
+"""In the order in which they are tried at a node."""
+
+
+def legalise(graph: Graph) -> Edit:
+    """Merge common subexpressions and apply every rule until none fires; says what fired and what was refused."""
+    from mobilekit.passes.legalise.cse import merge_common
+
+    merge_common(graph)
+    edit = apply_rules(graph, RULES)
+    if merge_common(graph):
+        edit = apply_rules(graph, RULES)
+    return edit
