@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mobilekit.errors import UsageError
+from mobilekit.paths import data_dir
 from mobilekit.progress import SILENT, Progress
 from mobilekit.zoo.entry import FileSource, Labels, PypiSource, UrlSource, ZooEntry, entry_ids, load_entry
 
@@ -22,6 +23,7 @@ __all__ = [
     "UrlSource",
     "ZooEntry",
     "cached",
+    "demo_picture",
     "fetch",
     "fetch_all",
     "find_entry",
@@ -108,6 +110,11 @@ def cached(entry: ZooEntry) -> Path | None:
 
     kept = store.lookup(entry)
     return kept.path if kept else None
+
+
+def demo_picture() -> Path:
+    """A page of text, turned 90 degrees clockwise: the picture that ``pp_lcnet_orientation`` is shown in the demo."""
+    return data_dir("model_zoo") / "demo" / "page.png"
 
 
 def _suggest(ref: str) -> str:
