@@ -36,20 +36,20 @@ __all__ = [
 class ResolvedModel:
     """A model that is on this machine.
 
-    ``id`` is the zoo id or the file's stem; ``entry`` is ``None`` for a plain file; ``labels_file`` holds one class
+    ``id`` is the zoo id or the file's stem; ``entry`` is ``None`` for a plain file; ``labels`` holds one class
     a line.
     """
 
     id: str
     path: Path
     entry: ZooEntry | None = None
-    labels_file: Path | None = None
+    labels: Path | None = None
 
-    def labels(self) -> tuple[str, ...]:
+    def class_names(self) -> tuple[str, ...]:
         """Class names by index; empty where none are known."""
-        if self.labels_file is None:
+        if self.labels is None:
             return ()
-        return tuple(self.labels_file.read_text(encoding="utf-8").splitlines())
+        return tuple(self.labels.read_text(encoding="utf-8").splitlines())
 
 
 def list_entries() -> tuple[ZooEntry, ...]:

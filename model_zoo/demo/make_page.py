@@ -14,13 +14,13 @@ from PIL import Image, ImageDraw, ImageFont
 SIZE = (480, 640)
 MARGIN = 40
 TITLE = "Two machines, one answer"
-TEXT = """A model leaves the workshop as a file. On the desk of its maker it has seen clean pictures, a fast machine and a
-patient judge. On the telephone it meets other arithmetic, less memory and a hand that turns the page the wrong way.
-Nobody notices a small error at first: the answer is still nearly right, and nearly right looks like right. So we carry
-both machines to the same table. The same picture goes into each of them, and the two answers are laid side by side,
-number by number, until we can say where they part. If they never part, we write that down with the name of the machine
-and the size of the largest difference. If they do, we follow the difference back through the layers to the first one
-that is wrong."""
+TEXT = """A model leaves the workshop as a file. On the desk of its maker it has seen clean pictures, a fast machine and
+a patient judge. On the telephone it meets other arithmetic, less memory and a hand that turns the page the
+wrong way. Nobody notices a small error at first: the answer is still nearly right, and nearly right looks
+like right. So we carry both machines to the same table. The same picture goes into each of them, and the two
+answers are laid side by side, number by number, until we can say where they part. If they never part, we
+write that down with the name of the machine and the size of the largest difference. If they do, we follow the
+difference back through the layers to the first one that is wrong."""
 
 
 def draw() -> Image.Image:
