@@ -174,11 +174,21 @@ class Graph:
         for node in reversed(self.nodes):
             self.remove(node)
 
+    def take(self) -> list[Node]:
+        """Take all nodes out to put them into another graph; their own bodies stay as they are."""
+        nodes = self.nodes
+        for node in reversed(nodes):
+            self._unlink(node)
+        return nodes
+
     def remove(self, node: Node) -> None:
         """Take ``node`` out and unlink it; its outputs must have no consumers left, or be re-produced."""
-        del self._nodes[id(node)]
         for body in node.bodies():
             body.clear()
+        self._unlink(node)
+
+    def _unlink(self, node: Node) -> None:
+        del self._nodes[id(node)]
         for value in node.inputs:
             if value is not None:
                 value.consumers.remove(node)

@@ -201,9 +201,8 @@ def _inline_if(graph: Graph, node: Node) -> list[Node] | None:
     if condition is None or condition.const is None:
         return None
     body: Graph = node.attrs["then_branch" if bool(condition.const.reshape(-1)[0]) else "else_branch"]
-    nodes = body.nodes
     results = list(body.outputs)
-    body.clear()
+    nodes = body.take()
     for inner in nodes:
         for value in inner.outputs:
             if value is not None:
