@@ -31,6 +31,7 @@ class FakeAdb:
         self.processes: list[subprocess.Popen[bytes]] = []
         self.forwards: dict[int, str] = {}
         self.released = threading.Event()
+        self.path = os.environ["PATH"]
         (root / "tmp").mkdir(parents=True, exist_ok=True)
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port = self._listener.getsockname()[1]
@@ -159,6 +160,7 @@ class FakeAdb:
             stderr=subprocess.PIPE,
             start_new_session=True,
             cwd=self.root,
+            env={**os.environ, "PATH": self.path},
         )
         self.processes.append(process)
         lock = threading.Lock()
