@@ -1,0 +1,81 @@
+"""The ncnn target: ONNX graph in, ``model.param`` and ``model.bin`` out, exact or refused."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from mobilekit.errors import Finding, UnsupportedModelError
+from mobilekit.paths import storage_errors
+
+if TYPE_CHECKING:
+    from mobilekit.bundle import NcnnArtifact
+    from mobilekit.graph import Graph
+
+__all__ = ["NcnnOptions", "NcnnTarget"]
+
+
+@dataclass(frozen=True, slots=True)
+class NcnnOptions:
+    """``precision``: how weights are stored; fp16 halves the file, arrays out of fp16's range stay float32."""
+
+    precision: Literal["fp32", "fp16"] = "fp32"
+
+
+class NcnnTarget:
+    """Implements :class:`mobilekit.targets.base.Target`."""
+
+    name = "ncnn"
+
+    def check(self, graph: Graph, options: NcnnOptions) -> tuple[Finding, ...]:  # noqa: ARG002 - nothing depends on it
+        """Every node that cannot be taken exactly, in graph order; empty where :meth:`build` will succeed."""
+        from mobilekit.targets.ncnn.emit import emit
+
+        return emit(graph).findings
+
+    def build(self, graph: Graph, folder: Path, options: NcnnOptions) -> NcnnArtifact:
+        """Write ``model.param`` and ``model.bin`` into ``folder``.
+
+        Raises :class:`UnsupportedModelError` with all findings before anything is written, and
+        :class:`~mobilekit.errors.StorageError` where the disk does not take the files. Same graph, same bytes.
+        """
+        from mobilekit.bundle import NcnnArtifact
+        from mobilekit.targets.ncnn.emit import emit
+        from mobilekit.targets.ncnn.writer import arrange, write_bin, write_param
+
+        model = emit(graph)
+        if model.findings:
+            count = len(model.findings)
+            raise UnsupportedModelError(
+                f"ncnn cannot take {count} {'thing' if count == 1 else 'things'} in this model",
+                findings=model.findings,
+                hint="change the model as each line says, or cut it before the first of them",
+            )
+        named = arrange(model)
+        layer_name = {layer.name: named.layer_names[id(layer)] for layer in named.layers}
+        with storage_errors(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            with (folder / "model.param").open("w", encoding="utf-8", newline="\n") as text:
+                write_param(named, text)
+            with (folder / "model.bin").open("wb") as weights:
+                write_bin(named, weights, options.precision)
+        return NcnnArtifact(
+            param="ncnn/model.param",
+            bin="ncnn/model.bin",
+            precision=options.precision,
+            inputs=tuple(
+                info.model_copy(update={"blob": named.name(blob)})
+                for (info, _), blob in zip(model.inputs, named.inputs, strict=True)
+            ),
+            outputs=tuple(
+                info.model_copy(update={"blob": named.name(blob)})
+                for (info, _), blob in zip(model.outputs, named.outputs, strict=True)
+            ),
+            layers=len(named.layers),
+            depth=named.depth,
+            names=named.names,
+            nodes={label: tuple(layer_name[name] for name in names) for label, names in model.nodes.items()},
+            ncnn_version=version("ncnn"),
+        )

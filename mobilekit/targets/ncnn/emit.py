@@ -1,0 +1,428 @@
+"""The walk over a legal graph that turns each node into ncnn layers, or into a finding."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+
+from mobilekit.bundle import NcnnBlob
+from mobilekit.errors import Finding
+from mobilekit.targets.ncnn.layers import LAYERS
+from mobilekit.targets.ncnn.layout import Dims, Groups, dims_of, kept_axes, match, merged, natural, unique
+from mobilekit.targets.ncnn.node import NodeView, Refuse, static_shape
+from mobilekit.targets.ncnn.registry import REGISTRY, Entry
+
+if TYPE_CHECKING:
+    from mobilekit.graph import Graph, Node, Value
+    from mobilekit.tensors import Array
+
+__all__ = ["Blob", "Emission", "Layer", "Model", "ParamValue", "Weights", "emit"]
+
+ParamValue = int | float | Sequence[int] | Sequence[float]
+EXACT_INTEGER = 1 << 24
+_INTEGERS = frozenset({"int8", "uint8", "int16", "uint16", "int32", "uint32", "int64", "uint64", "bool"})
+
+
+@dataclass(eq=False, slots=True)
+class Blob:
+    """One ncnn blob: its Mat dims (outermost first) and the ONNX tensor it is named after, if any."""
+
+    dims: Dims
+    tensor: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Weights:
+    """One array of the ``.bin`` file: ``parts`` written one after another, under one tag if ``tagged``.
+
+    Tagged arrays (those that ncnn loads with type 0) may be stored as fp16.
+    """
+
+    parts: tuple[Array, ...]
+    tagged: bool
+
+
+@dataclass(eq=False, slots=True)
+class Layer:
+    type: str
+    name: str
+    inputs: list[Blob]
+    outputs: list[Blob]
+    params: dict[str, ParamValue]
+    weights: tuple[Weights, ...] = ()
+
+
+@dataclass(eq=False, slots=True)
+class _Storage:
+    """A run of elements and the blobs that show it under different dims; several ONNX tensors may share one."""
+
+    views: dict[Dims, Blob] = field(default_factory=dict)
+    const: Array | None = None
+    label: str = ""
+    kind: Literal["float32", "int32"] = "float32"
+    is_input: bool = False
+    read: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """What came out: layers in order, how inputs and outputs stand, which node made which layers, what was refused."""
+
+    layers: tuple[Layer, ...]
+    inputs: tuple[tuple[NcnnBlob, Blob], ...]
+    outputs: tuple[tuple[NcnnBlob, Blob], ...]
+    nodes: dict[str, tuple[str, ...]]
+    findings: tuple[Finding, ...]
+
+
+class Emission:
+    """What an emitter writes to: layers, and which blob holds which ONNX tensor."""
+
+    def __init__(self, graph: Graph) -> None:
+        self.graph = graph
+        self._layers: list[Layer] = []
+        self._storages: dict[int, _Storage] = {}
+        self._outputs = {id(value) for value in graph.outputs}
+        self._names: set[str] = set()
+        self._node: Node | None = None
+        self._made: dict[str, list[str]] = {}
+        self._absorbed: set[int] = set()
+        self._counts: dict[str, int] = {}
+
+    # tensors
+
+    def storage(self, value: Value) -> _Storage:
+        found = self._storages.get(id(value))
+        if found is None:
+            if value.const is None:
+                raise Refuse(f"nothing produces {value.name!r}", "repair the model")
+            found = self._storages[id(value)] = _Storage(const=value.const, label=value.name)
+        return found
+
+    def is_const(self, value: Value) -> bool:
+        return value.const is not None
+
+    def dims(self, value: Value) -> Dims:
+        """The dims of the blob that ``value`` first had; its natural ones if it is a constant."""
+        views = self.storage(value).views
+        return next(iter(views)) if views else self.natural_dims(value)
+
+    def natural_dims(self, value: Value) -> Dims:
+        """One dim an axis less the batch; one dim for all where that makes more than four."""
+        shape = static_shape(value)
+        groups = natural(shape)
+        return dims_of(shape, groups) if groups else (math.prod(shape),)
+
+    def view(self, value: Value, dims: Dims) -> Blob:
+        """``value`` as a blob of ``dims`` (row-major, so exact whatever the dims); a Reshape only where needed."""
+        storage = self.storage(value)
+        if storage.kind == "int32":
+            raise Refuse(f"{value.name!r} holds ids for an embedding and cannot be computed with", "give it separately")
+        storage.read = True
+        return self._view(storage, dims)
+
+    def _view(self, storage: _Storage, dims: Dims) -> Blob:
+        found = storage.views.get(dims)
+        if found is not None:
+            return found
+        if storage.const is not None:
+            blob = self.memory(storage.const, dims, storage.label)
+        else:
+            source = next(iter(storage.views.values()))
+            if math.prod(source.dims) != math.prod(dims):
+                raise AssertionError(f"{storage.label}: {source.dims} seen as {dims}")
+            blob = self.layer("Reshape", [source], dims, **_size(dims))
+        storage.views[dims] = blob
+        return blob
+
+    def native(self, value: Value) -> Blob:
+        """``value`` in whatever dims it has: for what works element by element."""
+        return self.view(value, self.dims(value))
+
+    def ids(self, value: Value) -> Blob:
+        """A graph input's integers as int32 bits, 1-dim: what Embed reads."""
+        storage = self.storage(value)
+        if not storage.is_input or (storage.read and storage.kind != "int32"):
+            raise Refuse(
+                "its indices are computed in the graph, ncnn takes only a model input's integers as ids",
+                "feed the ids as a model input of their own",
+            )
+        storage.kind, storage.read = "int32", True
+        return self._view(storage, (math.prod(static_shape(value)),))
+
+    def bind(self, value: Value, blob: Blob) -> None:
+        """``blob`` holds ``value`` from now on."""
+        if math.prod(blob.dims) != math.prod(static_shape(value)):
+            raise AssertionError(f"{value.name}: {static_shape(value)} bound to {blob.dims}")
+        self._storages[id(value)] = _Storage({blob.dims: blob}, label=value.name)
+        if blob.tensor is None:
+            blob.tensor = value.name
+
+    def alias(self, value: Value, source: Value) -> None:
+        """``value`` has the same elements in the same order as ``source`` (Reshape, Identity, ...)."""
+        storage = self.storage(source)
+        if storage.const is not None:
+            storage = _Storage(const=storage.const, label=value.name)
+        self._storages[id(value)] = storage
+
+    def groups(self, values: Sequence[Value], isolate: Sequence[int] = (), max_dims: int = 4) -> Groups:
+        """A grouping that gives each axis of ``isolate`` a dim of its own, for all ``values`` (equal but on those).
+
+        Picks the one that needs the fewest Reshape layers. Refuses where ``max_dims`` dims do not suffice.
+        """
+        shapes = [static_shape(value) for value in values]
+        living = [value for value in values if not self.is_const(value)]
+        candidates: list[Groups | None] = []
+        for value in living:
+            shape = static_shape(value)
+            candidates += [match(shape, dims, isolate) for dims in self.storage(value).views]
+        candidates += [natural(shapes[0], isolate), merged(shapes[0], isolate)]
+        fitting = [groups for groups in unique(candidates) if len(groups) <= max_dims]
+        if not fitting:
+            raise Refuse(
+                f"a tensor of shape {list(shapes[0])} does not fit in ncnn's {max_dims} dims here",
+                "merge or split axes in the model so that at most four are in use at once",
+            )
+
+        def cost(groups: Groups) -> int:
+            return sum(dims_of(static_shape(v), groups) not in self.storage(v).views for v in living)
+
+        return min(fitting, key=cost)
+
+    # layers
+
+    def layer(
+        self, kind: str, inputs: Sequence[Blob], dims: Dims, weights: Sequence[Weights] = (), /, **params: ParamValue
+    ) -> Blob:
+        """Add a layer with one output of ``dims``."""
+        return self.layers(kind, inputs, [dims], weights, **params)[0]
+
+    def layers(
+        self,
+        kind: str,
+        inputs: Sequence[Blob],
+        dims: Sequence[Dims],
+        weights: Sequence[Weights] = (),
+        /,
+        **params: ParamValue,
+    ) -> list[Blob]:
+        """Add a layer with an output for each of ``dims``."""
+        for name in params:
+            if name not in LAYERS[kind]:
+                raise AssertionError(f"ncnn's {kind} has no parameter {name!r}")
+        outputs = [Blob(each) for each in dims]
+        label = self._node.label if self._node else "model"
+        name = self._fresh(label if not self._made.get(label) else f"{label}/{kind}")
+        self._made.setdefault(label, []).append(name)
+        self._layers.append(Layer(kind, name, list(inputs), outputs, dict(params), tuple(weights)))
+        return outputs
+
+    def _fresh(self, stem: str) -> str:
+        name = stem
+        while name in self._names:
+            self._counts[stem] = self._counts.get(stem, 0) + 1
+            name = f"{stem}_{self._counts[stem]}"
+        self._names.add(name)
+        return name
+
+    def memory(self, array: Array, dims: Dims, label: str = "a constant") -> Blob:
+        """A constant as a blob."""
+        return self.layer("MemoryData", [], dims, [raw(as_float(array, label).reshape(dims))], **_size(dims))
+
+    def reshape(self, blob: Blob, dims: Dims) -> Blob:
+        """``blob`` under other dims, for intermediate results that are no ONNX tensor."""
+        return blob if blob.dims == dims else self.layer("Reshape", [blob], dims, **_size(dims))
+
+    def unary(self, kind: str, node: NodeView, **params: ParamValue) -> None:
+        """A layer that works element by element on the node's first input."""
+        source = self.native(node.input(0))
+        self.bind(node.output(), self.layer(kind, [source], source.dims, **params))
+
+    # fusing
+
+    def only_reader(self, value: Value) -> Node | None:
+        """The one node that reads ``value``, if there is exactly one, it reads it once, and it is no output."""
+        if id(value) in self._outputs or len(value.consumers) != 1:
+            return None
+        return value.consumers[0]
+
+    def absorb(self, node: Node) -> None:
+        """``node`` is done by the current node's layers; the walk skips it."""
+        self._absorbed.add(id(node))
+        assert self._node is not None
+        self._made.setdefault(node.label, self._made.setdefault(self._node.label, []))
+
+    # the walk
+
+    def run(self) -> Model:
+        findings: list[Finding] = []
+        inputs: list[tuple[NcnnBlob, Blob]] = []
+        for value in self.graph.inputs:
+            self._node = None
+            finding, pair = self._input(value)
+            if finding:
+                findings.append(finding)
+            inputs += [pair] if pair else []
+        for node in self.graph.nodes:
+            if id(node) not in self._absorbed:
+                self._node = node
+                findings += self._emit(node)
+        self._node = None
+        outputs: list[tuple[NcnnBlob, Blob]] = []
+        for value in self.graph.outputs:
+            try:
+                outputs.append(self._output(value))
+            except Refuse as refusal:
+                findings.append(Finding(value.name, "Output", refusal.reason, refusal.remedy))
+        final = [
+            (info.model_copy(update={"kind": self._storages[id(value)].kind}), blob)
+            for value, (info, blob) in zip(self.graph.inputs, inputs, strict=False)
+        ]
+        nodes = {label: tuple(names) for label, names in self._made.items() if label != "model"}
+        return Model(tuple(self._layers), tuple(final), tuple(outputs), nodes, tuple(findings))
+
+    def _input(self, value: Value) -> tuple[Finding | None, tuple[NcnnBlob, Blob] | None]:
+        try:
+            shape = static_shape(value)
+            if math.prod(shape) == 0:
+                raise Refuse("it has no elements", "give it a shape without zeros")
+            groups = natural(shape)
+            if groups is None:
+                raise Refuse(
+                    f"its shape {list(shape)} needs more than ncnn's four dims",
+                    "merge axes of this input in the model",
+                )
+            if value.dtype != "float32" and value.dtype not in _INTEGERS:
+                raise Refuse(f"ncnn has no {value.dtype} values", "give the model float32 inputs")
+            finding = None
+        except Refuse as refusal:
+            finding = Finding(value.name, "Input", refusal.reason, refusal.remedy)
+            shape, groups = (1,), ((0,),)
+        dims = dims_of(shape, groups)
+        name = self._fresh(value.name)
+        blob = Blob(dims, value.name)
+        self._layers.append(Layer("Input", name, [], [blob], _size(dims)))
+        storage = self._storages[id(value)] = _Storage({dims: blob}, label=value.name, is_input=True)
+        if finding:
+            shape_known = value.shape is not None and all(isinstance(axis, int) and axis > 0 for axis in value.shape)
+            if shape_known:
+                storage.views = {self.natural_dims(value): blob}
+            return finding, None
+        axes = kept_axes(shape, dims)
+        assert axes is not None
+        return None, (NcnnBlob(tensor=value.name, blob=value.name, axes=axes), blob)
+
+    def _output(self, value: Value) -> tuple[NcnnBlob, Blob]:
+        shape = static_shape(value)
+        storage = self.storage(value)
+        for dims in storage.views:
+            axes = kept_axes(shape, dims)
+            if axes is not None:
+                break
+        else:
+            groups = natural(shape)
+            if groups is None:
+                raise Refuse(
+                    f"its shape {list(shape)} needs more than ncnn's four dims",
+                    "merge axes of this output in the model",
+                )
+            dims = dims_of(shape, groups)
+            axes = kept_axes(shape, dims)
+            assert axes is not None
+        blob = self._view(storage, dims)
+        return NcnnBlob(tensor=value.name, blob=value.name, axes=axes, kind=storage.kind), blob
+
+    def _emit(self, node: Node) -> list[Finding]:
+        view = NodeView(node, self.graph.opsets.get(node.domain, 0))
+        findings: list[Finding] = []
+
+        def refuse(reason: str, remedy: str) -> None:
+            findings.append(Finding(node.label, node.type_name, reason, remedy))
+
+        entry = REGISTRY.find(node.domain, node.op, view.opset)
+        if entry is None:
+            refuse(
+                "ncnn has no such operator and no exact rewrite is known",
+                "replace it in the model, or cut the model before it and compute the rest in the app",
+            )
+        else:
+            try:
+                self._check_types(view, entry)
+                entry.emit(view, self)
+                for phrase in view.unread():
+                    refuse(f"its {phrase} is not understood", "remove it from the model if it has no effect")
+            except Refuse as refusal:
+                refuse(refusal.reason, refusal.remedy or "rewrite this part of the model")
+        for value in node.outputs:
+            if value is None or id(value) in self._storages or not self._wanted(value):
+                continue
+            if not findings:
+                refuse(f"its output {value.name!r} is not supported", "remove what reads that output")
+            self._placeholder(value)
+        return findings
+
+    def _wanted(self, value: Value) -> bool:
+        """Somebody still to come reads ``value``."""
+        return id(value) in self._outputs or any(id(node) not in self._absorbed for node in value.consumers)
+
+    def _placeholder(self, value: Value) -> None:
+        """Stand in for a refused node's output, so that the nodes after it are checked too."""
+        try:
+            dims = self.natural_dims(value)
+        except Refuse:
+            dims = (1,)
+        self._storages[id(value)] = _Storage({dims: Blob(dims, value.name)}, label=value.name)
+
+    def _check_types(self, view: NodeView, entry: Entry) -> None:
+        node = view.node
+        for value in [*node.inputs, *node.outputs]:
+            if value is None or value.const is not None:
+                continue
+            if not self._wanted(value):
+                continue
+            if math.prod(static_shape(value)) == 0:
+                raise Refuse(f"{value.name!r} has no elements, ncnn has no empty tensors", "remove it from the model")
+            dtype = value.dtype or "unknown"
+            if dtype == "float32" or (entry.data != "float" and dtype in _INTEGERS):
+                continue
+            kind = "float32" if entry.data == "float" else "float32 and integers"
+            raise Refuse(f"{value.name!r} is {dtype}; ncnn computes this with {kind} only", "cast it to float32")
+
+
+def emit(graph: Graph) -> Model:
+    """Walk ``graph``; never raises for what it cannot take, but lists it in ``findings``."""
+    import mobilekit.targets.ncnn.ops  # noqa: F401 - fills the registry
+
+    return Emission(graph).run()
+
+
+def _size(dims: Dims) -> dict[str, ParamValue]:
+    names = {1: ("w",), 2: ("h", "w"), 3: ("c", "h", "w"), 4: ("c", "d", "h", "w")}[len(dims)]
+    return dict(zip(names, dims, strict=True))
+
+
+def as_float(array: Array, label: str) -> Array:
+    """``array`` as float32; integers and booleans exactly, or :class:`Refuse`."""
+    if array.dtype == np.float32:
+        return array
+    if array.dtype.kind in "iub":
+        if array.size and array.dtype.kind != "b" and max(abs(int(array.min())), abs(int(array.max()))) > EXACT_INTEGER:
+            raise Refuse(f"{label!r} holds integers above 2^24, which float32 cannot hold", "use smaller integers")
+        return array.astype(np.float32)
+    if array.dtype == np.float16:
+        return array.astype(np.float32)
+    raise Refuse(f"{label!r} is {array.dtype}, ncnn computes with float32", "cast it to float32")
+
+
+def raw(*parts: Array) -> Weights:
+    """An array without a tag (loaded by ncnn with type 1): always float32."""
+    return Weights(tuple(as_float(part, "a weight") for part in parts), tagged=False)
+
+
+def tagged(*parts: Array) -> Weights:
+    """An array with a tag (loaded by ncnn with type 0): float32, or fp16 on request."""
+    return Weights(tuple(as_float(part, "a weight") for part in parts), tagged=True)

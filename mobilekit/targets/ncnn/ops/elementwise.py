@@ -1,0 +1,162 @@
+"""Arithmetic of two or more tensors, with numpy's broadcasting."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from mobilekit.graph import Value
+from mobilekit.targets.ncnn.emit import Blob, Emission, as_float
+from mobilekit.targets.ncnn.layout import MAX_DIMS, Groups, dims_of, match, natural, unique
+from mobilekit.targets.ncnn.node import NodeView, Refuse, static_shape
+from mobilekit.targets.ncnn.registry import emits
+
+ADD, SUB, MUL, DIV, MAX, MIN, POW, RSUB, RDIV, RPOW, ATAN2, FMOD = 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 12
+"""ncnn's BinaryOp types (``src/layer/binaryop.h``); the R ones swap their operands."""
+
+_TYPES = {"Add": ADD, "Sub": SUB, "Mul": MUL, "Div": DIV, "Pow": POW}
+_SWAPPED = {ADD: ADD, MUL: MUL, MAX: MAX, MIN: MIN, SUB: RSUB, DIV: RDIV, POW: RPOW}
+
+Operand = tuple["Value | Blob", tuple[int, ...]]
+"""What to compute with, and its ONNX shape."""
+
+
+def scalar(out: Emission, op: int, blob: Blob, number: float) -> Blob:
+    """``blob op number``, element by element; ``number`` has to be finite."""
+    return out.layer("BinaryOp", [blob], blob.dims, op_type=op, with_scalar=1, b=number)
+
+
+def binary(out: Emission, op: int, operands: Sequence[Operand], shape: tuple[int, ...]) -> Blob:
+    """Two operands broadcast to ``shape``.
+
+    ncnn broadcasts like numpy where both Mats have the same number of dims; where they do not it aligns them by
+    rules of its own, so both are always brought to the same dims first.
+    """
+    (a, a_shape), (b, b_shape) = operands
+    for one, other, swap in ((b, a, False), (a, b, True)):
+        number = _number(one)
+        if number is not None and _elements(other) == math.prod(shape):
+            x = out.native(other) if isinstance(other, Value) else other
+            return scalar(out, _SWAPPED[op] if swap else op, x, number)
+    shapes = [(1,) * (len(shape) - len(s)) + tuple(s) for s in (a_shape, b_shape)]
+    groups = _common(out, [(a, shapes[0]), (b, shapes[1])], shape)
+    blobs = [
+        out.view(operand, dims_of(padded, groups))
+        if isinstance(operand, Value)
+        else out.reshape(operand, dims_of(padded, groups))
+        for operand, padded in zip((a, b), shapes, strict=True)
+    ]
+    return out.layer("BinaryOp", blobs, dims_of(shape, groups), op_type=op)
+
+
+def _number(operand: Value | Blob) -> float | None:
+    """A constant of one finite element."""
+    if isinstance(operand, Blob) or operand.const is None or operand.const.size != 1:
+        return None
+    number = float(as_float(operand.const, operand.name).reshape(-1)[0])
+    return number if math.isfinite(number) else None
+
+
+def _elements(operand: Value | Blob) -> int:
+    return math.prod(operand.dims if isinstance(operand, Blob) else static_shape(operand))
+
+
+def _common(out: Emission, operands: Sequence[Operand], shape: tuple[int, ...]) -> Groups:
+    """A grouping of the output's axes under which each operand is whole or 1 in every dim; fewest Reshapes win."""
+    full = [tuple(size == 1 or have == size for size, have in zip(shape, s, strict=True)) for _, s in operands]
+    single = [tuple(have == 1 for have in s) for _, s in operands]
+
+    def valid(groups: Groups) -> bool:
+        return all(
+            all(full[i][axis] for axis in group) or all(single[i][axis] for axis in group)
+            for i in range(len(operands))
+            for group in groups
+        )
+
+    views = [
+        [operand.dims]
+        if isinstance(operand, Blob)
+        else []
+        if out.is_const(operand)
+        else list(out.storage(operand).views)
+        for operand, _ in operands
+    ]
+    candidates = [
+        match(shape, dims)
+        for dims_list, (_, s) in zip(views, operands, strict=True)
+        if s == shape
+        for dims in dims_list
+    ]
+    runs: list[list[int]] = []
+    kinds: list[tuple[bool, ...]] = []
+    for axis, size in enumerate(shape):
+        kind = tuple(f[axis] for f in full)
+        if runs and (size == 1 or kind == kinds[-1]):
+            runs[-1].append(axis)
+        elif size == 1:
+            runs.append([axis])
+            kinds.append(kind)
+        elif runs and all(shape[a] == 1 for a in runs[-1]):
+            runs[-1].append(axis)
+            kinds[-1] = kind
+        else:
+            runs.append([axis])
+            kinds.append(kind)
+    candidates += [natural(shape), tuple(map(tuple, runs)) or ((),)]
+    fitting = [groups for groups in unique(candidates) if len(groups) <= MAX_DIMS and valid(groups)]
+    if not fitting:
+        raise Refuse(
+            f"broadcasting {' with '.join(str(list(s)) for _, s in operands)} needs more than ncnn's four dims",
+            "expand one operand in the model first",
+        )
+
+    def cost(groups: Groups) -> int:
+        return sum(
+            bool(dims_list) and dims_of(s, groups) not in dims_list
+            for dims_list, (_, s) in zip(views, operands, strict=True)
+        )
+
+    return min(fitting, key=cost)
+
+
+@emits("Add", "Sub", "Mul", "Div", since=14)
+@emits("Pow", since=15)
+def arithmetic(node: NodeView, out: Emission) -> None:
+    operands = [(value, static_shape(value)) for value in node.inputs()]
+    out.bind(node.output(), binary(out, _TYPES[node.op], operands, node.out_shape()))
+
+
+def _chain(node: NodeView, out: Emission, op: int) -> Blob:
+    """``((a op b) op c) ...`` over all inputs, broadcasting at each step."""
+    values = node.inputs()
+    shape = static_shape(values[0])
+    if len(values) == 1:
+        return out.native(values[0])
+    left: Value | Blob = values[0]
+    for value in values[1:]:
+        other = static_shape(value)
+        result = tuple(np.broadcast_shapes(shape, other))
+        left = binary(out, op, [(left, shape), (value, other)], result)
+        shape = result
+    assert isinstance(left, Blob)
+    return left
+
+
+@emits("Max", "Min", since=13, data="any")
+@emits("Sum", since=13)
+def extreme(node: NodeView, out: Emission) -> None:
+    if len(node) == 1:
+        out.alias(node.output(), node.input(0))
+    else:
+        out.bind(node.output(), _chain(node, out, {"Max": MAX, "Min": MIN, "Sum": ADD}[node.op]))
+
+
+@emits("Mean", since=13)
+def mean(node: NodeView, out: Emission) -> None:
+    if len(node) == 1:
+        out.alias(node.output(), node.input(0))
+    else:
+        total = _chain(node, out, ADD)
+        out.bind(node.output(), scalar(out, DIV, total, float(len(node))))

@@ -1,0 +1,130 @@
+"""Reductions over any axes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from mobilekit.targets.ncnn.emit import Blob, Emission
+from mobilekit.targets.ncnn.layout import MAX_DIMS, Groups, dims_of, match, natural, unique
+from mobilekit.targets.ncnn.node import NodeView, Refuse, static_shape
+from mobilekit.targets.ncnn.registry import emits
+
+OPERATIONS = {
+    "sum": 0,
+    "asum": 1,
+    "sumsq": 2,
+    "mean": 3,
+    "max": 4,
+    "min": 5,
+    "prod": 6,
+    "l1": 7,
+    "l2": 8,
+    "logsum": 9,
+}
+"""ncnn's Reduction operations (``src/layer/reduction.h``)."""
+
+_OPS = {
+    "ReduceSum": "sum",
+    "ReduceMean": "mean",
+    "ReduceMax": "max",
+    "ReduceMin": "min",
+    "ReduceProd": "prod",
+    "ReduceL1": "l1",
+    "ReduceL2": "l2",
+    "ReduceLogSum": "logsum",
+    "ReduceSumSquare": "sumsq",
+}
+
+
+def reduction(out: Emission, operation: str, blob: Blob, dims: Sequence[int], keep: bool = True) -> Blob:
+    """Reduce ``blob`` over the Mat dims ``dims`` (outermost is 0), which become 1, or go away without ``keep``."""
+    kept = tuple(1 if index in dims else size for index, size in enumerate(blob.dims))
+    left = tuple(size for index, size in enumerate(blob.dims) if index not in dims) or (1,)
+    return out.layer(
+        "Reduction",
+        [blob],
+        kept if keep else left,
+        operation=OPERATIONS[operation],
+        reduce_all=0,
+        axes=list(dims),
+        keepdims=int(keep),
+        fixbug0=1,
+    )
+
+
+def reduced_groups(node: NodeView, out: Emission, axes: set[int]) -> Groups:
+    """A grouping whose groups are wholly reduced or wholly kept (axes of size 1 may be either)."""
+    value, shape = node.input(), node.shape()
+
+    def valid(groups: Groups) -> bool:
+        return all(len({axis in axes for axis in group if shape[axis] > 1}) <= 1 for group in groups)
+
+    candidates = [] if out.is_const(value) else [match(shape, dims) for dims in out.storage(value).views]
+    runs: list[list[int]] = []
+    for axis, size in enumerate(shape):
+        kinds = {a in axes for a in runs[-1] if shape[a] > 1} if runs else set()
+        if runs and (size == 1 or not kinds or kinds == {axis in axes}):
+            runs[-1].append(axis)
+        else:
+            runs.append([axis])
+    candidates += [natural(shape), tuple(map(tuple, runs)) or ((),)]
+    fitting = [groups for groups in unique(candidates) if len(groups) <= MAX_DIMS and valid(groups)]
+    if not fitting:
+        raise Refuse("its axes alternate more often than ncnn's four dims allow", "reduce one axis after another")
+    have = {} if out.is_const(value) else out.storage(value).views
+    return min(fitting, key=lambda groups: dims_of(shape, groups) not in have)
+
+
+def reduced_axes(node: NodeView) -> set[int] | None:
+    """The axes to reduce, ``None`` where nothing is to be done."""
+    given = node.optional_const(1, "axes")
+    noop = node.int("noop_with_empty_axes", 0) != 0
+    rank = node.rank()
+    if given is None or given.size == 0:
+        return None if noop else set(range(rank))
+    return {node.axis(int(axis)) for axis in np.asarray(given).reshape(-1)}
+
+
+@emits("ReduceMax", "ReduceMin", since=20, data="any")
+@emits("ReduceSum", since=13)
+@emits("ReduceMean", "ReduceProd", "ReduceL1", "ReduceL2", "ReduceLogSum", "ReduceSumSquare", since=18)
+@emits("ReduceLogSumExp", since=18)
+def reduce(node: NodeView, out: Emission) -> None:
+    keep = node.int("keepdims", 1) != 0
+    axes = reduced_axes(node)
+    value, shape = node.input(), node.shape()
+    if axes is None:
+        if node.op not in ("ReduceSum", "ReduceMean", "ReduceMax", "ReduceMin", "ReduceProd"):
+            raise Refuse("it reduces no axes but still applies its function", "write that function out")
+        out.alias(node.output(), value)
+        return
+    groups = reduced_groups(node, out, axes)
+    dims = dims_of(shape, groups)
+    where = [
+        index
+        for index, group in enumerate(groups)
+        if any(axis in axes and shape[axis] > 1 for axis in group) or (group and all(axis in axes for axis in group))
+    ]
+    x = out.view(value, dims)
+    if not where:
+        where = [len(dims) - 1] if dims[-1] == 1 else []
+        if not where:
+            x = out.reshape(x, (*dims, 1)) if len(dims) < MAX_DIMS else x
+            where = [len(x.dims) - 1] if x.dims[-1] == 1 else []
+        if not where:
+            raise Refuse("it reduces only axes of size 1 of a 4-D tensor", "remove it")
+    if node.op == "ReduceLogSumExp":
+        from mobilekit.targets.ncnn.ops.activation import apply
+        from mobilekit.targets.ncnn.ops.elementwise import ADD, SUB
+
+        # ncnn's own does not take the maximum off first and overflows.
+        top = reduction(out, "max", x, where)
+        shifted = out.layer("BinaryOp", [x, top], x.dims, op_type=SUB)
+        total = apply(out, "Log", reduction(out, "sum", apply(out, "Exp", shifted), where))
+        result = out.layer("BinaryOp", [total, top], top.dims, op_type=ADD)
+    else:
+        result = reduction(out, _OPS[node.op], x, where, keep)
+    assert static_shape(node.output()) is not None
+    out.bind(node.output(), result)

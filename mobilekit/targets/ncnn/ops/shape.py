@@ -1,0 +1,199 @@
+"""Operators that only move elements or change how they are counted: most cost no layer at all."""
+
+from __future__ import annotations
+
+import math
+from itertools import pairwise
+
+import numpy as np
+
+from mobilekit.targets.ncnn.emit import Blob, Emission
+from mobilekit.targets.ncnn.layout import MAX_DIMS, Dims, dim_of_axis, dims_of
+from mobilekit.targets.ncnn.node import NodeView, Refuse, static_shape
+from mobilekit.targets.ncnn.ops.conv import one_batch
+from mobilekit.targets.ncnn.registry import emits
+
+_ORDERS = {
+    2: ("wh", "hw"),
+    3: ("whc", "hwc", "wch", "cwh", "hcw", "chw"),
+    4: (
+        *("whdc", "hwdc", "wdhc", "dwhc", "hdwc", "dhwc", "whcd", "hwcd"),
+        *("wchd", "cwhd", "hcwd", "chwd", "wdch", "dwch", "wcdh", "cwdh"),
+        *("dcwh", "cdwh", "hdcw", "dhcw", "hcdw", "chdw", "dchw", "cdhw"),
+    ),
+}
+"""Permute's order types: which source dims become (w, h, d, c) (``src/layer/permute.cpp``)."""
+_NAMES = {1: "w", 2: "hw", 3: "chw", 4: "cdhw"}
+
+
+@emits("Reshape", since=21, data="any")
+@emits("Squeeze", "Unsqueeze", since=21, data="any")
+@emits("Flatten", since=21, data="any")
+@emits("Identity", since=21, data="any")
+def same_elements(node: NodeView, out: Emission) -> None:
+    # Shape inference has worked out the result; what the other inputs and attributes say is in it already.
+    node.ignore("axis", "allowzero", "axes")
+    node.ignore_input(1)
+    out.alias(node.output(), node.input(0))
+
+
+@emits("Dropout", since=22)
+def dropout(node: NodeView, out: Emission) -> None:
+    training = node.optional_const(2, "training mode")
+    if training is not None and bool(np.any(training)):
+        raise Refuse("it is in training mode", "export the model for inference")
+    node.ignore("seed")
+    node.ignore_input(1)
+    out.alias(node.output(), node.input(0))
+
+
+_WIDE = frozenset({"float32", "int32", "int64"})
+
+
+@emits("Cast", since=24, data="any")
+def cast(node: NodeView, out: Emission) -> None:
+    node.ignore("to", "saturate", "round_mode")
+    source, target = node.input().dtype, node.output().dtype
+    if source == target or (target in _WIDE and source != "float32"):
+        out.alias(node.output(), node.input(0))
+    elif source == "float32" and target in ("int32", "int64"):
+        out.unary("UnaryOp", node, op_type=19)
+    else:
+        raise Refuse(f"ncnn cannot cast {source} to {target} exactly", "keep the values in float32")
+
+
+def permute(out: Emission, blob: Blob, order: tuple[int, ...]) -> Blob:
+    """Dims of ``blob`` rearranged: dim i of the result is dim ``order[i]`` of ``blob``."""
+    names = _NAMES[len(order)]
+    wanted = {name: names[source] for name, source in zip(names, order, strict=True)}
+    code = "".join(wanted[name] for name in "whdc" if name in wanted)
+    dims = tuple(blob.dims[source] for source in order)
+    return out.layer("Permute", [blob], dims, order_type=_ORDERS[len(order)].index(code))
+
+
+@emits("Transpose", since=21, data="any")
+def transpose(node: NodeView, out: Emission) -> None:
+    shape = node.shape()
+    rank = len(shape)
+    given = node.ints("perm") or list(range(rank))[::-1]
+    perm = [axis for axis in given if shape[axis] > 1]
+    # Axes that stay neighbours travel as one dim.
+    runs: list[list[int]] = []
+    alive = [axis for axis in range(rank) if shape[axis] > 1]
+    following = dict(pairwise(alive))
+    for axis in perm:
+        if runs and following.get(runs[-1][-1]) == axis:
+            runs[-1].append(axis)
+        else:
+            runs.append([axis])
+    if len(runs) <= 1:
+        out.alias(node.output(), node.input(0))
+        return
+    # Keep axes apart while they fit: what follows mostly wants them one by one.
+    while len(runs) < min(MAX_DIMS, len(alive)) and any(len(run) > 1 for run in runs):
+        index = next(i for i, run in enumerate(runs) if len(run) > 1)
+        runs[index : index + 1] = [runs[index][:1], runs[index][1:]]
+    if len(runs) > MAX_DIMS:
+        raise Refuse(
+            f"it permutes {len(runs)} separate axes of {list(shape)} by {given}, ncnn has four dims",
+            "split it into transposes of at most four axes",
+        )
+    source = sorted(runs)
+    dims = tuple(math.prod(shape[axis] for axis in run) for run in source)
+    order = tuple(source.index(run) for run in runs)
+    out.bind(node.output(), permute(out, out.view(node.input(), dims), order))
+
+
+@emits("Concat", since=13, data="any")
+def concat(node: NodeView, out: Emission) -> None:
+    values = node.inputs()
+    axis = node.axis(node.int("axis", 0))
+    values = [value for value in values if math.prod(static_shape(value))]
+    if len(values) == 1:
+        out.alias(node.output(), values[0])
+        return
+    groups = out.groups(values, [axis])
+    blobs = [out.view(value, dims_of(static_shape(value), groups)) for value in values]
+    dims = dims_of(node.out_shape(), groups)
+    out.bind(node.output(), out.layer("Concat", blobs, dims, axis=dim_of_axis(groups, axis)))
+
+
+@emits("Split", since=18, data="any")
+def split(node: NodeView, out: Emission) -> None:
+    axis = node.axis(node.int("axis", 0))
+    node.ignore("num_outputs")
+    node.ignore_input(1)
+    outputs = [value for value in node.node.outputs if value is not None]
+    if len(outputs) != len(node.node.outputs):
+        raise Refuse("one of its outputs has no name", "name every output")
+    if len(outputs) == 1:
+        out.alias(outputs[0], node.input(0))
+        return
+    groups = out.groups([node.input()], [axis])
+    x = out.view(node.input(), dims_of(node.shape(), groups))
+    sizes = [static_shape(value)[axis] for value in outputs]
+    if min(sizes) < 1:
+        raise Refuse("one of its parts is empty", "remove that part")
+    dims = [dims_of(static_shape(value), groups) for value in outputs]
+    blobs = out.layers("Slice", [x], dims, slices=sizes, axis=dim_of_axis(groups, axis))
+    for value, blob in zip(outputs, blobs, strict=True):
+        out.bind(value, blob)
+
+
+def tile(out: Emission, blob: Blob, where: int, times: int) -> Blob:
+    """``blob`` repeated along dim ``where``."""
+    dims = tuple(size * times if index == where else size for index, size in enumerate(blob.dims))
+    return out.layer("Tile", [blob], dims, axis=where, tiles=times)
+
+
+def _repeat(node: NodeView, out: Emission, repeats: list[int], shape: tuple[int, ...]) -> None:
+    """Repeat input 0, seen as ``shape``, ``repeats`` times along each axis."""
+    axes = [axis for axis, times in enumerate(repeats) if times > 1]
+    if not axes:
+        out.alias(node.output(), node.input(0))
+        return
+    dims: Dims = ()
+    blob: Blob | None = None
+    current = list(shape)
+    for axis in axes:
+        dims = (math.prod(current[:axis]), current[axis], math.prod(current[axis + 1 :]))
+        blob = out.view(node.input(), dims) if blob is None else out.reshape(blob, dims)
+        blob = tile(out, blob, 1, repeats[axis])
+        current[axis] *= repeats[axis]
+    assert blob is not None
+    out.bind(node.output(), blob)
+
+
+@emits("Tile", since=13, data="any")
+def tile_op(node: NodeView, out: Emission) -> None:
+    repeats = node.const_ints(1, "repeats")
+    if min(repeats, default=1) < 1:
+        raise Refuse("it repeats zero times", "remove it")
+    _repeat(node, out, repeats, node.shape())
+
+
+@emits("Expand", since=13, data="any")
+def expand(node: NodeView, out: Emission) -> None:
+    node.ignore_input(1)
+    result = node.out_shape()
+    shape = (1,) * (len(result) - node.rank()) + node.shape()
+    _repeat(node, out, [r // s for r, s in zip(result, shape, strict=True)], shape)
+
+
+@emits("DepthToSpace", since=13, data="any")
+def depth_to_space(node: NodeView, out: Emission) -> None:
+    inner = one_batch(node)
+    mode = node.str("mode", "DCR")
+    result = node.out_shape()[1:]
+    x = out.view(node.input(), inner)
+    blob = out.layer(
+        "PixelShuffle", [x], result, upscale_factor=node.int("blocksize", 1), mode=0 if mode == "CRD" else 1
+    )
+    out.bind(node.output(), blob)
+
+
+@emits("SpaceToDepth", since=13, data="any")
+def space_to_depth(node: NodeView, out: Emission) -> None:
+    inner = one_batch(node)
+    x = out.view(node.input(), inner)
+    out.bind(node.output(), out.layer("Reorg", [x], node.out_shape()[1:], stride=node.int("blocksize", 1), mode=1))
