@@ -1,0 +1,107 @@
+"""``mobilekit run``"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from mobilekit.pipeline.run import OutputSummary, RunReport
+
+__all__ = ["register"]
+
+
+def run(
+    bundle: Annotated[Path, typer.Argument(help="A folder that mobilekit export wrote.")],
+    input_: Annotated[
+        list[str] | None,
+        typer.Option("--input", "-i", metavar="[NAME=]FILE", help="A picture or a .npy file. Once for each input."),
+    ] = None,
+    runner: Annotated[
+        str, typer.Option(help="local: the ncnn model on this machine; reference: the original in ONNX Runtime.")
+    ] = "local",
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Write raw outputs here, as NAME.npy.")] = None,
+    top: Annotated[int, typer.Option(min=1, help="How many answers of a classifier to show.")] = 5,
+    threads: Annotated[int, typer.Option(min=0, help="CPU threads; 0: the runner's choice.")] = 0,
+    timeout: Annotated[float, typer.Option(min=1, help="Seconds the run may take.")] = 300.0,
+    json_: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+) -> None:
+    """Run a bundle's model on this machine and say what it answers.
+
+    A picture is prepared as the bundle says. A classifier answers with labels and probabilities; of other models
+    the outputs are summed up, and -o writes them as they are.
+
+    \b
+    mobilekit run build/orientation --input page.png
+    mobilekit run build/orientation --input page.png --runner reference --json
+    mobilekit run build/vad --input input=audio.npy --input state=zeros.npy -o out
+    """
+    from mobilekit.cli._common import print_json, terminal_progress
+    from mobilekit.errors import UsageError
+    from mobilekit.pipeline.run import RunSettings, run
+
+    if runner not in ("local", "reference"):
+        raise UsageError(f"unknown runner {runner!r}", hint="the runners are local and reference")
+    settings = RunSettings(
+        runner="reference" if runner == "reference" else "local",
+        top=top,
+        output=output,
+        threads=threads,
+        timeout_s=timeout,
+    )
+    with terminal_progress() as progress:
+        report = run(bundle, input_ or [], settings, progress)
+    if json_:
+        print_json(_as_json(report))
+    else:
+        _print(report)
+
+
+def _print(report: RunReport) -> None:
+    typer.echo(f"{report.model} on {report.runner.name} {report.runner.version}: {report.latency_ms:.1f} ms")
+    if report.answers:
+        width = max(len(answer.label) for answer in report.answers)
+        for answer in report.answers:
+            typer.echo(f"  {answer.label:<{width}}  {answer.probability:7.2%}")
+        how = "as the model gives them" if report.scores == "probabilities" else "softmax of the model's scores"
+        typer.echo(f"  (probabilities: {how})")
+    for name, summary in report.outputs.items():
+        if report.answers and name == report.answered_by:
+            continue
+        typer.echo(f"  {name}: {_in_words(summary)}")
+    for summary in report.outputs.values():
+        if summary.file is not None:
+            typer.echo(f"  wrote {summary.file}")
+
+
+def _in_words(summary: OutputSummary) -> str:
+    shape = "x".join(map(str, summary.shape)) or "scalar"
+    text = f"{summary.dtype} {shape}"
+    if summary.minimum is not None:
+        text += f", {summary.minimum:.6g} to {summary.maximum:.6g}, mean {summary.mean:.6g}"
+    return text + (f", {summary.not_finite} values not finite" if summary.not_finite else "")
+
+
+def _as_json(report: RunReport) -> dict[str, Any]:
+    import dataclasses
+
+    return {
+        "bundle": str(report.bundle),
+        "model": report.model,
+        "runner": {"name": report.runner.name, "version": report.runner.version, "device": report.runner.device},
+        "latency_ms": report.latency_ms,
+        "inputs": {name: str(file) for name, file in report.inputs.items()},
+        "answers": [dataclasses.asdict(answer) for answer in report.answers],
+        "answered_by": report.answered_by,
+        "scores": report.scores,
+        "outputs": {
+            name: {**dataclasses.asdict(summary), "file": None if summary.file is None else str(summary.file)}
+            for name, summary in report.outputs.items()
+        },
+    }
+
+
+def register(app: typer.Typer) -> None:
+    app.command()(run)

@@ -1,0 +1,266 @@
+"""Run a bundle on this machine: a picture or arrays in, an answer in words or arrays out."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from mobilekit.bundle import Bundle, Manifest, TensorInfo, open_bundle
+from mobilekit.errors import BundleError, UsageError
+from mobilekit.metrics.classify import Answer, classify, is_probabilities
+from mobilekit.progress import SILENT, Progress
+from mobilekit.runners.base import Runner, RunnerInfo, RunOptions
+from mobilekit.tensors import format_shape, load_npy, save_npy
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from mobilekit.tensors import Array, NamedTensors
+
+__all__ = ["OutputSummary", "RunReport", "RunSettings", "file_names", "run"]
+
+RunnerName = Literal["local", "reference"]
+
+
+@dataclass(frozen=True, slots=True)
+class RunSettings:
+    """``runner``: ``local`` is the bundle's ncnn model through the ncnn wheel, ``reference`` the original model in
+    ONNX Runtime. ``top``: how many answers of a classifier. ``output``: a folder for the raw outputs."""
+
+    runner: RunnerName = "local"
+    top: int = 5
+    output: Path | None = None
+    threads: int = 0
+    timeout_s: float = 300.0
+
+
+@dataclass(frozen=True, slots=True)
+class OutputSummary:
+    """One output; the statistics are over its finite values, ``None`` where it has none. ``file`` holds it raw."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    minimum: float | None
+    maximum: float | None
+    mean: float | None
+    not_finite: int
+    file: Path | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RunReport:
+    """``answers`` (best first) of a classifier, from ``answered_by``; ``scores`` says what the model gave:
+    ``probabilities``, or ``logits``, which went through softmax here."""
+
+    bundle: Path
+    model: str
+    runner: RunnerInfo
+    inputs: Mapping[str, Path]
+    outputs: Mapping[str, OutputSummary]
+    tensors: NamedTensors
+    latency_ms: float
+    answers: tuple[Answer, ...] = ()
+    answered_by: str = ""
+    scores: Literal["", "probabilities", "logits"] = ""
+
+
+def run(
+    path: Path, inputs: Sequence[str], settings: RunSettings | None = None, progress: Progress = SILENT
+) -> RunReport:
+    """Run the bundle at ``path`` once on ``inputs``: ``NAME=FILE``, a ``.npy`` array as it is or a picture.
+
+    A bare ``FILE`` goes to the only input; of several, a picture to the one that the preprocessing names. Raises :class:`UsageError` for inputs that do not fit, :class:`BundleError` for a damaged bundle or labels that
+    do not fit its classes, :class:`~mobilekit.errors.ChildError` where native code dies or hangs.
+    """
+    settings = settings or RunSettings()
+    if settings.output is not None and settings.output.exists() and not settings.output.is_dir():
+        raise UsageError(f"{settings.output} is not a folder", hint="name another folder with -o")
+    bundle = open_bundle(path)
+    manifest = bundle.manifest
+    labels = _labels(bundle)
+    files = _assign(inputs, manifest)
+    tensors = {name: _load(file, _info(manifest, name), manifest) for name, file in files.items()}
+    progress.step("running the model")
+    fp16 = settings.runner == "local" and manifest.ncnn is not None and manifest.ncnn.precision == "fp16"
+    options = RunOptions(threads=settings.threads, fp16=fp16, timeout_s=settings.timeout_s)
+    with _runner(bundle, settings) as runner:
+        result = runner.run(tensors, options)
+        who = runner.info()
+    outputs = {info.name: result.outputs[info.name] for info in manifest.outputs}
+    saved = _save(outputs, settings.output) if settings.output is not None else {}
+    summaries = {name: _summary(array, saved.get(name)) for name, array in outputs.items()}
+    classes = _classes(manifest)
+    answers: tuple[Answer, ...] = ()
+    kind: Literal["", "probabilities", "logits"] = ""
+    if classes is not None:
+        scores = outputs[classes.name]
+        answers = tuple(classify(scores, labels or None, top=settings.top))
+        kind = "probabilities" if is_probabilities(scores) else "logits"
+    return RunReport(
+        bundle=bundle.root,
+        model=manifest.model.id,
+        runner=who,
+        inputs=files,
+        outputs=summaries,
+        tensors=outputs,
+        latency_ms=min(result.latencies_ns, default=0) / 1e6,
+        answers=answers,
+        answered_by=classes.name if classes else "",
+        scores=kind,
+    )
+
+
+def file_names(names: Sequence[str]) -> dict[str, str]:
+    """A distinct, harmless file name ``*.npy`` for each tensor name, whatever characters that holds."""
+    taken: set[str] = set()
+    result: dict[str, str] = {}
+    for name in names:
+        stem = re.sub(r"[^A-Za-z0-9._-]+", "_", name).strip(".")[:100] or "output"
+        candidate, count = stem, 1
+        # Some file systems take two names that differ in case only for one.
+        while candidate.lower() in taken:
+            count += 1
+            candidate = f"{stem}-{count}"
+        taken.add(candidate.lower())
+        result[name] = f"{candidate}.npy"
+    return result
+
+
+def _assign(inputs: Sequence[str], manifest: Manifest) -> dict[str, Path]:
+    """Which file goes to which input, in the model's order; each input exactly once."""
+    names = [info.name for info in manifest.inputs]
+    listed = ", ".join(names)
+    chosen: dict[str, Path] = {}
+    for text in inputs:
+        name, file = _split(text, manifest)
+        if name not in names:
+            raise UsageError(f"the model has no input {name!r}", hint=f"its inputs: {listed}")
+        if name in chosen:
+            raise UsageError(f"input {name!r} is given twice: {chosen[name]} and {file}", hint=f"its inputs: {listed}")
+        chosen[name] = file
+    missing = [name for name in names if name not in chosen]
+    if missing:
+        what = ", ".join(f"{name} ({format_shape(_info(manifest, name).shape)})" for name in missing)
+        raise UsageError(f"no file is given for the input {what}", hint="--input NAME=FILE, once for each input")
+    return {name: chosen[name] for name in names}
+
+
+def _split(text: str, manifest: Manifest) -> tuple[str, Path]:
+    """``(input name, file)``; tensor names may hold ``=``, and so may paths."""
+    names = [info.name for info in manifest.inputs]
+    named = [name for name in names if text.startswith(f"{name}=")]
+    if named:
+        name = max(named, key=len)
+        return name, Path(text[len(name) + 1 :])
+    before, equals, after = text.partition("=")
+    if equals and not Path(text).exists():
+        return before, Path(after)
+    picture = not text.endswith(".npy")
+    if len(names) == 1:
+        return names[0], Path(text)
+    if picture and manifest.preprocess is not None and manifest.preprocess.input:
+        return manifest.preprocess.input, Path(text)
+    raise UsageError(
+        f"the model has {len(names)} inputs, and {text} could be any of them",
+        hint=f"--input NAME={text}; its inputs: {', '.join(names)}",
+    )
+
+
+def _info(manifest: Manifest, name: str) -> TensorInfo:
+    return next(info for info in manifest.inputs if info.name == name)
+
+
+def _load(file: Path, info: TensorInfo, manifest: Manifest) -> Array:
+    if file.suffix == ".npy":
+        return _fitting(load_npy(file), info, file)
+    spec = manifest.preprocess
+    if spec is None:
+        raise UsageError(
+            f"the bundle does not say how {file} becomes the input {info.name!r}",
+            hint="give a .npy file, or export with --preprocess",
+        )
+    if spec.input and spec.input != info.name:
+        raise UsageError(
+            f"the bundle prepares pictures for the input {spec.input!r}, not for {info.name!r}",
+            hint=f"--input {info.name}=FILE.npy",
+        )
+    from mobilekit.preprocess import load_picture
+
+    return load_picture(file, spec, info.shape, info.dtype)
+
+
+def _fitting(array: Array, info: TensorInfo, file: Path) -> Array:
+    """``array`` in the input's element type; no axis is added, cut or guessed, and no value is changed in kind."""
+    import numpy as np
+
+    wanted = np.dtype(info.dtype)
+    if array.shape != info.shape:
+        raise UsageError(
+            f"{file} has shape {format_shape(array.shape)}, but the input {info.name!r} has {format_shape(info.shape)}",
+            hint="give an array of that shape, or export with another --input-shape",
+        )
+    if array.dtype == wanted:
+        return array
+    converted = array.astype(wanted) if np.can_cast(array.dtype, wanted, casting="same_kind") else None
+    if converted is None or (wanted.kind != "f" and not np.array_equal(converted, array)):
+        raise UsageError(
+            f"{file} holds {array.dtype} values, but the input {info.name!r} takes {info.dtype}",
+            hint=f"convert it: array.astype('{info.dtype}')",
+        )
+    return converted
+
+
+def _classes(manifest: Manifest) -> TensorInfo | None:
+    """The output that holds a classifier's scores, one a class; ``None`` where there is none."""
+    if manifest.task != "classification" or not manifest.outputs:
+        return None
+    first = manifest.outputs[0]
+    return first if math.prod(first.shape) == max(first.shape, default=1) > 1 else None
+
+
+def _labels(bundle: Bundle) -> tuple[str, ...]:
+    """The bundle's class names; :class:`BundleError` where their number is not that of its classes."""
+    info = _classes(bundle.manifest)
+    if info is None:
+        return ()
+    try:
+        labels = bundle.labels()
+    except (OSError, UnicodeDecodeError) as error:
+        raise BundleError(f"the labels in {bundle.root} cannot be read: {error}", hint="export again") from error
+    count = max(info.shape, default=1)
+    if labels and len(labels) != count:
+        raise BundleError(
+            f"the bundle has {len(labels)} labels, but its output {info.name!r} has {count} classes",
+            hint="export again with --labels and a file of one line for each class",
+        )
+    return labels
+
+
+def _runner(bundle: Bundle, settings: RunSettings) -> Runner:
+    if settings.runner == "reference":
+        from mobilekit.runners.ort import OrtRunner
+
+        return OrtRunner(bundle.source, threads=settings.threads)
+    from mobilekit.runners.ncnn_host import NcnnHostRunner
+
+    return NcnnHostRunner(bundle.root, bundle.manifest)
+
+
+def _save(outputs: NamedTensors, folder: Path) -> dict[str, Path]:
+    files = {name: folder / file for name, file in file_names(list(outputs)).items()}
+    for name, file in files.items():
+        save_npy(file, outputs[name])
+    return files
+
+
+def _summary(array: Array, file: Path | None) -> OutputSummary:
+    import numpy as np
+
+    values = np.asarray(array, dtype=np.float64)
+    finite = values[np.isfinite(values)]
+    low, high, mean = (float(f(finite)) for f in (np.min, np.max, np.mean)) if finite.size else (None, None, None)
+    return OutputSummary(str(array.dtype), array.shape, low, high, mean, int(values.size - finite.size), file)
