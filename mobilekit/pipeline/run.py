@@ -73,8 +73,9 @@ def run(
 ) -> RunReport:
     """Run the bundle at ``path`` once on ``inputs``: ``NAME=FILE``, a ``.npy`` array as it is or a picture.
 
-    A bare ``FILE`` goes to the only input; of several, a picture to the one that the preprocessing names. Raises :class:`UsageError` for inputs that do not fit, :class:`BundleError` for a damaged bundle or labels that
-    do not fit its classes, :class:`~mobilekit.errors.ChildError` where native code dies or hangs.
+    A bare ``FILE`` goes to the only input; of several, a picture to the one that the preprocessing names. Raises
+    :class:`UsageError` for inputs that do not fit, :class:`BundleError` for a damaged bundle or labels that do not
+    fit its classes, :class:`~mobilekit.errors.ChildError` where native code dies or hangs.
     """
     settings = settings or RunSettings()
     if settings.output is not None and settings.output.exists() and not settings.output.is_dir():
