@@ -10,6 +10,7 @@ from mobilekit.targets.ncnn.ops import (
     pad,
     pool,
     reduce,
+    resize,
     shape,
     slicing,
 )
@@ -24,6 +25,7 @@ __all__ = [
     "pad",
     "pool",
     "reduce",
+    "resize",
     "shape",
     "slicing",
 ]
