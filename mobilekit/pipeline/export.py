@@ -5,23 +5,23 @@ from __future__ import annotations
 import json
 import shutil
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from mobilekit.errors import UsageError, VerificationError
+from mobilekit.errors import UnsupportedModelError, UsageError, VerificationError
 from mobilekit.paths import atomic_dir
 from mobilekit.progress import SILENT, Progress
 
 if TYPE_CHECKING:
     from mobilekit.bundle import Manifest, TensorInfo
+    from mobilekit.errors import Finding
     from mobilekit.graph import Graph
     from mobilekit.importers.onnx import SourceModel
     from mobilekit.metrics.tensors import TensorError
     from mobilekit.preprocess import Preprocess
-    from mobilekit.targets.base import Target
     from mobilekit.zoo import ResolvedModel
 
 __all__ = ["ExportOptions", "ExportReport", "export"]
@@ -87,23 +87,24 @@ def export(
         progress.step("simplifying")
         graph = prepare(source, _shapes(source, resolved, options), simplify=options.simplify, progress=progress)
     # The folder appears only now: a model that cannot be converted leaves no trace.
-    target: Target[NcnnOptions, object] = NcnnTarget()
+    target, settings = NcnnTarget(), NcnnOptions(precision=options.precision)
     with clock("check"):
-        _refuse_unsupported(target, graph, NcnnOptions(precision=options.precision), source)
+        _refuse_unsupported(target.name, target.check(graph, settings), source)
     with atomic_dir(folder) as temporary:
         with clock("convert"):
             progress.step("converting to ncnn")
             (temporary / "ncnn").mkdir()
-            artifact = NcnnTarget().build(graph, temporary / "ncnn", NcnnOptions(precision=options.precision))
+            artifact = target.build(graph, temporary / "ncnn", settings)
         with clock("bundle"):
             _copy_source(source, temporary / "source")
             manifest = _manifest(graph, source, resolved, options, temporary)
-            manifest = manifest.model_copy(update={"ncnn": artifact, "verified": options.verify})
+            manifest = manifest.model_copy(update={"ncnn": artifact})
         errors: Mapping[str, TensorError] = {}
         if options.verify:
             with clock("verify"):
                 progress.step("verifying against ONNX Runtime")
-                errors = _verify(temporary, manifest, source.path, options, progress)
+                errors, verified = _verify(temporary, manifest, source.path, options, progress)
+                manifest = manifest.model_copy(update={"verified": verified})
         with clock("bundle"):
             from mobilekit.bundle import RUN, write_manifest
 
@@ -146,14 +147,11 @@ def _shapes(source: SourceModel, resolved: ResolvedModel, options: ExportOptions
     return shapes | dict(options.shapes)
 
 
-def _refuse_unsupported(target: Target[object, object], graph: Graph, options: object, source: SourceModel) -> None:
-    from mobilekit.errors import UnsupportedModelError
-
-    findings = target.check(graph, options)
+def _refuse_unsupported(target: str, findings: Sequence[Finding], source: SourceModel) -> None:
     if findings:
         count = f"{len(findings)} thing{'s' if len(findings) > 1 else ''}"
         raise UnsupportedModelError(
-            f"{source.path.name} has {count} that the {target.name} target cannot take; nothing was written",
+            f"{source.path.name} has {count} that the {target} target cannot take; nothing was written",
             findings=findings,
         )
 
@@ -243,8 +241,9 @@ def _tensor_info(value: object) -> TensorInfo:
 
 def _verify(
     root: Path, manifest: Manifest, model: Path, options: ExportOptions, progress: Progress
-) -> Mapping[str, TensorError]:
-    """Run the built model and the original on the same inputs; the worst error of each output.
+) -> tuple[Mapping[str, TensorError], bool]:
+    """Run the built model and the original on the same inputs: the worst error of each output, and whether they
+    prove anything (outputs that are zero or constant do not).
 
     Raises :class:`VerificationError` naming each output that is out of tolerance.
     """
@@ -253,7 +252,7 @@ def _verify(
     from mobilekit.runners.ncnn_host import NcnnHostRunner
     from mobilekit.runners.ort import OrtRunner
     from mobilekit.validate.inputs import seeded_samples
-    from mobilekit.validate.tolerance import Verdict, judge, tolerance_for
+    from mobilekit.validate.tolerance import Verdict, judge, overall, tolerance_for
 
     run = RunOptions(fp16=options.precision == "fp16", timeout_s=options.timeout_s)
     measured: dict[str, list[TensorError]] = {info.name: [] for info in manifest.outputs}
@@ -263,9 +262,9 @@ def _verify(
         ):
             expected = reference.run(sample.tensors, run).outputs
             actual = converted.run(sample.tensors, run).outputs
-            for name, errors in measured.items():
-                errors.append(compare(actual[name], expected[name]))
-    errors = {name: worst(found) for name, found in measured.items()}
+            for name, found in measured.items():
+                found.append(compare(actual[name], expected[name]))
+    errors = {name: worst(every) for name, every in measured.items()}
     tolerance = tolerance_for(options.precision)
     verdicts = {name: judge(error, tolerance) for name, error in errors.items()}
     wrong = [f"{name}: {verdict.reason}" for name, verdict in verdicts.items() if verdict.verdict is Verdict.FAIL]
@@ -277,4 +276,4 @@ def _verify(
     for name, verdict in verdicts.items():
         if verdict.verdict is Verdict.INCONCLUSIVE:
             progress.note(f"verification says little about output {name!r}: {verdict.reason}")
-    return errors
+    return errors, overall(verdicts.values()) is Verdict.PASS

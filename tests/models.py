@@ -1,0 +1,61 @@
+"""Small ONNX models that tests build: real operators, random weights, awkward names."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+__all__ = ["conv_classifier", "of_nodes", "save"]
+
+
+def save(model: onnx.ModelProto, path: Path) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(model.SerializeToString())
+    return path
+
+
+def of_nodes(
+    nodes: Sequence[onnx.NodeProto],
+    inputs: dict[str, Sequence[int | str]],
+    outputs: dict[str, Sequence[int | str]],
+    weights: dict[str, np.ndarray] | None = None,
+    *,
+    opset: int = 17,
+) -> onnx.ModelProto:
+    """A float32 model of these nodes."""
+    graph = helper.make_graph(
+        list(nodes),
+        "tests",
+        [helper.make_tensor_value_info(name, TensorProto.FLOAT, list(shape)) for name, shape in inputs.items()],
+        [helper.make_tensor_value_info(name, TensorProto.FLOAT, list(shape)) for name, shape in outputs.items()],
+        [numpy_helper.from_array(array, name) for name, array in (weights or {}).items()],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=8)
+
+
+def conv_classifier(
+    *, classes: int = 4, side: int | str = 8, input_name: str = "serving_default_input:0", output_name: str = "scores"
+) -> onnx.ModelProto:
+    """``(1, 3, side, side)`` -> Conv, Relu, GlobalAveragePool, Gemm, Softmax -> ``(1, classes)``."""
+    rng = np.random.default_rng(7)
+    weights = {
+        "conv.weight": rng.standard_normal((8, 3, 3, 3)).astype(np.float32),
+        "conv.bias": rng.standard_normal(8).astype(np.float32),
+        "fc.weight": rng.standard_normal((classes, 8)).astype(np.float32),
+        "fc.bias": rng.standard_normal(classes).astype(np.float32),
+    }
+    nodes = [
+        helper.make_node(
+            "Conv", [input_name, "conv.weight", "conv.bias"], ["/conv/out"], pads=[1, 1, 1, 1], name="/conv"
+        ),
+        helper.make_node("Relu", ["/conv/out"], ["a name with spaces"], name="/relu"),
+        helper.make_node("GlobalAveragePool", ["a name with spaces"], ["pooled"], name="/pool"),
+        helper.make_node("Flatten", ["pooled"], ["flat"], name="/flat"),
+        helper.make_node("Gemm", ["flat", "fc.weight", "fc.bias"], ["logits"], transB=1, name="/fc"),
+        helper.make_node("Softmax", ["logits"], [output_name], axis=-1, name="/softmax"),
+    ]
+    return of_nodes(nodes, {input_name: (1, 3, side, side)}, {output_name: (1, classes)}, weights)
