@@ -21,7 +21,7 @@ from mobilekit.errors import ModelError
 if TYPE_CHECKING:
     from mobilekit.tensors import Array
 
-__all__ = ["ExternalData", "dtype_name", "elem_type", "from_tensor", "tensor_location", "to_tensor"]
+__all__ = ["ExternalData", "dtype_bits", "dtype_name", "elem_type", "from_tensor", "tensor_location", "to_tensor"]
 
 _PACKED = {
     TensorProto.INT4,
@@ -153,7 +153,7 @@ def from_tensor(tensor: TensorProto, external: ExternalData | None = None) -> Ar
         count = int(np.prod(dims, dtype=np.int64))
         if len(raw) != count * dtype.itemsize:
             raise ModelError(
-                f"tensor {tensor.name!r} of {dtype} {list(dims)} needs {count * dtype.itemsize} bytes and has {len(raw)}",
+                f"tensor {tensor.name!r} of {dtype} {list(dims)} needs {count * dtype.itemsize} bytes, not {len(raw)}",
                 hint="the file is damaged: copy or export it again",
             )
         array: Array = np.frombuffer(raw, dtype=dtype).reshape(dims)
@@ -184,3 +184,12 @@ def to_tensor(array: Array, name: str) -> TensorProto:
 
 
 _PLAIN_NAMES = frozenset(dtype_name(elem) for elem in _PLAIN)
+
+
+def dtype_bits(dtype: str) -> int:
+    """Bits of one element as stored in a file: 4 for ``int4``, 16 for ``bfloat16``; a string counts as a pointer."""
+    if dtype in ("int4", "uint4", "float4_e2m1fn"):
+        return 4
+    if dtype in ("int2", "uint2"):
+        return 2
+    return 8 * helper.tensor_dtype_to_np_dtype(elem_type(dtype)).itemsize

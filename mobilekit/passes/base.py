@@ -5,15 +5,12 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 
 from mobilekit.graph import Graph, Node, Value
 from mobilekit.passes.infer import Schemas, infer_node
-
-if TYPE_CHECKING:
-    from mobilekit.tensors import Array
 
 __all__ = ["ContractError", "Edit", "Refusal", "Rule", "apply_rules", "scalar"]
 
@@ -31,9 +28,11 @@ class Rule(Generic[MatchT]):
 
     :meth:`pattern` looks only at structure; :meth:`check` says in a sentence why a match must be left alone (``""``:
     go on); :meth:`rewrite` gives the nodes that stand in the root's place and make its very output values, or one
-    existing value that is the same as the root's only output, or ``None`` to leave it. Nodes that the rewrite no longer needs are removed
-    by the framework. ``requires``: every value has dtype and static shape. ``ensures``: the same of the new values,
-    and that the root's outputs keep theirs; the framework infers them and raises :class:`ContractError` otherwise.
+    existing value that is the same as the root's only output, or ``None`` to leave it. Nodes that the rewrite no
+    longer needs are removed by the framework.
+
+    ``requires``: every value has dtype and static shape. ``ensures``: so have the new values, and the root's outputs
+    keep theirs; the framework infers them at every rewrite and raises :class:`ContractError` otherwise.
     """
 
     name: str
@@ -85,12 +84,8 @@ def scalar(value: Value | None) -> float | None:
     return float(value.const.reshape(-1)[0])
 
 
-def array(value: Value | None) -> Array | None:
-    return None if value is None else value.const
-
-
 def apply_rules(graph: Graph, rules: Sequence[Rule[Any]]) -> Edit:
-    """Apply ``rules`` until none fires. One round is linear in nodes; what a rewrite made is looked at again at once."""
+    """Apply ``rules`` until none fires. A round is linear in nodes; what a rewrite made is looked at again at once."""
     edit = Edit(graph)
     by_op: dict[str, list[Rule[Any]]] = {}
     for rule in rules:

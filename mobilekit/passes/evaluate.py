@@ -23,7 +23,7 @@ RANDOM = frozenset(
 )
 """Operators whose result is not a function of their inputs."""
 
-Inputs = Sequence["Array | None"]
+Inputs = Sequence["np.ndarray[Any, Any] | None"]
 
 
 def evaluate(node: Node, inputs: Inputs, opset: int) -> list[Array] | None:
@@ -75,7 +75,7 @@ def _cast(inputs: Inputs, attrs: Mapping[str, Any]) -> Any:
     from onnx import helper
 
     source, to = inputs[0], np.dtype(helper.tensor_dtype_to_np_dtype(attrs["to"]))
-    if source is None or source.dtype == object or to == object or to.kind == "V" or source.dtype.kind == "V":
+    if source is None or {source.dtype.kind, to.kind} & {"O", "V"}:
         return None
     if to.kind in "iu" and source.dtype.kind == "f" and not np.isfinite(source).all():
         return None
@@ -96,7 +96,7 @@ def _slice(inputs: Inputs, attrs: Mapping[str, Any]) -> Any:  # noqa: ARG001
 
 
 def slice_of(start: int, end: int, step: int, size: int) -> slice:
-    """ONNX's Slice on one axis of ``size`` elements as Python's: bounds are clamped, the end may be before element 0."""
+    """ONNX's Slice on one axis of ``size`` elements as Python's: bounds clamp, the end may lie before element 0."""
     start += size if start < 0 else 0
     end += size if end < 0 else 0
     if step > 0:
@@ -243,5 +243,5 @@ _TABLE: Mapping[str, Callable[[Inputs, Mapping[str, Any]], Any]] = {
     "Sub": _elementwise(np.subtract),
     "Transpose": _transpose,
     "Unsqueeze": _unsqueeze,
-    "Where": lambda inputs, _: np.where(*inputs),  # type: ignore[call-overload]
+    "Where": lambda inputs, _: np.where(inputs[0], inputs[1], inputs[2]),  # type: ignore[arg-type]
 }

@@ -10,17 +10,47 @@ from mobilekit.progress import Progress
 from mobilekit.tensors import format_shape
 
 if TYPE_CHECKING:
-    from mobilekit.graph import Graph
+    from mobilekit.graph import Graph, Value
 
-__all__ = ["fix_inputs"]
+__all__ = ["apply_shapes", "fix_inputs"]
 
 
 def fix_inputs(graph: Graph, shapes: Mapping[str, tuple[int, ...]], progress: Progress) -> None:
     """Give every input a static shape: the one named in ``shapes``, else the model's own.
 
-    A symbolic first axis that is not named counts as the batch and becomes 1 (with a note). Raises
-    :class:`UsageError` for a name that is no input, a shape that contradicts the model's, two values for one symbol,
-    or an axis that nothing fixes; the hint gives the option to write.
+    A symbolic first axis that is not named counts as the batch and becomes 1 (with a note). Raises what
+    :func:`apply_shapes` raises, and :class:`UsageError` for an axis that nothing fixes; the hint gives the option
+    to write.
+    """
+    apply_shapes(graph, shapes)
+    assumed: list[str] = []
+    missing: list[Value] = []
+    for value in graph.inputs:
+        if value.shape is None:
+            missing.append(value)
+            continue
+        fixed = value.shape
+        if fixed and not isinstance(fixed[0], int):
+            fixed = (1, *fixed[1:])
+        if not all(isinstance(axis, int) for axis in fixed):
+            missing.append(value)
+            continue
+        if fixed != value.shape:
+            assumed.append(value.name)
+        value.shape = fixed
+    if missing:
+        said = ", ".join(f"{v.name!r} is {format_shape(v.shape) if v.shape is not None else 'open'}" for v in missing)
+        options = " ".join(f"--input-shape '{v.name}:{_suggest(v.shape)}'" for v in missing)
+        raise UsageError(f"the input shape is not fixed: {said}", hint=f"{options} with numbers for the letters")
+    if assumed:
+        progress.note(f"batch size 1 is assumed for {', '.join(assumed)} (choose with --input-shape)")
+
+
+def apply_shapes(graph: Graph, shapes: Mapping[str, tuple[int, ...]]) -> None:
+    """Take the shapes that are named; a symbol that gets a size there has it in every input.
+
+    Raises :class:`UsageError` for a name that is no input, a shape that contradicts the model's, or two sizes for
+    one symbol.
     """
     names = [value.name for value in graph.inputs]
     for name in shapes:
@@ -43,33 +73,20 @@ def fix_inputs(graph: Graph, shapes: Mapping[str, tuple[int, ...]], progress: Pr
         for old, new in zip(given or (), wanted, strict=False):
             if isinstance(old, int) and old != new:
                 raise UsageError(
-                    f"input {value.name!r} is {format_shape(given or ())} in the model, which {format_shape(wanted)} contradicts",
+                    f"input {value.name!r} is {format_shape(given or ())} in the model, not {format_shape(wanted)}",
                     hint="only symbolic axes can be chosen; export the model again for another size",
                 )
             if isinstance(old, str) and symbols.setdefault(old, new) != new:
                 raise UsageError(f"the axis {old!r} cannot be both {symbols[old]} and {new}")
         value.shape = wanted
-    assumed: list[str] = []
     for value in graph.inputs:
-        if value.shape is None:
-            raise UsageError(
-                f"input {value.name!r} has no shape in the model", hint=f"--input-shape '{value.name}:1x...'"
-            )
-        fixed = tuple(symbols.get(axis, axis) if isinstance(axis, str) else axis for axis in value.shape)
-        if fixed and not isinstance(fixed[0], int):
-            assumed.append(value.name)
-            fixed = (1, *fixed[1:])
-        if not all(isinstance(axis, int) for axis in fixed):
-            raise UsageError(
-                f"input {value.name!r} has no fixed shape: {format_shape(value.shape)}",
-                hint=f"--input-shape '{value.name}:{_suggest(value.shape)}', with numbers for the letters",
-            )
-        value.shape = fixed
-    if assumed:
-        progress.note(f"batch size 1 is assumed for {', '.join(assumed)} (choose with --input-shape)")
+        if value.shape is not None:
+            value.shape = tuple(symbols.get(axis, axis) if isinstance(axis, str) else axis for axis in value.shape)
 
 
-def _suggest(shape: tuple[int | str | None, ...]) -> str:
+def _suggest(shape: tuple[int | str | None, ...] | None) -> str:
+    if shape is None:
+        return "1xN"
     axes = []
     for index, axis in enumerate(shape):
         axes.append(str(axis) if isinstance(axis, int) else "1" if index == 0 else "N")

@@ -57,7 +57,8 @@ def affine(value: Value) -> tuple[float, float, Value]:
 
 def product(value: Value, limit: int = 4) -> tuple[float, list[Value]]:
     """``value`` as coefficient and factors: Mul nodes, and Div by a constant, taken apart up to ``limit`` factors."""
-    coefficient, factors, pending = 1.0, [], [value]
+    coefficient, pending = 1.0, [value]
+    factors: list[Value] = []
     while pending:
         current = pending.pop()
         factor, inner = times_constant(current)

@@ -60,7 +60,9 @@ def _kept_input(node: Node) -> Value | None:
     if op == "Slice":
         # The same shape and a step forward means everything.
         steps = node.inputs[4] if len(node.inputs) > 4 else None
-        forward = steps is None or (steps.const is not None and (steps.const > 0).all())
+        forward = steps is None or (
+            steps.const is not None and bool(np.all(np.greater(steps.const.astype(np.int64), 0)))
+        )
         return first if first.shape == out.shape and forward else None
     if op == "Resize":
         whole = node.attrs.get("coordinate_transformation_mode", "half_pixel") != "tf_crop_and_resize"

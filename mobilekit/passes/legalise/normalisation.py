@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -168,9 +168,9 @@ class FuseNormScale(Rule[_Scaled]):
         scale = norm.inputs[1]
         assert scale is not None
         assert scale.const is not None
-        assert match.other.const is not None
         shape = scale.const.shape
-        other = match.other.const
+        other: np.ndarray[Any, Any] | None = match.other.const
+        assert other is not None
         other = np.broadcast_to(other.reshape(other.shape[max(0, other.ndim - len(shape)) :]), shape)
         bias = norm.inputs[2].const if len(norm.inputs) > 2 and norm.inputs[2] is not None else None
         inputs: list[Value | None] = [norm.inputs[0], scale]
