@@ -56,7 +56,7 @@ def storage_errors(path: Path) -> Iterator[None]:
             raise StorageError(
                 f"no space left while writing {path}", hint="free some space, or choose another folder"
             ) from error
-        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR):
+        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.EEXIST):
             raise StorageError(
                 f"cannot write {path}: {error.strerror}", hint="choose a folder that you may write"
             ) from error
