@@ -1,0 +1,191 @@
+"""Bad input at the command line: one clear message on stderr, its exit code, no traceback, nothing written."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper
+
+from tests.models import conv_classifier, of_nodes, save
+
+pytestmark = pytest.mark.slow
+
+
+def mobilekit(*arguments: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "mobilekit", *map(str, arguments)],
+        cwd=cwd,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[3])},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+
+
+def refused(done: subprocess.CompletedProcess[str], code: int, says: str) -> None:
+    assert done.returncode == code, done.stderr
+    assert "Traceback" not in done.stderr
+    assert "internal error" not in done.stderr
+    assert "error:" in done.stderr
+    assert says in done.stderr
+    assert "hint:" in done.stderr or "remedy:" in done.stderr
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    return save(conv_classifier(), tmp_path / "model.onnx")
+
+
+def external(tmp_path: Path, location: str) -> Path:
+    """A model whose one weight lies in an external file at ``location``."""
+    weight = helper.make_tensor("w", TensorProto.FLOAT, [4], np.ones(4, np.float32).tobytes(), raw=True)
+    weight.ClearField("raw_data")
+    weight.data_location = TensorProto.EXTERNAL
+    for key, value in (("location", location), ("offset", "0"), ("length", "16")):
+        entry = weight.external_data.add()
+        entry.key, entry.value = key, value
+    proto = of_nodes([helper.make_node("Add", ["x", "w"], ["y"])], {"x": (1, 4)}, {"y": (1, 4)})
+    proto.graph.initializer.append(weight)
+    (tmp_path / "models").mkdir(exist_ok=True)
+    return save(proto, tmp_path / "models" / "external.onnx")
+
+
+@pytest.mark.parametrize("kind", ["truncated", "random", "empty", "text", "absent", "a folder"])
+def test_a_file_that_is_no_model(tmp_path: Path, model: Path, kind: str) -> None:
+    path = tmp_path / "bad.onnx"
+    if kind == "truncated":
+        path.write_bytes(model.read_bytes()[:-200])
+    elif kind == "random":
+        path.write_bytes(random.Random(1).randbytes(5000))
+    elif kind == "empty":
+        path.write_bytes(b"")
+    elif kind == "text":
+        path.write_text("this is not a model\n" * 100)
+    elif kind == "a folder":
+        path.mkdir()
+    refused(mobilekit("export", path, "-o", "out", cwd=tmp_path), 2, "bad.onnx")
+    refused(mobilekit("inspect", path, cwd=tmp_path), 2, "bad.onnx")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("location", ["missing.bin", "../outside.bin", "/etc/hostname", "link.bin", "short.bin"])
+def test_external_data_that_is_missing_or_outside(tmp_path: Path, location: str) -> None:
+    path = external(tmp_path, location)
+    (tmp_path / "outside.bin").write_bytes(bytes(16))
+    (path.parent / "link.bin").symlink_to(tmp_path / "outside.bin")
+    (path.parent / "short.bin").write_bytes(bytes(8))
+    refused(mobilekit("export", path, "-o", "out", cwd=tmp_path), 2, location)
+    assert not (tmp_path / "out").exists()
+
+
+def test_external_data_that_is_there_is_used(tmp_path: Path) -> None:
+    path = external(tmp_path, "weights/w 1.bin")
+    (path.parent / "weights").mkdir()
+    (path.parent / "weights" / "w 1.bin").write_bytes(np.arange(4, dtype=np.float32).tobytes())
+    done = mobilekit("export", path, "-o", "out dir", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "out dir" / "source" / "weights" / "w 1.bin").is_file()
+
+
+@pytest.mark.parametrize(
+    ("shape", "says"),
+    [
+        ("images:1x3x8x8", "serving_default_input:0"),
+        ("serving_default_input:0:1x3x8", "serving_default_input:0"),
+        ("serving_default_input:0:1x3x9x9", "serving_default_input:0"),
+        ("1x3x8x8", "NAME:1x3x224x224"),
+        ("serving_default_input:0:1x3x0x8", "at least 1"),
+    ],
+)
+def test_an_input_shape_that_does_not_fit(tmp_path: Path, model: Path, shape: str, says: str) -> None:
+    refused(mobilekit("export", model, "--input-shape", shape, "-o", "out", cwd=tmp_path), 2, says)
+    assert not (tmp_path / "out").exists()
+
+
+def test_unsupported_operators_are_one_complete_list(tmp_path: Path) -> None:
+    nodes = [helper.make_node("Bernoulli", ["x"], ["a"]), helper.make_node("Multinomial", ["a"], ["y"], sample_size=2)]
+    proto = of_nodes(nodes, {"x": (1, 4)}, {})
+    proto.graph.output.append(helper.make_tensor_value_info("y", TensorProto.INT32, [1, 2]))
+    done = mobilekit("export", save(proto, tmp_path / "bad.onnx"), "-o", "out", cwd=tmp_path)
+    refused(done, 5, "Bernoulli")
+    assert "Multinomial" in done.stderr
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("option", [["--target", "coreml"], ["--precision", "fp12"], ["--labels", "absent.txt"]])
+def test_options_that_do_not_exist(tmp_path: Path, model: Path, option: list[str]) -> None:
+    refused(mobilekit("export", model, "-o", "out", *option, cwd=tmp_path), 2, option[1])
+
+
+def test_a_full_disk(tmp_path: Path) -> None:
+    """On a tmpfs of 64 KB, in a mount namespace of its own."""
+    weights = {"w": np.random.default_rng(0).standard_normal((256, 256)).astype(np.float32)}
+    proto = of_nodes([helper.make_node("MatMul", ["x", "w"], ["y"])], {"x": (1, 256)}, {"y": (1, 256)}, weights)
+    path = save(proto, tmp_path / "big.onnx")
+    (tmp_path / "small").mkdir()
+    script = (
+        f"mount -t tmpfs -o size=64k none '{tmp_path}/small' && "
+        f"'{sys.executable}' -m mobilekit export '{path}' -o '{tmp_path}/small/out'; code=$?; "
+        f"ls -A '{tmp_path}/small'; exit $code"
+    )
+    probe = subprocess.run(["unshare", "-Urm", "true"], capture_output=True, check=False)
+    if probe.returncode:
+        pytest.skip(f"no user namespaces here: {probe.stderr.decode()}")
+    done = subprocess.run(
+        ["unshare", "-Urm", "sh", "-c", script],
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[3])},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    refused(done, 4, "no space left")
+    assert done.stdout == "", "something was left on the full disk"
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_an_interruption_leaves_nothing(tmp_path: Path, number: int, code: int) -> None:
+    """Caught while it works on a model that takes long enough."""
+    rng = np.random.default_rng(0)
+    nodes, weights = [], {}
+    for index in range(60):
+        weights[f"w{index}"] = rng.standard_normal((64, 64, 3, 3)).astype(np.float32) / 24
+        source = f"h{index}" if index else "x"
+        nodes.append(helper.make_node("Conv", [source, f"w{index}"], [f"h{index + 1}"], pads=[1, 1, 1, 1]))
+    proto = of_nodes(nodes, {"x": (1, 64, 96, 96)}, {"h60": (1, 64, 96, 96)}, weights)
+    path = save(proto, tmp_path / "models" / "long.onnx")
+    process = subprocess.Popen(
+        [sys.executable, "-m", "mobilekit", "export", str(path), "-o", "out"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[3])},
+        stderr=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        text=True,
+    )
+    assert process.stderr is not None
+    for line in process.stderr:
+        if "converting" in line or "verifying" in line:
+            break
+    time.sleep(0.05)
+    process.send_signal(number)
+    rest = process.stderr.read()
+    process.stderr.close()
+    assert process.wait(30) == code, rest
+    assert "Traceback" not in rest
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["models"]
+
+
+def test_the_model_on_disk_is_untouched(tmp_path: Path, model: Path) -> None:
+    before = model.read_bytes()
+    assert mobilekit("export", model, "-o", "out", cwd=tmp_path).returncode == 0
+    assert model.read_bytes() == before
+    onnx.checker.check_model(onnx.load(model))
