@@ -1,0 +1,116 @@
+"""``make demo``: the whole line on one machine: export a real model, push it over adb to a device, run, judge.
+
+Without a phone the device is virtual: arm64 code where a cross compiler (or a built harness) and qemu are present,
+else this machine's own processor behind the same adb, else no device at all (`local`); what is missing is said.
+"""
+
+from __future__ import annotations
+
+import shutil
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from mobilekit.cli._common import err_console, out_console, terminal_progress
+from mobilekit.errors import MobilekitError
+from mobilekit.paths import data_dir
+from mobilekit.progress import Progress
+
+MODEL = "pp_lcnet_orientation"
+OUT = Path("out/demo")
+PICTURE = "page.png"
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Where to run. ``abi`` is empty for ``local``; ``lacking`` says what kept a better plan from being taken."""
+
+    device: str
+    abi: str
+    ready: bool
+    lacking: tuple[str, ...] = ()
+
+
+def choose() -> Plan:
+    """The best device that this machine can have without asking anybody."""
+    from mobilekit.device import virtual
+    from mobilekit.device.harness.locate import locate_harness
+    from mobilekit.device.harness.toolchains import find_toolchain
+
+    lacking: list[str] = []
+    for abi in ("arm64-v8a", "x86_64"):
+        found = virtual.probe(abi)
+        if not found.mode:
+            lacking.append(f"{abi} device: {found.summary}; {found.remedy}")
+            continue
+        if locate_harness(abi) is not None:
+            return Plan(f"virtual:{abi}", abi, True, tuple(lacking))
+        try:
+            toolchain = find_toolchain(abi)
+        except MobilekitError as error:
+            lacking.append(f"{abi} harness: {error.message}; {error.hint}")
+            continue
+        if toolchain.name == "zig":  # a quarter of an hour on two cores: offered, not sprung on a newcomer
+            lacking.append(f"{abi} harness: only zig is here (slow); mobilekit harness build --abi {abi} builds it")
+            continue
+        return Plan(f"virtual:{abi}", abi, False, tuple(lacking))
+    return Plan("local", "", True, tuple(lacking))
+
+
+def main() -> int:
+    console = err_console()
+    started = time.monotonic()
+    plan = choose()
+    for text in plan.lacking:
+        console.print(f"not used: {text}", markup=False)
+    where = "the ncnn wheel on this machine (local)" if not plan.abi else f"a virtual {plan.abi} device, over real adb"
+    console.print(f"demo: {MODEL} on {where}", markup=False)
+    if not plan.ready:
+        console.print(
+            "the first run builds ncnn and the harness: about 4 minutes on 2 cores; the next ones take seconds"
+        )
+    try:
+        with terminal_progress() as progress:
+            code = _run(plan, progress)
+    except MobilekitError as error:
+        console.print(f"error: {error.message}\nhint: {error.hint}", markup=False)
+        return error.exit_code
+    except KeyboardInterrupt:
+        console.print("interrupted")
+        return 130
+    console.print(f"done in {time.monotonic() - started:.0f} s. Next:", markup=False)
+    console.print(f"  .venv/bin/mobilekit run {OUT}/bundle --input {OUT}/pictures/{PICTURE}", markup=False)
+    console.print("  .venv/bin/mobilekit export YOUR.onnx -o out/yours", markup=False)
+    console.print("  .venv/bin/mobilekit validate out/yours --device    # with a phone plugged in", markup=False)
+    return code
+
+
+def _run(plan: Plan, progress: Progress) -> int:
+    from mobilekit.device import virtual
+    from mobilekit.device.harness.locate import find_harness
+    from mobilekit.pipeline.export import export
+    from mobilekit.pipeline.validate import ValidateOptions, validate_bundle
+    from mobilekit.report.console import render
+
+    pictures = OUT / "pictures"
+    pictures.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(data_dir("model_zoo") / "demo" / PICTURE, pictures / PICTURE)
+    export(MODEL, OUT / "bundle", progress=progress)
+    running = {device.name for device in virtual.list_()}
+    serial = plan.device
+    if plan.abi:
+        find_harness(plan.abi, progress)
+        serial = virtual.ensure(plan.abi, progress=progress).serial
+    try:
+        report = validate_bundle(OUT / "bundle", serial, ValidateOptions(inputs=pictures), progress)
+    finally:
+        for device in virtual.list_():
+            if device.name not in running:
+                virtual.stop(device.name)
+    out_console().print(render(report))
+    return report.verdict.exit_code
+
+
+if __name__ == "__main__":
+    sys.exit(main())
