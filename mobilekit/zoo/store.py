@@ -115,7 +115,7 @@ def _obtain(entry: ZooEntry, downloads: _Downloads, progress: Progress) -> Store
     if kept := lookup(entry):
         return kept
     folder = _folder(entry)
-    with _lock(folder):
+    with _lock(folder, progress):
         if kept := lookup(entry):
             return kept
         with atomic_dir(folder) as temporary:
@@ -265,11 +265,17 @@ def _check(name: str, actual: str, expected: str | None) -> None:
 
 
 @contextmanager
-def _lock(folder: Path) -> Iterator[None]:
+def _lock(folder: Path, progress: Progress) -> Iterator[None]:
     """One process at a time; the lock goes with the process that holds it."""
     path = folder.parent / f".{folder.name}.lock"
-    with storage_errors(path), path.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+    with storage_errors(path):
+        file = path.open("w")
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            progress.step("waiting for another mobilekit that fetches the same model")
+            fcntl.flock(file, fcntl.LOCK_EX)
         yield
 
 
