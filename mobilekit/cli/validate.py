@@ -1,0 +1,92 @@
+"""``mobilekit validate``"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+__all__ = ["register"]
+
+
+def validate(
+    bundle: Annotated[Path, typer.Argument(help="A folder that mobilekit export wrote.")],
+    device: Annotated[
+        str | None,
+        typer.Option(
+            help="A serial of `mobilekit devices`, virtual, virtual:cortex-a76, or local. Default: the one connected."
+        ),
+    ] = None,
+    inputs: Annotated[
+        Path | None, typer.Option(help="A folder of pictures or .npy files to run instead of seeded inputs.")
+    ] = None,
+    samples: Annotated[int, typer.Option(min=1, help="How many seeded inputs.")] = 3,
+    seed: Annotated[int, typer.Option(help="Seed of the first; the next ones count on.")] = 0,
+    iterations: Annotated[
+        int | None, typer.Option(min=1, help="Timed runs. Default: 20; 5 on an emulated processor.")
+    ] = None,
+    warmup: Annotated[int | None, typer.Option(min=0, help="Untimed runs before them. Default: 3; 1.")] = None,
+    threads: Annotated[int, typer.Option(min=0, max=256, help="0: as ncnn chooses.")] = 0,
+    precision: Annotated[
+        str | None, typer.Option(help="fp32 or fp16 arithmetic. Default: what the bundle was exported for.")
+    ] = None,
+    rtol: Annotated[
+        float | None, typer.Option(help="Largest relative L2 error. Default: 1e-3, with fp16 2e-2.")
+    ] = None,
+    atol: Annotated[
+        float | None, typer.Option(help="Largest absolute error where the reference is zero or constant.")
+    ] = None,
+    timeout: Annotated[float, typer.Option(min=1, help="Seconds that one run may take.")] = 300.0,
+    quota: Annotated[
+        int | None, typer.Option(min=1, help="Megabytes that mobilekit may keep on the device. Default: 2147.")
+    ] = None,
+    json_: Annotated[
+        Path | None, typer.Option("--json", help="Write the report as JSON; - prints it instead of the table.")
+    ] = None,
+) -> None:
+    """Run a bundle on a device and hold every output against ONNX Runtime.
+
+    \b
+    mobilekit validate build/model                          on the one connected device
+    mobilekit validate build/model --device virtual         on an emulated arm64 phone, started if need be
+    mobilekit validate build/model --device virtual:cortex-a53
+    mobilekit validate build/model --device local           on this machine, with the ncnn wheel
+    mobilekit validate build/model --inputs photos/ --json report.json
+
+    \b
+    Exit codes: 0 pass, 1 fail, 3 inconclusive, 4 no device or it went wrong.
+    """
+    from mobilekit.cli._common import out_console, terminal_progress
+    from mobilekit.errors import UsageError
+    from mobilekit.pipeline.validate import ValidateOptions, validate_bundle
+    from mobilekit.report import console, json
+
+    if precision not in (None, "fp32", "fp16"):
+        raise UsageError(f"unknown precision {precision!r}", hint="fp32 or fp16")
+    options = ValidateOptions(
+        inputs=inputs,
+        samples=samples,
+        seed=seed,
+        threads=threads,
+        warmup=warmup,
+        iterations=iterations,
+        precision=None if precision is None else "fp16" if precision == "fp16" else "fp32",
+        rtol=rtol,
+        atol=atol,
+        timeout_s=timeout,
+        quota_bytes=None if quota is None else quota * 1_000_000,
+    )
+    with terminal_progress() as progress:
+        report = validate_bundle(bundle, device, options, progress)
+    if json_ is not None and str(json_) == "-":
+        typer.echo(json.dumps(report), nl=False)
+    else:
+        if json_ is not None:
+            json.write(report, json_)
+        out_console().print(console.render(report))
+    raise typer.Exit(report.verdict.exit_code)
+
+
+def register(app: typer.Typer) -> None:
+    app.command("validate")(validate)

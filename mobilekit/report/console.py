@@ -1,0 +1,150 @@
+"""A report as a table for the terminal. Every name in it is untrusted: shown as text, control characters escaped."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from mobilekit.validate.tolerance import Verdict
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+    from rich.text import Text
+
+    from mobilekit.report.model import OutputReport, ValidationReport
+
+__all__ = ["plain", "render"]
+
+_STYLE = {Verdict.PASS: "bold green", Verdict.FAIL: "bold red", Verdict.INCONCLUSIVE: "bold yellow"}
+_MOST_OUTPUTS = 16
+_MOST_ANSWERS = 5
+
+
+def plain(text: str, limit: int = 100) -> str:
+    """The text without anything a terminal would act on, and no longer than ``limit``."""
+    shown = "".join(c if c.isprintable() else c.encode("unicode_escape", "backslashreplace").decode() for c in text)
+    return shown if len(shown) <= limit else shown[: limit - 1] + "…"
+
+
+def render(report: ValidationReport) -> RenderableType:
+    """The report for ``rich``: what ran where, the errors of each output, the verdict, the latency, the answer."""
+    from rich.box import ROUNDED
+    from rich.console import Group
+    from rich.table import Table
+    from rich.text import Text
+
+    facts = Table(box=ROUNDED, show_header=False, title=Text(f"mobilekit validate: {plain(report.model)}"))
+    facts.add_column(style="bold", no_wrap=True)
+    facts.add_column(overflow="fold")
+    for name, value in _facts(report):
+        facts.add_row(Text(name), value if not isinstance(value, str) else Text(value))
+    parts: list[RenderableType] = [facts, _outputs(report.outputs)]
+    parts.append(
+        Text.assemble((report.verdict.value.upper(), _STYLE[report.verdict]), f": {plain(report.sentence, 400)}")
+    )
+    return Group(*parts)
+
+
+def _facts(report: ValidationReport) -> list[tuple[str, str | Text]]:
+    from rich.text import Text
+
+    device, settings = report.device, report.settings
+    where = " ".join(part for part in (device.manufacturer, device.model) if part) or device.serial
+    system = f", Android {device.android}" if device.android else ""
+    serial = f" ({device.serial})" if device.serial != where else ""
+    virtual = f", virtual{': ' + device.cpu_profile if device.cpu_profile else ''}" if device.virtual else ""
+    features = " ".join(device.cpu_features) or "none reported"
+    source = f"seed {settings.seed}" if settings.inputs == "seeded" else "your files"
+    arithmetic = "" if settings.precision == report.precision else f" weights, {settings.precision} arithmetic"
+    rows: list[tuple[str, str | Text]] = [
+        ("model", plain(report.model)),
+        ("target, precision", f"{report.target}, {report.precision}{arithmetic}"),
+        ("device", plain(f"{where}{serial}{system}{virtual}", 160)),
+        ("ABI, CPU features", plain(f"{device.abi}: {features}", 160)),
+        ("computed by", plain(f"{device.runner} {device.runner_version}")),
+        ("reference", plain(f"{report.reference.name} {report.reference.version}")),
+        ("samples", f"{len(report.samples)} ({source})"),
+        ("worst error", _worst(report.outputs)),
+        ("verdict", Text(report.verdict.value.upper(), style=_STYLE[report.verdict])),
+        ("latency p50 / p90", _latency(report)),
+        ("latency spread", _spread(report)),
+        ("load, peak memory", _memory(report)),
+    ]
+    rows += [("answer", text) for text in _answers(report)]
+    return rows
+
+
+def _worst(outputs: Sequence[OutputReport]) -> str:
+    if not outputs:
+        return "the model has no outputs"
+    output = max(outputs, key=lambda o: o.relative_l2)
+    return plain(f"relative L2 {_number(output.relative_l2)} in {output.name}")
+
+
+def _latency(report: ValidationReport) -> str:
+    latency = report.latency
+    if latency is None:
+        return "not measured"
+    text = f"{latency.p50_ms:.2f} / {latency.p90_ms:.2f} ms"
+    return text if latency.comparable else f"{text} (not comparable: {plain(latency.remark)})"
+
+
+def _spread(report: ValidationReport) -> str:
+    latency = report.latency
+    if latency is None:
+        return ""
+    threads = f", {report.settings.threads} threads" if report.settings.threads else ""
+    return f"p99 {latency.p99_ms:.2f} ms, CV {latency.cv:.0%}, {latency.iterations} runs{threads}"
+
+
+def _memory(report: ValidationReport) -> str:
+    parts = [f"{report.load_ms:.1f} ms"]
+    if report.peak_blob_bytes is not None:
+        parts.append(f"{report.peak_blob_bytes / 1e6:.2f} MB of blobs")
+    if report.peak_workspace_bytes is not None:
+        parts.append(f"{report.peak_workspace_bytes / 1e6:.2f} MB of workspace")
+    return ", ".join(parts)
+
+
+def _answers(report: ValidationReport) -> list[str]:
+    lines = []
+    for answer in report.answers[:_MOST_ANSWERS]:
+        device = f"{plain(answer.device_label)} {answer.device_probability:.1%}"
+        reference = f"{plain(answer.reference_label)} {answer.reference_probability:.1%}"
+        verb = "agrees" if answer.agrees else "DISAGREES"
+        lines.append(f"{plain(answer.sample, 40)}: {device}; the reference {verb}: {reference}")
+    if len(report.answers) > _MOST_ANSWERS:
+        same = sum(answer.agrees for answer in report.answers)
+        lines.append(f"the same class in {same} of {len(report.answers)} samples")
+    return lines
+
+
+def _outputs(outputs: Sequence[OutputReport]) -> RenderableType:
+    from rich.box import ROUNDED
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=ROUNDED)
+    table.add_column("output", overflow="fold")
+    table.add_column("shape")
+    for name in ("relative L2", "max abs", "cosine", "top-1"):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("verdict")
+    ranked = sorted(outputs, key=lambda o: -o.relative_l2)[:_MOST_OUTPUTS] if len(outputs) > _MOST_OUTPUTS else outputs
+    for output in ranked:
+        table.add_row(
+            Text(plain(output.name)),
+            Text("x".join(map(str, output.shape)) or "scalar"),
+            _number(output.relative_l2),
+            _number(output.max_abs),
+            f"{output.cosine:.7f}",
+            "" if output.top1_agreement is None else f"{output.top1_agreement:.0%}",
+            Text(output.verdict.value, style=_STYLE[output.verdict]),
+        )
+    if len(outputs) > len(ranked):
+        table.caption = f"the {len(ranked)} worst of {len(outputs)} outputs"
+    return table
+
+
+def _number(value: float) -> str:
+    return f"{value:.2e}"

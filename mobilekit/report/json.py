@@ -1,0 +1,44 @@
+"""A report as a JSON file, and back. Infinities and NaN are the strings ``"Infinity"``, ``"-Infinity"``, ``"NaN"``."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from mobilekit.errors import UsageError
+from mobilekit.paths import atomic_file
+from mobilekit.report.model import SCHEMA_VERSION, ValidationReport
+
+__all__ = ["dumps", "loads", "write"]
+
+
+def dumps(report: ValidationReport) -> str:
+    return report.model_dump_json(indent=2) + "\n"
+
+
+def write(report: ValidationReport, path: Path) -> None:
+    """Whole or not at all; raises :class:`~mobilekit.errors.StorageError`."""
+    with atomic_file(path) as temporary:
+        temporary.write_text(dumps(report), encoding="utf-8")
+
+
+def loads(text: str) -> ValidationReport:
+    """Read a report back. Raises :class:`UsageError` where it is none, or of a newer major schema."""
+    try:
+        raw = json.loads(text)
+        major = int(str(raw["schema_version"]).split(".")[0])
+    except (ValueError, KeyError, TypeError) as error:
+        raise UsageError(f"this is no validation report: {error}") from error
+    if major > int(SCHEMA_VERSION.split(".")[0]):
+        raise UsageError(
+            f"the report has the schema {raw['schema_version']}, newer than {SCHEMA_VERSION}",
+            hint="pip install -U mobilekit",
+        )
+    try:
+        return ValidationReport.model_validate_json(text)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise UsageError(f"the report is not valid: {where}: {first['msg']}") from error

@@ -1,0 +1,144 @@
+"""One validation as data; the console table and the JSON file are made from this and from nothing else."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from mobilekit.validate.tolerance import Verdict
+
+__all__ = [
+    "SCHEMA_VERSION",
+    "AnswerPair",
+    "DeviceFacts",
+    "LatencyReport",
+    "OutputReport",
+    "ReferenceFacts",
+    "RunSettings",
+    "ValidationReport",
+]
+
+SCHEMA_VERSION = "1.0"
+
+
+class _Frozen(BaseModel):
+    # JSON has no infinities; as strings they survive a round trip.
+    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="strings")
+
+
+class OutputReport(_Frozen):
+    """One output of the model: the worst over all samples of each error (formulas in ``metrics/tensors.py``).
+
+    ``worst_sample`` names the sample with the largest relative L2. ``top1_agreement`` is the share of samples whose
+    best class is the same, for outputs that look like a classifier's.
+    """
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    verdict: Verdict
+    reason: str
+    max_abs: float
+    max_rel: float
+    relative_l2: float
+    cosine: float
+    psnr_db: float
+    nonfinite_actual: int = Field(ge=0)
+    nonfinite_expected: int = Field(ge=0)
+    evidence: bool
+    worst_sample: str
+    top1_agreement: float | None = None
+
+
+class DeviceFacts(_Frozen):
+    """Where the model ran. ``kind``: ``"adb"`` or ``"local"``; ``virtual`` and its ``cpu_profile`` for our daemon's.
+
+    ``runner`` and ``runner_version`` name the program that computed there.
+    """
+
+    kind: Literal["adb", "local"]
+    serial: str
+    model: str
+    manufacturer: str = ""
+    android: str = ""
+    abi: str
+    cpu_features: tuple[str, ...] = ()
+    virtual: bool = False
+    cpu_profile: str = ""
+    runner: str
+    runner_version: str
+
+
+class ReferenceFacts(_Frozen):
+    """What the result is held against."""
+
+    name: str
+    version: str
+
+
+class LatencyReport(_Frozen):
+    """Single inferences on the device, warm-up left out. ``comparable`` is False for an emulated processor."""
+
+    iterations: int = Field(ge=1)
+    p50_ms: float
+    p90_ms: float
+    p99_ms: float
+    mean_ms: float
+    min_ms: float
+    max_ms: float
+    cv: float
+    spread: float
+    comparable: bool
+    remark: str = ""
+
+
+class AnswerPair(_Frozen):
+    """A classifier's best class for one sample, from the reference and from the device; probabilities 0 to 1."""
+
+    sample: str
+    reference_label: str
+    reference_probability: float
+    device_label: str
+    device_probability: float
+
+    @property
+    def agrees(self) -> bool:
+        return self.reference_label == self.device_label
+
+
+class RunSettings(_Frozen):
+    """``threads=0``: the runner's choice. ``inputs``: ``"seeded"``, or ``"files"`` for the user's own."""
+
+    inputs: Literal["seeded", "files"]
+    seed: int
+    threads: int
+    warmup: int
+    iterations: int
+    precision: Literal["fp32", "fp16"]
+    rtol: float
+    atol: float
+
+
+class ValidationReport(_Frozen):
+    """``precision`` is that of the stored weights; ``settings.precision`` that of the arithmetic asked for."""
+
+    schema_version: str = SCHEMA_VERSION
+    mobilekit_version: str
+    model: str
+    model_sha256: str
+    model_license: str = ""
+    target: Literal["ncnn"] = "ncnn"
+    precision: Literal["fp32", "fp16"]
+    device: DeviceFacts
+    reference: ReferenceFacts
+    settings: RunSettings
+    samples: tuple[str, ...]
+    outputs: tuple[OutputReport, ...]
+    verdict: Verdict
+    sentence: str
+    latency: LatencyReport | None
+    load_ms: float
+    peak_blob_bytes: int | None = None
+    peak_workspace_bytes: int | None = None
+    answers: tuple[AnswerPair, ...] = ()

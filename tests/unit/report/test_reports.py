@@ -1,0 +1,199 @@
+"""Reports: JSON that survives a round trip, and a table that no name in it can take over."""
+
+from __future__ import annotations
+
+import io
+import json as stdlib_json
+import math
+
+import pytest
+from rich.console import Console
+
+from mobilekit.errors import UsageError
+from mobilekit.report import console, json
+from mobilekit.report.model import (
+    AnswerPair,
+    DeviceFacts,
+    LatencyReport,
+    OutputReport,
+    ReferenceFacts,
+    RunSettings,
+    ValidationReport,
+)
+from mobilekit.validate.tolerance import Verdict
+
+
+def output(name="prob", **changes):
+    values = {
+        "name": name,
+        "dtype": "float32",
+        "shape": (1, 4),
+        "verdict": Verdict.PASS,
+        "reason": "fine",
+        "max_abs": 1e-6,
+        "max_rel": 1e-5,
+        "relative_l2": 2.5e-6,
+        "cosine": 1.0,
+        "psnr_db": math.inf,
+        "nonfinite_actual": 0,
+        "nonfinite_expected": 0,
+        "evidence": True,
+        "worst_sample": "seed 0",
+        "top1_agreement": 1.0,
+    }
+    return OutputReport(**{**values, **changes})
+
+
+def report(**changes):
+    values = {
+        "mobilekit_version": "0.1.0",
+        "model": "demo",
+        "model_sha256": "0" * 64,
+        "precision": "fp32",
+        "device": DeviceFacts(
+            kind="adb",
+            serial="127.0.0.1:5600",
+            model="virtual arm64",
+            manufacturer="mobilekit",
+            android="14",
+            abi="arm64-v8a",
+            cpu_features=("neon", "asimdhp"),
+            virtual=True,
+            cpu_profile="cortex-a76",
+            runner="harness",
+            runner_version="0.1.0 (ncnn 1.0.20261020)",
+        ),
+        "reference": ReferenceFacts(name="ONNX Runtime CPU", version="1.32.0"),
+        "settings": RunSettings(
+            inputs="seeded", seed=0, threads=2, warmup=1, iterations=5, precision="fp32", rtol=1e-3, atol=1e-4
+        ),
+        "samples": ("seed 0",),
+        "outputs": (output(),),
+        "verdict": Verdict.PASS,
+        "sentence": "the output is within relative L2 0.001",
+        "latency": LatencyReport(
+            iterations=5,
+            p50_ms=12.5,
+            p90_ms=13.25,
+            p99_ms=14.0,
+            mean_ms=12.6,
+            min_ms=12.0,
+            max_ms=14.1,
+            cv=0.05,
+            spread=0.1,
+            comparable=False,
+            remark="the processor is emulated",
+        ),
+        "load_ms": 30.0,
+        "peak_blob_bytes": 2_600_000,
+        "answers": (
+            AnswerPair(
+                sample="cat.png",
+                reference_label="tabby",
+                reference_probability=0.75,
+                device_label="tabby",
+                device_probability=0.749,
+            ),
+        ),
+    }
+    return ValidationReport(**{**values, **changes})
+
+
+def shown(value, width=120):
+    stream = io.StringIO()
+    Console(file=stream, width=width, force_terminal=False).print(console.render(value))
+    return stream.getvalue()
+
+
+def test_json_survives_a_round_trip_infinities_included():
+    original = report(outputs=(output(), output("b", relative_l2=math.inf, psnr_db=-math.inf)))
+    text = json.dumps(original)
+    stdlib_json.loads(text, parse_constant=lambda name: pytest.fail(f"{name} is not JSON"))
+    assert json.loads(text) == original
+
+
+def test_json_is_written_whole(tmp_path):
+    json.write(report(), tmp_path / "new" / "r.json")
+    assert json.loads((tmp_path / "new" / "r.json").read_text()) == report()
+    assert [p.name for p in (tmp_path / "new").iterdir()] == ["r.json"]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"schema_version": "2.0"}, "newer than 1.0"),
+        ({"schema_version": None}, "no validation report"),
+        ({"verdict": "splendid"}, "verdict"),
+        ({"surprise": 1}, "surprise"),
+    ],
+)
+def test_a_strange_report_is_refused(change, message):
+    raw = stdlib_json.loads(json.dumps(report()))
+    raw.update(change)
+    with pytest.raises(UsageError, match=message):
+        json.loads(stdlib_json.dumps(raw))
+    for text in ("", "[]", "{}", "nonsense"):
+        with pytest.raises(UsageError):
+            json.loads(text)
+
+
+def test_the_table_says_what_ran_where_how_right_and_how_fast():
+    text = shown(report())
+    for part in (
+        "demo",
+        "ncnn, fp32",
+        "mobilekit virtual arm64 (127.0.0.1:5600), Android 14, virtual: cortex-a76",
+        "arm64-v8a: neon asimdhp",
+        "ONNX Runtime CPU 1.32.0",
+        "relative L2 2.50e-06 in prob",
+        "PASS",
+        "12.50 / 13.25 ms",
+        "not comparable: the processor is emulated",
+        "2.60 MB of blobs",
+        "cat.png: tabby 74.9%; the reference agrees: tabby 75.0%",
+    ):
+        assert part in text
+
+
+def test_a_real_phone_has_no_remark_on_its_latency():
+    value = report()
+    assert value.latency is not None
+    comparable = value.model_copy(update={"latency": value.latency.model_copy(update={"comparable": True})})
+    assert "not comparable" not in shown(comparable)
+
+
+def test_disagreement_and_failure_are_plain():
+    answer = report().answers[0].model_copy(update={"device_label": "dog"})
+    text = shown(report(verdict=Verdict.FAIL, answers=(answer,), outputs=(output(verdict=Verdict.FAIL),)))
+    assert "FAIL" in text
+    assert "DISAGREES" in text
+
+
+@pytest.mark.parametrize(
+    "evil", ["[red]x[/red]", "[link=file:///etc/passwd]x[/link]", "a\x1b[2Jb", "a\rb\x07\x9b31m", "[/]"]
+)
+def test_names_are_shown_and_never_obeyed(evil):
+    device = report().device.model_copy(update={"model": evil, "abi": evil, "cpu_features": (evil,)})
+    answer = AnswerPair(
+        sample=evil, reference_label=evil, reference_probability=0.5, device_label=evil, device_probability=0.5
+    )
+    text = shown(
+        report(model=evil, device=device, outputs=(output(evil),), sentence=evil, answers=(answer,)), width=300
+    )
+    assert console.plain(evil) in text
+    assert "\x1b" not in text
+    assert "\x9b" not in text
+    assert "\r" not in text
+
+
+def test_many_outputs_are_shortened_to_the_worst():
+    outputs = tuple(output(f"o{i}", relative_l2=i * 1e-6) for i in range(40))
+    text = shown(report(outputs=outputs))
+    assert "the 16 worst of 40" in text
+    assert "o39" in text
+    assert "o3 " not in text
+
+
+def test_a_report_without_latency_outputs_or_answers_still_renders():
+    text = shown(report(latency=None, outputs=(), answers=(), peak_blob_bytes=None, samples=()))
+    assert "not measured" in text
