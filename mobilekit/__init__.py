@@ -3,8 +3,8 @@
 The public API has the verbs of the command line::
 
     import mobilekit
-    report = mobilekit.export("model.onnx", "build/model", mobilekit.ExportOptions(precision="fp16"))
-    verdict = mobilekit.validate("build/model", device="virtual")
+    mobilekit.export_model("model.onnx", "build/model", mobilekit.ExportOptions(precision="fp16"))
+    report = mobilekit.validate_bundle("build/model", device="virtual")
 
 Everything is imported when it is first used, so ``import mobilekit`` costs nothing.
 """
@@ -16,19 +16,42 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from mobilekit.bundle import Bundle, open_bundle
     from mobilekit.errors import MobilekitError
-    from mobilekit.pipeline.export import ExportOptions, ExportReport, export
+    from mobilekit.pipeline.export import ExportOptions, ExportReport, export_model
+    from mobilekit.pipeline.inspect import ModelReport, inspect_model
+    from mobilekit.pipeline.run import run as run_bundle
+    from mobilekit.pipeline.validate import ValidateOptions, validate_bundle
+    from mobilekit.report.model import ValidationReport
 
 __version__ = "0.1.0"
 
-__all__ = ["Bundle", "ExportOptions", "ExportReport", "MobilekitError", "export", "open_bundle"]
+__all__ = [
+    "Bundle",
+    "ExportOptions",
+    "ExportReport",
+    "MobilekitError",
+    "ModelReport",
+    "ValidateOptions",
+    "ValidationReport",
+    "export_model",
+    "inspect_model",
+    "open_bundle",
+    "run_bundle",
+    "validate_bundle",
+]
 
 _HOME = {
-    "Bundle": "bundle",
-    "ExportOptions": "pipeline.export",
-    "ExportReport": "pipeline.export",
-    "MobilekitError": "errors",
-    "export": "pipeline.export",
-    "open_bundle": "bundle",
+    "Bundle": "bundle:Bundle",
+    "ExportOptions": "pipeline.export:ExportOptions",
+    "ExportReport": "pipeline.export:ExportReport",
+    "MobilekitError": "errors:MobilekitError",
+    "ModelReport": "pipeline.inspect:ModelReport",
+    "ValidateOptions": "pipeline.validate:ValidateOptions",
+    "ValidationReport": "report.model:ValidationReport",
+    "export_model": "pipeline.export:export_model",
+    "inspect_model": "pipeline.inspect:inspect_model",
+    "open_bundle": "bundle:open_bundle",
+    "run_bundle": "pipeline.run:run",
+    "validate_bundle": "pipeline.validate:validate_bundle",
 }
 
 
@@ -37,7 +60,8 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module 'mobilekit' has no attribute {name!r}")
     import importlib
 
-    return getattr(importlib.import_module(f"mobilekit.{_HOME[name]}"), name)
+    module, _, attribute = _HOME[name].partition(":")
+    return getattr(importlib.import_module(f"mobilekit.{module}"), attribute)
 
 
 def __dir__() -> list[str]:

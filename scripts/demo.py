@@ -89,14 +89,14 @@ def main() -> int:
 def _run(plan: Plan, progress: Progress) -> int:
     from mobilekit.device import virtual
     from mobilekit.device.harness.locate import find_harness
-    from mobilekit.pipeline.export import export
+    from mobilekit.pipeline.export import export_model
     from mobilekit.pipeline.validate import ValidateOptions, validate_bundle
     from mobilekit.report.console import render
 
     pictures = OUT / "pictures"
     pictures.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(data_dir("model_zoo") / "demo" / PICTURE, pictures / PICTURE)
-    export(MODEL, OUT / "bundle", progress=progress)
+    export_model(MODEL, OUT / "bundle", progress=progress)
     running = {device.name for device in virtual.list_()}
     serial = plan.device
     if plan.abi:

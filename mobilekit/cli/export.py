@@ -40,7 +40,7 @@ def export(
     """
     from mobilekit.cli._common import err_console, print_json, terminal_progress
     from mobilekit.errors import UsageError
-    from mobilekit.pipeline.export import ExportOptions, export
+    from mobilekit.pipeline.export import ExportOptions, export_model
     from mobilekit.tensors import parse_named_shape
 
     if target != "ncnn":
@@ -60,7 +60,7 @@ def export(
         timeout_s=timeout,
     )
     with terminal_progress() as progress:
-        report = export(model, output, options, progress)
+        report = export_model(model, output, options, progress)
     if json_:
         print_json(
             {

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from mobilekit.preprocess import Preprocess
     from mobilekit.zoo import ResolvedModel
 
-__all__ = ["ExportOptions", "ExportReport", "export"]
+__all__ = ["ExportOptions", "ExportReport", "export_model"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +60,7 @@ class ExportReport:
     seconds: Mapping[str, float]
 
 
-def export(
+def export_model(
     model: str | Path, output: str | Path, options: ExportOptions | None = None, progress: Progress = SILENT
 ) -> ExportReport:
     """Convert ``model`` (a path or a zoo id) to ncnn and write the bundle ``output``, whole or not at all.

@@ -10,7 +10,7 @@ from onnx import helper
 
 from mobilekit.bundle import open_bundle
 from mobilekit.errors import StorageError, UnsupportedModelError, UsageError, VerificationError
-from mobilekit.pipeline.export import ExportOptions, export
+from mobilekit.pipeline.export import ExportOptions, export_model
 from mobilekit.targets.ncnn import NcnnTarget
 from tests.models import conv_classifier, of_nodes, save
 
@@ -26,7 +26,7 @@ def model(tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
 def test_a_verified_bundle_that_opens(model: Path, tmp_path: Path, precision: str) -> None:
-    report = export(model, tmp_path / "out", ExportOptions(precision=precision))  # type: ignore[arg-type]
+    report = export_model(model, tmp_path / "out", ExportOptions(precision=precision))  # type: ignore[arg-type]
     bundle = open_bundle(tmp_path / "out")
     assert bundle.manifest.verified
     assert bundle.manifest.ncnn is not None
@@ -39,7 +39,7 @@ def test_a_verified_bundle_that_opens(model: Path, tmp_path: Path, precision: st
 
 def test_the_same_bytes_twice(model: Path, tmp_path: Path) -> None:
     for name in ("first", "second"):
-        export(model, tmp_path / name)
+        export_model(model, tmp_path / name)
     first, second = contents(tmp_path / "first"), contents(tmp_path / "second")
     first.pop("run.json")
     second.pop("run.json")
@@ -59,10 +59,10 @@ def test_a_wrong_conversion_is_never_written(model: Path, tmp_path: Path, monkey
 
     monkeypatch.setattr(NcnnTarget, "build", wrong)
     with pytest.raises(VerificationError, match="relative L2"):
-        export(model, tmp_path / "out")
+        export_model(model, tmp_path / "out")
     assert not (tmp_path / "out").exists()
     assert [p.name for p in tmp_path.iterdir()] == ["a folder"]
-    report = export(model, tmp_path / "unverified", ExportOptions(verify=False))
+    report = export_model(model, tmp_path / "unverified", ExportOptions(verify=False))
     assert not report.manifest.verified
 
 
@@ -76,7 +76,7 @@ def test_every_unsupported_node_is_listed_and_nothing_written(tmp_path: Path) ->
     bad.opset_import.append(helper.make_opsetid("com.example", 1))
     path = save(bad, tmp_path / "bad.onnx")
     with pytest.raises(UnsupportedModelError) as caught:
-        export(path, tmp_path / "out")
+        export_model(path, tmp_path / "out")
     assert {finding.node for finding in caught.value.findings} == {"first bad", "second bad"}
     assert all(finding.reason and finding.remedy for finding in caught.value.findings)
     assert not (tmp_path / "out").exists()
@@ -87,36 +87,36 @@ def test_a_folder_with_something_else_is_left_alone(model: Path, tmp_path: Path)
     folder.mkdir()
     (folder / "chapter1.tex").write_text("years of work")
     with pytest.raises(UsageError, match="not a bundle"):
-        export(model, folder)
+        export_model(model, folder)
     assert (folder / "chapter1.tex").read_text() == "years of work"
     with pytest.raises(UsageError, match="not a folder"):
-        export(model, model)
+        export_model(model, model)
 
 
 def test_labels_must_fit(model: Path, tmp_path: Path) -> None:
     labels = tmp_path / "labels.txt"
     labels.write_text("a\nb\nc\n")
     with pytest.raises(UsageError, match="3 labels, but output 'scores' has 4 classes"):
-        export(model, tmp_path / "out", ExportOptions(labels=labels))
+        export_model(model, tmp_path / "out", ExportOptions(labels=labels))
     assert not (tmp_path / "out").exists()
     labels.write_text("a\nb\nc\nd\n")
-    export(model, tmp_path / "out", ExportOptions(labels=labels))
+    export_model(model, tmp_path / "out", ExportOptions(labels=labels))
     assert open_bundle(tmp_path / "out").labels() == ("a", "b", "c", "d")
 
 
 def test_a_place_that_cannot_be_written(model: Path) -> None:
     with pytest.raises(StorageError):
-        export(model, model / "below a file")
+        export_model(model, model / "below a file")
 
 
 def test_an_open_input_needs_a_shape_and_takes_it(tmp_path: Path) -> None:
     path = save(conv_classifier(side="side"), tmp_path / "open.onnx")
     with pytest.raises(UsageError) as caught:
-        export(path, tmp_path / "out")
+        export_model(path, tmp_path / "out")
     assert "serving_default_input:0:1x3x" in caught.value.hint
-    report = export(path, tmp_path / "out", ExportOptions(shapes={"serving_default_input:0": (1, 3, 16, 16)}))
+    report = export_model(path, tmp_path / "out", ExportOptions(shapes={"serving_default_input:0": (1, 3, 16, 16)}))
     assert report.manifest.inputs[0].shape == (1, 3, 16, 16)
     with pytest.raises(UsageError, match="images"):
-        export(path, tmp_path / "out2", ExportOptions(shapes={"images": (1, 3, 16, 16)}))
+        export_model(path, tmp_path / "out2", ExportOptions(shapes={"images": (1, 3, 16, 16)}))
     with pytest.raises(UsageError):
-        export(path, tmp_path / "out2", ExportOptions(shapes={"serving_default_input:0": (1, 4, 16, 16)}))
+        export_model(path, tmp_path / "out2", ExportOptions(shapes={"serving_default_input:0": (1, 4, 16, 16)}))
