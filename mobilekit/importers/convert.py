@@ -8,7 +8,7 @@ nodes among their consumers).
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -240,14 +240,17 @@ def _sorted(proto: GraphProto, known: set[str]) -> list[NodeProto]:
     return order
 
 
-def to_proto(graph: Graph) -> ModelProto:
-    """The graph as a self-contained model (weights inline; protobuf holds at most 2 GB)."""
+def to_proto(graph: Graph, *, as_inputs: Collection[Value] = ()) -> ModelProto:
+    """The graph as a self-contained model (weights inline; protobuf holds at most 2 GB).
+
+    The constants in ``as_inputs`` are written as graph inputs, after the true ones, without their data.
+    """
     model = ModelProto(
         ir_version=_ir_version(graph.opset),
         producer_name="mobilekit",
         opset_import=[helper.make_opsetid(domain, version) for domain, version in sorted(graph.opsets.items())],
     )
-    _write_graph(graph, model.graph, outer=set())
+    _write_graph(graph, model.graph, set(), as_inputs)
     return model
 
 
@@ -256,10 +259,10 @@ def _ir_version(opset: int) -> int:
     return max(8, int(helper.find_min_ir_version_for([helper.make_opsetid("", opset)], ignore_unknown=True)))
 
 
-def _write_graph(graph: Graph, proto: GraphProto, outer: set[int]) -> None:
+def _write_graph(graph: Graph, proto: GraphProto, outer: set[int], as_inputs: Collection[Value] = ()) -> None:
     proto.name = graph.name or "graph"
     defined = set(outer)
-    for value in graph.inputs:
+    for value in (*graph.inputs, *as_inputs):
         defined.add(id(value))
         proto.input.append(_info(value))
     written: set[int] = set()

@@ -60,4 +60,11 @@ def prepare(
     infer.infer(graph, target_opset=CANONICAL_OPSET)
     infer.require_static(graph)
     legalise(graph)
+    if simplify:
+        from mobilekit.passes.simplify import simplify as run_onnxsim
+
+        simplified = run_onnxsim(graph, progress)
+        if simplified is not graph:
+            graph = simplified
+            legalise(graph)
     return graph

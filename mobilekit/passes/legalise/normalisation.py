@@ -48,6 +48,8 @@ class FuseLayerNorm(Rule[_Norm]):
         rank = len(match.source.shape)
         if sorted(match.axes) != list(range(rank - len(match.axes), rank)):
             return "it normalises axes that are not the last ones"
+        if not match.centred and made_by(match.source, "Sub") is not None:
+            return "it subtracts something that is not known to be the mean"
         return "" if str(match.source.dtype).startswith("float") else "it is not a float"
 
     def rewrite(self, match: _Norm, edit: Edit) -> list[Node]:
