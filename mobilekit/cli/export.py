@@ -77,7 +77,8 @@ def export(
     assert report.manifest.ncnn is not None
     for name, error in report.errors.items():
         console.print(f"  {name}: relative L2 {error.relative_l2:.2e}, max abs {error.max_abs:.2e}", markup=False)
-    state = "verified against ONNX Runtime" if report.manifest.verified else "NOT verified"
+    tried = "verification proved nothing" if report.errors else "NOT verified"
+    state = "verified against ONNX Runtime" if report.manifest.verified else tried
     total = sum(report.seconds.values())
     console.print(f"{report.manifest.ncnn.layers} ncnn layers, {state}, {total:.1f} s", markup=False)
     typer.echo(str(report.bundle))
