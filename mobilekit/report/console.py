@@ -49,7 +49,8 @@ def _facts(report: ValidationReport) -> list[tuple[str, str | Text]]:
     from rich.text import Text
 
     device, settings = report.device, report.settings
-    where = " ".join(part for part in (device.manufacturer, device.model) if part) or device.serial
+    named = device.model.startswith(device.manufacturer)
+    where = (device.model if named else f"{device.manufacturer} {device.model}") or device.serial
     system = f", Android {device.android}" if device.android else ""
     serial = f" ({device.serial})" if device.serial != where else ""
     virtual = f", virtual{': ' + device.cpu_profile if device.cpu_profile else ''}" if device.virtual else ""
