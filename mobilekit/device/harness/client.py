@@ -1,0 +1,253 @@
+"""Talking to a harness: one session loads a model once and streams inputs through it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, TypeVar
+
+from mobilekit.device.base import Device
+from mobilekit.device.harness import protocol
+from mobilekit.device.harness.launch import Running, launch_local, launch_on_device
+from mobilekit.device.harness.protocol import ErrorCode, LoadOptions, MessageType, ServerHello
+from mobilekit.device.harness.reports import HarnessInfo, InferReport, LoadReport, parse
+from mobilekit.errors import (
+    DeviceError,
+    DeviceLostError,
+    HarnessCrashError,
+    HarnessError,
+    HarnessTimeoutError,
+    ProtocolError,
+)
+
+if TYPE_CHECKING:
+    from mobilekit.tensors import Array
+
+__all__ = ["HarnessSession"]
+
+_T = TypeVar("_T")
+_CHUNK = 1 << 20
+_GRACE_S = 5.0
+_CLIENT = "mobilekit"
+
+
+class HarnessSession:
+    """A harness that runs from ``with`` to the end of the block, on a device or (:meth:`connect_local`) here.
+
+    ``remote_executable`` must be on the device and executable. Every method raises
+    :class:`~mobilekit.errors.HarnessCrashError` where the harness died of a signal,
+    :class:`~mobilekit.errors.HarnessTimeoutError` where it did not answer in time (it is ended then),
+    :class:`~mobilekit.errors.ProtocolError` on bytes that are no valid frame,
+    :class:`~mobilekit.errors.DeviceLostError` where the device or adb went away, and
+    :class:`~mobilekit.errors.HarnessError` with the harness's own words where it refused or failed. After any of
+    the first four the session is over. Leaving the block always ends the remote process and removes the forward.
+    """
+
+    def __init__(
+        self,
+        device: Device,
+        remote_executable: str,
+        *,
+        start_timeout_s: float = 30.0,
+        idle_timeout_s: float = 300.0,
+    ) -> None:
+        self._start_timeout_s = start_timeout_s
+        self._launch: Callable[[], Running] = lambda: launch_on_device(
+            device, remote_executable, start_timeout_s=start_timeout_s, idle_timeout_s=idle_timeout_s
+        )
+        self._running: Running | None = None
+        self._hello: ServerHello | None = None
+
+    @classmethod
+    def connect_local(
+        cls,
+        executable: Path,
+        *,
+        emulator: Sequence[str] = (),
+        start_timeout_s: float = 30.0,
+        idle_timeout_s: float = 300.0,
+    ) -> HarnessSession:
+        """A session with a harness on this machine; ``emulator`` goes before it (``["qemu-aarch64-static"]``)."""
+        session = cls.__new__(cls)
+        session._start_timeout_s = start_timeout_s
+        session._launch = lambda: launch_local(
+            executable, emulator=emulator, start_timeout_s=start_timeout_s, idle_timeout_s=idle_timeout_s
+        )
+        session._running = None
+        session._hello = None
+        return session
+
+    def __enter__(self) -> HarnessSession:
+        self._running = self._launch()
+        try:
+            body = protocol.encode_hello(self._running.token, _CLIENT)
+            self._hello = protocol.decode_hello_ok(
+                self._request(MessageType.HELLO, body, MessageType.HELLO_OK, self._start_timeout_s)
+            )
+        except BaseException:
+            self._abandon()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    @property
+    def hello(self) -> ServerHello:
+        """Versions, ABI and frame limit, as the harness said them at the start."""
+        if self._hello is None:
+            raise HarnessError("the harness session has not been started")
+        return self._hello
+
+    def info(self, *, timeout_s: float = 30.0) -> HarnessInfo:
+        body = self._request(MessageType.INFO, b"", MessageType.INFO_OK, timeout_s)
+        return self._decoded(lambda: parse(HarnessInfo, protocol.decode_json(body)))
+
+    def load(
+        self, param: str, bin_: str, options: LoadOptions | None = None, *, timeout_s: float = 300.0
+    ) -> LoadReport:
+        """Load a model from absolute paths on the device; it takes the place of the one before."""
+        request = protocol.encode_load(param, bin_, options or LoadOptions())
+        body = self._request(MessageType.LOAD, request, MessageType.LOAD_OK, timeout_s)
+        return self._decoded(lambda: parse(LoadReport, protocol.decode_json(body)))
+
+    def infer(
+        self,
+        inputs: Mapping[str, Array],
+        outputs: Sequence[str] = (),
+        *,
+        warmup: int = 0,
+        iterations: int = 1,
+        layer_times: bool = False,
+        timeout_s: float = 600.0,
+    ) -> InferReport:
+        """Run the loaded model ``warmup`` + ``iterations`` times on the same inputs.
+
+        ``inputs`` by blob name, float32 or int32 in ncnn's axis order; any blob may be fed, not only a model input.
+        ``outputs``: blob names, inner ones too; empty means the model's own. ``layer_times`` adds two clock readings
+        for each layer to the latencies.
+        """
+        request = protocol.encode_infer(inputs, outputs, warmup=warmup, iterations=iterations, layer_times=layer_times)
+        body = self._request(MessageType.INFER, request, MessageType.INFER_OK, timeout_s)
+
+        def decode() -> InferReport:
+            report, arrays = protocol.decode_infer_ok(body)
+            if outputs and list(arrays) != list(outputs):
+                raise ProtocolError(f"the harness returned {list(arrays)}, asked for were {list(outputs)}")
+            return parse(InferReport, {**report, "outputs": arrays})
+
+        return self._decoded(decode)
+
+    def close(self) -> None:
+        """Say goodbye where that is still possible, and end everything. May be called again."""
+        if self._running is None:
+            return
+        try:
+            self._request(MessageType.BYE, b"", MessageType.BYE_OK, 2.0)
+        except DeviceError:
+            pass
+        finally:
+            self._abandon()
+
+    def _abandon(self) -> None:
+        running, self._running = self._running, None
+        if running is not None:
+            running.cleanup()
+
+    def _decoded(self, decode: Callable[[], _T]) -> _T:
+        try:
+            return decode()
+        except ProtocolError:
+            self._abandon()
+            raise
+
+    def _request(self, kind: MessageType, body: bytes, answer: MessageType, timeout_s: float) -> bytes:
+        running = self._running
+        if running is None:
+            raise HarnessError("the harness session is over", hint="start a new one")
+        if self._hello is not None and len(body) > self._hello.max_frame_bytes:
+            raise HarnessError(f"a request of {len(body)} bytes; the harness takes {self._hello.max_frame_bytes}")
+        deadline = time.monotonic() + timeout_s
+        try:
+            self._send(running, protocol.encode_frame(kind, body), deadline)
+            header = protocol.decode_header(self._receive(running, protocol.HEADER_BYTES, deadline), max_frame=protocol.DEFAULT_MAX_FRAME)
+            reply = self._receive(running, header.length, deadline)
+            if header.type == MessageType.ERROR:
+                self._raise_remote(running, reply)
+            if header.type != answer:
+                raise ProtocolError(f"{running.what} answered {kind.name} with a message of type {header.type:#x}")
+            return reply
+        except TimeoutError:
+            self._abandon()
+            raise HarnessTimeoutError(
+                f"{running.what} did not answer {kind.name} within {timeout_s:g} s and was ended",
+                hint="raise the limit with --timeout, or use a smaller model",
+            ) from None
+        except (OSError, EOFError) as error:
+            failure = self._why_it_ended(running, kind, error)
+            self._abandon()
+            raise failure from None
+        except ProtocolError:
+            self._abandon()
+            raise
+        except HarnessError:
+            raise
+        except BaseException:  # Ctrl-C in the middle of a frame
+            self._abandon()
+            raise
+
+    def _raise_remote(self, running: Running, reply: bytes) -> None:
+        error = protocol.decode_error(reply)
+        text = f"{running.what}: {error.message}"
+        if error.code in (ErrorCode.FRAME, ErrorCode.TOKEN, ErrorCode.VERSION):
+            raise ProtocolError(text)
+        said = running.process.stderr_tail().strip() if error.code in (ErrorCode.MODEL, ErrorCode.INFERENCE) else ""
+        raise HarnessError(text, hint="\n".join(said.splitlines()[-5:]))
+
+    def _why_it_ended(self, running: Running, kind: MessageType, error: Exception) -> Exception:
+        """The connection closed: the harness died, ended by itself, or the way to it is gone."""
+        deadline = time.monotonic() + _GRACE_S
+        try:
+            while (code := running.process.poll()) is None and time.monotonic() < deadline:
+                time.sleep(0.02)
+        except DeviceLostError as lost:
+            return lost
+        said = "\n".join(running.process.stderr_tail().strip().splitlines()[-5:])
+        if code is None:
+            return DeviceLostError(
+                f"{running.what}: the connection broke during {kind.name} ({error})",
+                hint="is the device still connected? adb devices",
+            )
+        if code > 128:
+            return HarnessCrashError(f"{running.what}, during {kind.name},", signal=code - 128, hint=said)
+        return HarnessError(f"{running.what} ended with exit code {code} during {kind.name}", hint=said)
+
+    @staticmethod
+    def _send(running: Running, data: bytes, deadline: float) -> None:
+        view = memoryview(data)
+        while view:
+            running.connection.settimeout(_left(deadline))
+            view = view[running.connection.send(view[:_CHUNK]) :]
+
+    @staticmethod
+    def _receive(running: Running, size: int, deadline: float) -> bytes:
+        parts, left = [], size
+        while left:
+            running.connection.settimeout(_left(deadline))
+            data = running.connection.recv(min(left, _CHUNK))
+            if not data:
+                raise EOFError("the connection was closed")
+            parts.append(data)
+            left -= len(data)
+        return b"".join(parts)
+
+
+def _left(deadline: float) -> float:
+    left = deadline - time.monotonic()
+    if left <= 0:
+        raise TimeoutError
+    return left
