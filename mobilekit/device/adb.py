@@ -17,6 +17,7 @@ from typing import Any
 from mobilekit.device.adb_process import AdbProcess, run_shell
 from mobilekit.device.adb_server import (
     ListedDevice,
+    client,
     connect,
     disconnect,
     list_devices,
@@ -167,7 +168,7 @@ class AdbDevice:
                 ):
                     self._send(connection, file, temporary, mode, bar)
                 result = self.script(
-                    'chmod "$3" "$1" && [ "$(wc -c < "$1")" -eq "$4" ] && mv -f "$1" "$2"',
+                    'chmod "$3" "$1" && [ "$(stat -c %s "$1")" -eq "$4" ] && mv -f "$1" "$2"',
                     *(temporary, remote, f"{mode:o}", str(size)),
                 )
                 if result.returncode != 0:
@@ -238,18 +239,18 @@ class AdbDevice:
 
     def remove_forward(self, port: int) -> None:
         """Undo a forward; one that is no longer there is no error."""
-        with (
-            wire(self.serial, f"adb forward --remove tcp:{port}"),
-            self._host(f"killforward:tcp:{port}") as connection,
-        ):
-            answer = bytes(connection.read(4))
-            if answer == b"FAIL" and "not found" not in (said := connection.read_string_block()):
-                raise ValueError(said)
+        try:
+            with (
+                wire(self.serial, f"adb forward --remove tcp:{port}"),
+                self._host(f"killforward:tcp:{port}") as connection,
+            ):
+                connection.check_okay()
+        except AdbError as error:
+            if "not found" not in error.stderr:
+                raise
 
     @contextmanager
     def _host(self, command: str) -> Iterator[Any]:
-        from mobilekit.device.adb_server import client
-
         with client().make_connection() as connection:
             connection.send_command(f"host-serial:{self.serial}:{command}")
             connection.check_okay()
