@@ -151,8 +151,9 @@ def _infer(
                 f"ncnn does not load {Path(path).name} (code {code})", hint="export again; the bundle may be damaged"
             )
     load_ns = time.perf_counter_ns() - begin
-    # A Mat made from an array does not keep it alive: `inputs` outlives every extractor here.
-    mats = {name: ncnn.Mat(array) for name, array in inputs.items()}
+    # A Mat over an array neither keeps it alive nor counts references, so that a layer in place would write into it
+    # (and past its end, where ncnn expects its own padding). A clone is ncnn's own.
+    mats = {name: ncnn.Mat(array).clone() for name, array in inputs.items()}
     latencies: list[int] = []
     results: list[Array] = []
     for iteration in range(warmup + iterations):

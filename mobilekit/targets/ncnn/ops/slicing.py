@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import math
 
-from mobilekit.targets.ncnn.emit import Blob, Emission
+import numpy as np
+
+from mobilekit.targets.ncnn.emit import Blob, Emission, tagged
 from mobilekit.targets.ncnn.layout import dim_of_axis, dims_of
 from mobilekit.targets.ncnn.node import NodeView
 from mobilekit.targets.ncnn.registry import emits
+
+_MOST_PLANES = 1 << 16
 
 
 def crop(out: Emission, blob: Blob, ranges: dict[int, tuple[int, int]]) -> Blob:
@@ -57,6 +61,11 @@ def slice_op(node: NodeView, out: Emission) -> None:
         blob = crop(out, blob, {dim_of_axis(groups, axis): span for axis, span in plain.items()})
         for axis, (start, end) in plain.items():
             current[axis] = end - start
+    if _on_planes(strided, len(shape), math.prod(current[:-2])):
+        dims = (math.prod(current[:-2]), *current[-2:])
+        blob = out.view(node.input(), dims) if blob is None else out.reshape(blob, dims)
+        out.bind(node.output(), _subsample(out, blob, {axis - len(shape): chosen for axis, chosen in strided}))
+        return
     for axis, chosen in strided:
         dims = (math.prod(current[:axis]), current[axis], math.prod(current[axis + 1 :]))
         blob = out.view(node.input(), dims) if blob is None else out.reshape(blob, dims)
@@ -64,6 +73,35 @@ def slice_op(node: NodeView, out: Emission) -> None:
         current[axis] = len(chosen)
     assert blob is not None
     out.bind(node.output(), blob)
+
+
+def _on_planes(strided: list[tuple[int, range]], rank: int, planes: int) -> bool:
+    return (
+        bool(strided)
+        and planes <= _MOST_PLANES
+        and rank > 1
+        and all(axis >= rank - 2 and chosen.step > 0 for axis, chosen in strided)
+    )
+
+
+def _subsample(out: Emission, blob: Blob, chosen: dict[int, range]) -> Blob:
+    """Keep rows (-2) and columns (-1) of (planes, h, w): a depthwise convolution with a kernel of one 1."""
+    planes, height, width = blob.dims
+    rows, columns = chosen.get(-2, range(height)), chosen.get(-1, range(width))
+    blob = crop(out, blob, {1: (rows.start, rows[-1] + 1), 2: (columns.start, columns[-1] + 1)})
+    return out.layer(
+        "ConvolutionDepthWise",
+        [blob],
+        (planes, len(rows), len(columns)),
+        [tagged(np.ones(planes, np.float32))],
+        num_output=planes,
+        group=planes,
+        kernel_w=1,
+        kernel_h=1,
+        stride_w=columns.step,
+        stride_h=rows.step,
+        weight_data_size=planes,
+    )
 
 
 def _stride(out: Emission, blob: Blob, chosen: range) -> Blob:
