@@ -134,9 +134,33 @@ def build(settings: Settings, archive: bytes, qemu: bytes | None) -> int:
 
 
 def unpack_root(archive: bytes, root: Path) -> None:
-    """The root's tar, checked by tarfile's ``tar`` filter (absolute symlinks are what a root consists of)."""
+    """The root's tar: folders, files and symlinks. Nothing is written through a symlink or outside ``root``.
+
+    Raises ``OSError`` (EINVAL) for anything else. (tarfile's own filters refuse Android's absolute links, and are not
+    in every Python 3.11.)
+    """
     with tarfile.open(fileobj=io.BytesIO(archive)) as tar:
-        tar.extractall(root, filter="tar")
+        links: list[tuple[Path, str]] = []
+        for member in tar:
+            parts = member.name.split("/")
+            if not parts or any(part in ("", ".", "..") for part in parts):
+                raise OSError(errno.EINVAL, "an unsafe name in the root's archive", member.name)
+            place = root.joinpath(*parts)
+            place.parent.mkdir(parents=True, exist_ok=True)
+            if member.issym():
+                links.append((place, member.linkname))
+            elif member.isdir():
+                place.mkdir(exist_ok=True)
+            elif member.isreg():
+                content = tar.extractfile(member)
+                assert content is not None
+                place.write_bytes(content.read())
+                place.chmod(member.mode & 0o777)
+            else:
+                raise OSError(errno.EINVAL, "neither file nor folder nor link in the root's archive", member.name)
+        # Last, so that no name above could lead through one.
+        for place, target in links:
+            place.symlink_to(target)
 
 
 def make_data(root: Path) -> None:

@@ -227,10 +227,9 @@ def _launch(settings: Settings, folder: Path) -> VirtualDevice:
         try:
             answer = json.loads(line)
         except ValueError:
-            tail = (folder / "log.txt").read_text("utf-8", "replace").strip().splitlines()[-3:]
-            raise SetupError("the virtual device did not start", hint="\n".join(tail)) from None
+            raise SetupError("the virtual device did not start", hint="\n".join(_tail(folder))) from None
         if "failed" in answer:
-            raise machine.refusal(answer["failed"], answer["errno"])
+            raise machine.refusal(answer["failed"], answer["errno"], extra=() if answer["errno"] else _tail(folder))
         device = VirtualDevice(
             name=settings.name,
             serial=f"127.0.0.1:{answer['port']}",
@@ -257,6 +256,10 @@ def _launch(settings: Settings, folder: Path) -> VirtualDevice:
         process.stdout.close()
         # It outlives us; Popen must not warn about it.
         process.returncode = 0 if process.returncode is None else process.returncode
+
+
+def _tail(folder: Path) -> list[str]:
+    return (folder / "log.txt").read_text("utf-8", "replace").strip().splitlines()[-3:]
 
 
 def list_() -> tuple[VirtualDevice, ...]:

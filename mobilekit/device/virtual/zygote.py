@@ -152,7 +152,7 @@ def _run_outside(settings: Settings, ingredients: Ingredients, control: socket.s
     shell = folder / "system/bin/sh"
     shell.unlink()
     shell.symlink_to("busybox")
-    prefix = [settings.proot, "--kill-on-exit", "-r", str(folder), "-b", "/dev", "-b", "/proc", "-w", "/"]
+    prefix = [settings.proot, "-r", str(folder), "-b", "/dev", "-b", "/proc", "-w", "/"]
     info = cpuinfo(settings)
     if info:
         (folder / "system/etc/cpuinfo").write_text(info)
