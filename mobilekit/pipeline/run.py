@@ -195,7 +195,7 @@ def _load(file: Path, info: TensorInfo, manifest: Manifest) -> Array:
 
 
 def _fitting(array: Array, info: TensorInfo, file: Path) -> Array:
-    """``array`` in the input's element type; no axis is added, cut or guessed, and no value is changed in kind."""
+    """``array`` in the input's element type; no axis is added, cut or guessed."""
     import numpy as np
 
     wanted = np.dtype(info.dtype)
@@ -206,13 +206,20 @@ def _fitting(array: Array, info: TensorInfo, file: Path) -> Array:
         )
     if array.dtype == wanted:
         return array
-    converted = array.astype(wanted) if np.can_cast(array.dtype, wanted, casting="same_kind") else None
-    if converted is None or (wanted.kind != "f" and not np.array_equal(converted, array)):
+    # Floating point may be rounded; integers must come through as they are; neither becomes the other.
+    kinds = {"f": "f", "i": "iu", "u": "iu"}.get(wanted.kind, "")
+    if array.dtype.kind not in kinds:
+        fits = False
+    elif wanted.kind == "f":
+        fits = bool(np.array_equal(np.isfinite(array), np.abs(array) <= np.finfo(wanted).max))
+    else:
+        fits = bool(array.min() >= np.iinfo(wanted).min and array.max() <= np.iinfo(wanted).max)
+    if not fits:
         raise UsageError(
             f"{file} holds {array.dtype} values, but the input {info.name!r} takes {info.dtype}",
             hint=f"convert it: array.astype('{info.dtype}')",
         )
-    return converted
+    return array.astype(wanted)
 
 
 def _classes(manifest: Manifest) -> TensorInfo | None:
