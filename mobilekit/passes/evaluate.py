@@ -23,6 +23,8 @@ RANDOM = frozenset(
 )
 """Operators whose result is not a function of their inputs."""
 
+_RANGE_LIMIT = 1 << 23
+
 Inputs = Sequence["np.ndarray[Any, Any] | None"]
 
 
@@ -33,7 +35,10 @@ def evaluate(node: Node, inputs: Inputs, opset: int) -> list[Array] | None:
     rule = _TABLE.get(node.op)
     with np.errstate(all="ignore"):
         if rule is not None:
-            result = rule(inputs, node.attrs)
+            try:
+                result = rule(inputs, node.attrs)
+            except (ValueError, IndexError, TypeError, KeyError, ZeroDivisionError, OverflowError):
+                return None  # malformed: shape inference says how
             if result is not None:
                 return [np.asarray(result)]
         return _reference(node, inputs, opset)
@@ -167,6 +172,8 @@ def _gather(inputs: Inputs, attrs: Mapping[str, Any]) -> Any:
 def _range(inputs: Inputs, attrs: Mapping[str, Any]) -> Any:  # noqa: ARG001
     start, limit, delta = (array.reshape(()) for array in inputs if array is not None)
     count = max(0, int(np.ceil((limit - start) / delta)))
+    if count > _RANGE_LIMIT:
+        return None
     return (start + np.arange(count, dtype=start.dtype) * delta).astype(start.dtype)
 
 

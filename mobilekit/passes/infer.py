@@ -32,6 +32,9 @@ _GROWTH_LIMIT_BYTES = 64 << 20
 """A constant result larger than this, and than its inputs, is left to be computed at run time."""
 
 
+_GROWERS = frozenset({"ConstantOfShape", "Expand", "EyeLike", "OneHot", "Pad", "Resize", "Tile", "Upsample"})
+
+
 def infer(graph: Graph, *, target_opset: int | None = None) -> None:
     """Fold, infer and (where ``target_opset`` is newer than the graph's) lift in one walk."""
     source = graph.opset
@@ -51,9 +54,12 @@ def infer(graph: Graph, *, target_opset: int | None = None) -> None:
             if lifting:
                 for body in lifted.bodies():
                     _lift_body(body, target)
-            infer_node(lifted, schemas)
-            if not _fold(graph, lifted, target):
-                order.append(lifted)
+            # Small constants need no inference, whose rules are stricter than the operators are.
+            kept = _fold(graph, lifted, target) if _is_small(lifted) else None
+            if kept is None:
+                infer_node(lifted, schemas)
+                kept = _fold(graph, lifted, target)
+            order += [lifted] if kept is None else kept
     graph.opsets[""] = target
     graph.rebuild(order)
     graph.prune()
@@ -100,6 +106,8 @@ def infer_node(node: Node, schemas: Schemas) -> None:
     try:
         made = shape_inference.infer_node_outputs(schema, to_node(node), types, data, opset_imports=opsets)
     except (shape_inference.InferenceError, RuntimeError) as error:
+        if node.bodies():
+            return  # the bodies' own nodes were looked at; what the whole makes stays unknown
         said = str(error).strip().splitlines()[-1] if str(error).strip() else "shape inference failed"
         raise ModelError(
             f"{node.op} at {node.label!r}: {said}", hint="the model, or the input shape, is wrong"
@@ -147,22 +155,40 @@ def _apply(value: Value, made: TypeProto) -> None:
     value.shape = shape
 
 
-def _fold(graph: Graph, node: Node, opset: int) -> bool:
-    """Turn the node's outputs into constants where they are; whether that was done."""
+def _is_small(node: Node) -> bool:
+    """Whether all inputs are small constants and the result cannot be much larger."""
+    if node.op in _GROWERS or not node.inputs:
+        return False
+    return all(v is None or (v.const is not None and v.const.size <= _SHAPE_DATA_LIMIT) for v in node.inputs)
+
+
+def _fold(graph: Graph, node: Node, opset: int) -> list[Node] | None:
+    """Make the node's outputs constants if they are; ``None`` if they are not, else the nodes that still are needed.
+
+    A graph output stays a node's output: an Identity of the constant.
+    """
     if node.op in ("Shape", "Size") and not node.domain:
         arrays = _shape_of(node)
-    elif all(value is None or value.const is not None for value in node.inputs) and (node.inputs or node.op != "Loop"):
+    elif all(value is None or value.const is not None for value in node.inputs):
         if _too_large(node):
-            return False
+            return None
         arrays = evaluate(node, [None if value is None else value.const for value in node.inputs], opset)
     else:
-        return False
+        return None
     made = [value for value in node.outputs if value is not None]
-    if arrays is None or len(arrays) < len(made) or any(graph.is_output(value) for value in made):
-        return False
+    if arrays is None or len(arrays) < len(made):
+        return None
+    if node.op == "Identity" and graph.is_output(made[0]):
+        return None
+    kept: list[Node] = []
     for value, array in zip(made, arrays, strict=False):
-        value.const, value.dtype, value.shape = array, str(array.dtype), array.shape
-    return True
+        value.dtype, value.shape = str(array.dtype), array.shape
+        if graph.is_output(value):
+            constant = graph.constant(f"{value.name}_constant", array)
+            kept.append(Node(node.name, "Identity", [constant], [value]))
+        else:
+            value.const = array
+    return kept
 
 
 def _shape_of(node: Node) -> list[Array] | None:

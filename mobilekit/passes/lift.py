@@ -228,6 +228,10 @@ def _dft(it: Lift) -> list[Node]:
     return it.done()
 
 
+def _scan(it: Lift) -> list[Node]:
+    raise it.refuse("opset 8's Scan has a batch axis of its own", "export the model with opset 9 or newer")
+
+
 def _scatter(it: Lift) -> list[Node]:
     return it.done("ScatterElements")
 
@@ -248,6 +252,7 @@ _RULES: dict[str, list[tuple[int, Rule]]] = {
     "ReduceSum": [(13, _axes_input)],
     "Resize": [(11, _resize10), (_LATEST, _resize11)],
     "RoiAlign": [(16, _roi_align)],
+    "Scan": [(9, _scan)],
     "Scatter": [(11, _scatter)],
     "Slice": [(10, _slice)],
     "Softmax": [(13, _softmax)],

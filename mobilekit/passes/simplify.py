@@ -31,7 +31,7 @@ _TIMEOUT_S = 120.0
 def simplify(graph: Graph, progress: Progress) -> Graph:
     """The graph after onnxsim where that has fewer nodes, else the same graph.
 
-    With a note where onnxsim fails, dies, takes more than two minutes, or changes inputs or outputs: it is left out then.
+    Where onnxsim fails, dies, takes more than two minutes, or changes inputs or outputs, it is left out with a note.
     """
     from mobilekit.child import call
     from mobilekit.importers.convert import to_proto
@@ -104,7 +104,7 @@ def run_onnxsim(source: str, result: str) -> bool:
     class NoFolding(extension.ModelExecutor):  # type: ignore[misc]
         """Constants are folded before; what onnxsim still finds stays as it is."""
 
-        def Run(self, model: object, inputs: object) -> object:  # noqa: ARG002, N802
+        def Run(self, model: object, inputs: object) -> object:  # noqa: N802
             raise NotImplementedError
 
     ok = extension.simplify_path(
