@@ -174,7 +174,9 @@ class HarnessSession:
         deadline = time.monotonic() + timeout_s
         try:
             self._send(running, protocol.encode_frame(kind, body), deadline)
-            header = protocol.decode_header(self._receive(running, protocol.HEADER_BYTES, deadline), max_frame=protocol.DEFAULT_MAX_FRAME)
+            header = protocol.decode_header(
+                self._receive(running, protocol.HEADER_BYTES, deadline), max_frame=protocol.DEFAULT_MAX_FRAME
+            )
             reply = self._receive(running, header.length, deadline)
             if header.type == MessageType.ERROR:
                 self._raise_remote(running, reply)

@@ -1,0 +1,11 @@
+# zig from PyPI (`pip install ziglang`) with musl; MOBILEKIT_ZIG_TOOLS is the folder that holds links to zig-wrapper.sh.
+set(CMAKE_SYSTEM_NAME Linux)
+set(CMAKE_SYSTEM_PROCESSOR ${MOBILEKIT_PROCESSOR})
+set(CMAKE_C_COMPILER ${MOBILEKIT_ZIG_TOOLS}/zig-cc)
+set(CMAKE_CXX_COMPILER ${MOBILEKIT_ZIG_TOOLS}/zig-c++)
+set(CMAKE_AR ${MOBILEKIT_ZIG_TOOLS}/zig-ar CACHE FILEPATH "")
+set(CMAKE_RANLIB ${MOBILEKIT_ZIG_TOOLS}/zig-ranlib CACHE FILEPATH "")
+# Linking zig's first program builds its whole C library: minutes, for each of CMake's questions.
+set(CMAKE_TRY_COMPILE_TARGET_TYPE STATIC_LIBRARY)
+list(APPEND CMAKE_TRY_COMPILE_PLATFORM_VARIABLES MOBILEKIT_ZIG_TOOLS MOBILEKIT_PROCESSOR)
+set(CMAKE_FIND_ROOT_PATH_MODE_PROGRAM NEVER)

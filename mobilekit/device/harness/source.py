@@ -1,0 +1,55 @@
+"""ncnn's C++ source: the sdist of the wheel's own version, fetched through pip's index, checked and unpacked."""
+
+from __future__ import annotations
+
+import tarfile
+from pathlib import Path
+
+from mobilekit import pypi
+from mobilekit.errors import FetchError
+from mobilekit.paths import atomic_dir, cache_dir
+from mobilekit.progress import SILENT, Progress
+
+__all__ = ["NCNN_SHA256", "NCNN_VERSION", "ncnn_source"]
+
+NCNN_VERSION = "1.0.20261020"
+NCNN_SHA256 = "ad8cdd63e9755cfa8e23b9b6d9ce46156077d80298a89e7c3ba325ffccfca200"
+_MAX_ARCHIVE_BYTES = 64 << 20
+_MAX_UNPACKED_BYTES = 512 << 20
+
+
+def ncnn_source(progress: Progress = SILENT) -> Path:
+    """The unpacked source tree, in the cache. Raises :class:`FetchError`, :class:`ChecksumError`."""
+    folder = cache_dir("sources")
+    stem = f"ncnn-{NCNN_VERSION}"
+    tree = folder / stem
+    if (tree / "CMakeLists.txt").is_file():
+        return tree
+    archive = folder / f"{stem}.tar.gz"
+    if not (archive.is_file() and pypi.file_sha256(archive) == NCNN_SHA256):
+        progress.step(f"finding the source of ncnn {NCNN_VERSION}")
+        remote = pypi.find_file("ncnn", NCNN_VERSION, archive.name, NCNN_SHA256)
+        pypi.download(remote, archive, sha256=NCNN_SHA256, progress=progress, max_bytes=_MAX_ARCHIVE_BYTES)
+    with atomic_dir(tree) as temporary:
+        _unpack(archive, stem, temporary)
+    return tree
+
+
+def _unpack(archive: Path, stem: str, folder: Path) -> None:
+    """Everything under the archive's one top folder, through tarfile's data filter."""
+    total = 0
+    try:
+        with tarfile.open(archive, "r:gz") as tar:
+            for member in tar:
+                top, _, inner = member.name.partition("/")
+                if top != stem or not inner:
+                    continue
+                total += member.size
+                if total > _MAX_UNPACKED_BYTES:
+                    raise FetchError(f"{archive.name} unpacks to more than {_MAX_UNPACKED_BYTES} bytes")
+                member.name = inner
+                tar.extract(member, folder, filter="data")
+    except (tarfile.TarError, EOFError) as error:
+        raise FetchError(f"{archive} cannot be unpacked: {error}", hint="delete it and try again") from error
+    if not (folder / "CMakeLists.txt").is_file():
+        raise FetchError(f"{archive.name} holds no {stem}/CMakeLists.txt")
