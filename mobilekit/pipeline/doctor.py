@@ -82,7 +82,7 @@ def _version(package: str) -> str | None:
 
 
 def _adb() -> Iterator[CheckResult]:
-    from mobilekit.device import adb
+    from mobilekit.device import adb_server as adb
 
     try:
         program = adb.adb_program()
