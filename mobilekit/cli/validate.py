@@ -3,11 +3,21 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperCommand
 
 __all__ = ["register"]
+
+
+class _DeviceMayStandAlone(TyperCommand):
+    """``--device`` without a value means the one connected, as leaving it out does."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        following = [*args[1:], "-"]
+        kept = [a for a, after in zip(args, following, strict=True) if a != "--device" or not after.startswith("-")]
+        return super().parse_args(ctx, kept)
 
 
 def validate(
@@ -32,7 +42,7 @@ def validate(
         str | None, typer.Option(help="fp32 or fp16 arithmetic. Default: what the bundle was exported for.")
     ] = None,
     rtol: Annotated[
-        float | None, typer.Option(help="Largest relative L2 error. Default: 1e-3, with fp16 2e-2.")
+        float | None, typer.Option(help="Largest relative L2 error. Default: 1e-3, with fp16 5e-2.")
     ] = None,
     atol: Annotated[
         float | None, typer.Option(help="Largest absolute error where the reference is zero or constant.")
@@ -48,7 +58,7 @@ def validate(
     """Run a bundle on a device and hold every output against ONNX Runtime.
 
     \b
-    mobilekit validate build/model                          on the one connected device
+    mobilekit validate build/model --device                 on the one connected device
     mobilekit validate build/model --device virtual         on an emulated arm64 phone, started if need be
     mobilekit validate build/model --device virtual:cortex-a53
     mobilekit validate build/model --device local           on this machine, with the ncnn wheel
@@ -89,4 +99,4 @@ def validate(
 
 
 def register(app: typer.Typer) -> None:
-    app.command("validate")(validate)
+    app.command("validate", cls=_DeviceMayStandAlone)(validate)

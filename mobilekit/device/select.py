@@ -15,20 +15,24 @@ _VIRTUAL = "virtual"
 
 
 def open_device(selector: str | None, progress: Progress = SILENT) -> AdbDevice:
-    """``None``: the one connected; ``"virtual"`` or ``"virtual:cortex-a76"``: one that runs, else a new one; a serial.
+    """``None``: the one connected; a serial; or a virtual device that runs, else a new one.
 
-    Raises :class:`NoDeviceError`, :class:`AmbiguousDeviceError`, and :class:`SetupError` where this machine cannot
-    run a virtual device.
+    A virtual one may be named with its ABI or its processor: ``"virtual"``, ``"virtual:x86_64"``,
+    ``"virtual:cortex-a53"``. Raises :class:`NoDeviceError`, :class:`AmbiguousDeviceError`, :class:`UsageError` for an
+    unknown processor, and :class:`SetupError` where this machine cannot run a virtual device.
     """
     if selector is None or (selector != _VIRTUAL and not selector.startswith(f"{_VIRTUAL}:")):
         return select(selector)
-    from mobilekit.device.virtual import ensure
+    from mobilekit.device.virtual import ABIS, CPU_PROFILES, ensure
 
-    _, colon, cpu = selector.partition(":")
-    if colon and not cpu:
-        raise UsageError("no processor named after 'virtual:'", hint="--device virtual:cortex-a76")
+    _, colon, which = selector.partition(":")
+    if colon and which not in ABIS and which not in CPU_PROFILES:
+        known = ", ".join([*ABIS, *CPU_PROFILES])
+        raise UsageError(f"no virtual device is called {which!r}", hint=f"after 'virtual:' may stand {known}")
     progress.step("starting the virtual device")
-    return select(ensure(cpu=cpu or None, progress=progress).serial)
+    if which in ABIS:
+        return select(ensure(abi=which, progress=progress).serial)
+    return select(ensure(cpu=which or None, progress=progress).serial)
 
 
 @dataclass(frozen=True, slots=True)

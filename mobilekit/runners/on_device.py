@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from mobilekit.device.harness.client import HarnessSession
 from mobilekit.device.harness.protocol import LoadOptions
+from mobilekit.device.harness.toolchains import ABIS
 from mobilekit.device.store import DEFAULT_QUOTA_BYTES, Store
 from mobilekit.errors import BundleError, DeviceError, UsageError
 from mobilekit.progress import SILENT, Progress
@@ -22,9 +23,6 @@ if TYPE_CHECKING:
     from mobilekit.tensors import Array
 
 __all__ = ["DeviceRunner"]
-
-# What android-harness builds for.
-_ABIS = ("arm64-v8a", "armeabi-v7a", "x86_64")
 
 
 class DeviceRunner:
@@ -59,17 +57,18 @@ class DeviceRunner:
 
     def __enter__(self) -> DeviceRunner:
         about = self._device.info()
-        abi = next((abi for abi in about.abis if abi in _ABIS), None)
+        abi = next((abi for abi in about.abis if abi in ABIS), None)
         if abi is None:
             raise DeviceError(
                 f"{self._device.serial}: no harness runs on its ABIs ({', '.join(about.abis) or 'none named'})",
-                hint=f"supported: {', '.join(_ABIS)}",
+                hint=f"supported: {', '.join(ABIS)}",
             )
         harness = self._harness
         if harness is None:
             from mobilekit.device.harness.locate import find_harness
 
-            harness = find_harness(abi, self._progress)
+            # A virtual device has no Android linker, which an NDK build asks for.
+            harness = find_harness(abi, self._progress, static_only=about.virtual)
         from mobilekit.bundle import sha256_of
 
         root = self._bundle.root

@@ -5,8 +5,11 @@ cosine limit is that (less a rounding allowance) and follows ``--rtol``.
 
 * **fp32**: 1e-3. Another order of summation and other kernels (Winograd, sgemm) cost about 1e-6 to 1e-5 over a
   hundred layers; a wrong axis, pad or activation costs 1e-2 and far more. 1e-3 lies between.
-* **fp16**: 2e-2. Half precision rounds to u = 2^-11 = 4.9e-4. Errors of a hundred layers that add up at random give
-  u * sqrt(100) = 4.9e-3; sums kept in half precision inside a layer, as ARM's fp16 kernels do, cost a few times that.
+* **fp16**: 5e-2. Half precision rounds to u = 2^-11 = 4.9e-4. Errors of a hundred layers that add up at random give
+  u * sqrt(100) = 4.9e-3; sums kept in half precision inside a layer, as ARM's fp16 kernels do, cost several times
+  that. Measured with fp16 arithmetic on emulated arm64: 6e-4 on a real page (PP-LCNet), 5e-4 to 5e-3 (a text
+  classifier) and 1e-4 to 4e-2 (MTCNN) on seeded inputs. On seeded inputs, where PP-LCNet cannot decide, it reached
+  0.13, which fails, as it should: there half precision changes the answer. Use real inputs before giving up on fp16.
 
 Where the reference carries no evidence (zero, constant, not finite) no relative error means anything. Such an output
 fails where its largest absolute error is above ``atol``, and else says nothing: if all are so, the verdict is
@@ -28,7 +31,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Judgement", "Tolerance", "Verdict", "judge", "overall", "tolerance_for"]
 
-_LIMITS = {"fp32": (1e-3, 1e-4), "fp16": (2e-2, 1e-2)}
+_LIMITS = {"fp32": (1e-3, 1e-4), "fp16": (5e-2, 1e-2)}
 _LARGEST_RTOL = 0.5
 
 

@@ -21,8 +21,8 @@ WRONG = {
     "shifted by one pixel": np.roll(REFERENCE, 1, axis=3),
     "channels permuted": REFERENCE[:, ::-1],
     "activation missing": np.where(REFERENCE < 0, REFERENCE * 0.8, REFERENCE),
-    "scaled by 5 per cent": REFERENCE * np.float32(1.05),
-    "offset": REFERENCE + np.float32(0.05),
+    "scaled by 10 per cent": REFERENCE * np.float32(1.1),
+    "offset": REFERENCE + np.float32(0.1),
     "one border row wrong": np.concatenate([REFERENCE[:, :, :11], -REFERENCE[:, :, 11:]], axis=2),
     "zero": np.zeros_like(REFERENCE),
     "NaN in one place": np.where(np.arange(REFERENCE.size).reshape(REFERENCE.shape) == 5, np.nan, REFERENCE).astype(
