@@ -1,0 +1,62 @@
+"""Doctor looks, never raises, and names a remedy for each lack."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from mobilekit.pipeline import doctor
+from mobilekit.pipeline.doctor import CHECKS, CheckResult, diagnose
+
+
+@pytest.fixture
+def bare(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine with nothing on its PATH, an empty home, and an adb server nobody has started."""
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("MOBILEKIT_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("ANDROID_NDK_HOME", str(tmp_path / "no ndk"))
+    monkeypatch.setattr(doctor, "CHECKS", tuple(check for check in CHECKS if check.__name__ != "_adb"))
+
+
+def by_name(results: tuple[CheckResult, ...]) -> dict[str, CheckResult]:
+    return {result.name: result for result in results}
+
+
+@pytest.mark.usefixtures("bare")
+def test_a_bare_machine_gets_a_remedy_for_each_lack() -> None:
+    found = by_name(diagnose())
+    assert found["onnx"].state == "ok"
+    assert found["arm64 cross g++"].state == "missing"
+    assert "g++-aarch64-linux-gnu" in found["arm64 cross g++"].remedy
+    assert found["Android NDK"].state == "broken"
+    assert found["harness arm64-v8a"].remedy == "mobilekit harness build --abi arm64-v8a"
+    assert all(result.remedy for result in found.values() if result.state != "ok")
+
+
+def test_two_onnxruntimes_over_each_other_are_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "_version", lambda _: "1.0")
+    found = by_name(tuple(doctor._packages()))
+    assert found["onnxruntime twice"].state == "broken"
+    assert "onnxruntime-gpu" in found["onnxruntime twice"].remedy
+
+
+@pytest.mark.slow
+def test_the_command_prints_json_that_a_script_can_read() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "mobilekit", "doctor", "--json"],
+        env={**os.environ, "ANDROID_ADB_SERVER_PORT": "1"},  # a port where no server can be started
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    results = json.loads(done.stdout)
+    assert {result["state"] for result in results} <= {"ok", "missing", "broken"}
+    assert "Traceback" not in done.stderr
+    assert done.returncode == (4 if any(result["state"] == "broken" for result in results) else 0)
