@@ -1,0 +1,78 @@
+"""What the tests of passes share: prepare a model and hold it against ONNX Runtime on the original."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+from onnx import helper
+
+from mobilekit.graph import Graph
+from mobilekit.importers.convert import to_proto
+from mobilekit.importers.onnx import load
+from mobilekit.passes import prepare
+from tests.models import of_nodes, save
+
+__all__ = ["Node", "assert_same", "ops", "prepared", "random_feeds", "run"]
+
+Node = helper.make_node
+
+
+def run(model: onnx.ModelProto, feeds: dict[str, Any]) -> list[Any]:
+    options = ort.SessionOptions()
+    options.log_severity_level = 4
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    return list(ort.InferenceSession(model.SerializeToString(), options).run(None, feeds))
+
+
+def prepared(
+    model: onnx.ModelProto, folder: Path, shapes: dict[str, tuple[int, ...]] | None = None, *, simplify: bool = False
+) -> Graph:
+    return prepare(load(save(model, folder / "m.onnx")), shapes or {}, simplify=simplify)
+
+
+def random_feeds(graph: Graph, seed: int = 0) -> dict[str, Any]:
+    rng = np.random.default_rng(seed)
+    feeds = {}
+    for value in graph.inputs:
+        data = rng.standard_normal(value.shape) * 3
+        feeds[value.name] = data.astype(value.dtype)
+    return feeds
+
+
+def assert_same(model: onnx.ModelProto, graph: Graph, *, rtol: float = 1e-5, atol: float = 2e-6) -> None:
+    """Names, order, shapes, dtypes and numbers of all outputs are those of the original."""
+    feeds = random_feeds(graph)
+    wanted, got = run(model, feeds), run(to_proto(graph), feeds)
+    assert [value.name for value in graph.outputs] == [info.name for info in model.graph.output]
+    for a, b, value in zip(wanted, got, graph.outputs, strict=True):
+        assert a.shape == b.shape == value.shape
+        assert a.dtype == b.dtype == value.dtype
+        np.testing.assert_allclose(b, a, rtol=rtol, atol=atol * max(1.0, float(np.abs(a).max(initial=0))))
+
+
+def ops(graph: Graph) -> dict[str, int]:
+    return dict(Counter(node.op for node in graph.nodes))
+
+
+def rewritten(
+    nodes: list[onnx.NodeProto],
+    folder: Path,
+    weights: dict[str, Any] | None = None,
+    *,
+    x: tuple[int, ...] = (2, 3, 8, 8),
+    y: tuple[int | str, ...] = (),
+    opset: int = 17,
+    others: dict[str, tuple[int, ...]] | None = None,
+) -> dict[str, int]:
+    """Prepare the model ``x -> y`` of these nodes, hold it against the original, and say which operators it has."""
+    outputs = {"y": y or x}
+    arrays = {name: np.asarray(array) for name, array in (weights or {}).items()}
+    model = of_nodes(nodes, {"x": x, **(others or {})}, outputs, arrays, opset=opset)
+    graph = prepared(model, folder)
+    assert_same(model, graph)
+    return ops(graph)
