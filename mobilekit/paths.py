@@ -63,11 +63,18 @@ def storage_errors(path: Path) -> Iterator[None]:
         raise
 
 
+def _make_parent(path: Path) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except FileNotFoundError as error:  # a place where no folder can be made, such as /proc
+        raise StorageError(f"cannot write {path}: {error.strerror}", hint="choose another folder") from error
+
+
 @contextmanager
 def atomic_file(path: Path) -> Iterator[Path]:
     """Give a temporary path beside ``path``; rename it into place on success, remove it on any failure."""
     with storage_errors(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
+        _make_parent(path)
         handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
         os.close(handle)
         temporary = Path(name)
@@ -89,7 +96,7 @@ def atomic_dir(path: Path, *, replace: bool = True) -> Iterator[Path]:
     that it is one of ours. Raises :class:`StorageError` where the disk is full or may not be written.
     """
     with storage_errors(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
+        _make_parent(path)
         temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent))
         old: Path | None = None
         try:

@@ -56,3 +56,11 @@ def test_the_cache_goes_where_it_is_told(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.delenv("MOBILEKIT_CACHE")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "x"))
     assert cache_dir() == tmp_path / "x" / "mobilekit"
+
+
+def test_a_place_where_nothing_can_be_made(tmp_path: Path) -> None:
+    with pytest.raises(StorageError), atomic_file(Path("/proc/no/such/place")):
+        pass
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StorageError), atomic_dir(tmp_path / "file" / "below"):
+        pass
