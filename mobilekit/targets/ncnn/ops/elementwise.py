@@ -16,7 +16,7 @@ from mobilekit.targets.ncnn.registry import emits
 ADD, SUB, MUL, DIV, MAX, MIN, POW, RSUB, RDIV, RPOW, ATAN2, FMOD = 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 12
 """ncnn's BinaryOp types (``src/layer/binaryop.h``); the R ones swap their operands."""
 
-_TYPES = {"Add": ADD, "Sub": SUB, "Mul": MUL, "Div": DIV, "Pow": POW}
+_TYPES = {"Add": ADD, "Sub": SUB, "Mul": MUL, "Div": DIV}
 _SWAPPED = {ADD: ADD, MUL: MUL, MAX: MAX, MIN: MIN, SUB: RSUB, DIV: RDIV, POW: RPOW}
 
 Operand = tuple["Value | Blob", tuple[int, ...]]
@@ -122,7 +122,6 @@ def _common(out: Emission, operands: Sequence[Operand], shape: tuple[int, ...]) 
 
 
 @emits("Add", "Sub", "Mul", "Div", since=14)
-@emits("Pow", since=15)
 def arithmetic(node: NodeView, out: Emission) -> None:
     operands = [(value, static_shape(value)) for value in node.inputs()]
     out.bind(node.output(), binary(out, _TYPES[node.op], operands, node.out_shape()))
@@ -160,3 +159,50 @@ def mean(node: NodeView, out: Emission) -> None:
     else:
         total = _chain(node, out, ADD)
         out.bind(node.output(), scalar(out, DIV, total, float(len(node))))
+
+
+_LARGEST_PRODUCT = 8
+_SQUARE, _SQRT, _RECIPROCAL = 4, 5, 15
+
+
+@emits("Pow", since=15)
+def power(node: NodeView, out: Emission) -> None:
+    """Powers by products and roots: ncnn's own is exp(y log x), wrong from zero down."""
+    base, exponent = node.input(0), node.input(1)
+    if exponent.const is None or exponent.const.size != 1 or exponent.const.dtype.kind not in "fiu":
+        number = _number(base)
+        if number is None or number <= 0:
+            raise Refuse(
+                "ncnn raises only positive numbers to a computed power",
+                "write x ** n as products, or exp(y * log(x)) if x is always positive",
+            )
+        out.bind(node.output(), binary(out, POW, [(v, static_shape(v)) for v in (base, exponent)], node.out_shape()))
+        return
+    if math.prod(node.out_shape()) != math.prod(node.shape(0)):
+        raise Refuse("its exponent broadcasts its base", "expand the base first")
+    power = float(exponent.const.reshape(-1)[0])
+    x = out.native(base)
+    whole, rest = divmod(abs(power), 1.0)
+    if rest not in (0.0, 0.5) or not 0 < abs(power) <= _LARGEST_PRODUCT:
+        raise Refuse(
+            f"ncnn's power {power:g} is right for positive numbers only",
+            "write it as exp(y * log(x)) if x is always positive",
+        )
+    result: Blob | None = None
+    square = x
+    while whole:
+        if int(whole) % 2:
+            result = square if result is None else out.layer("BinaryOp", [result, square], x.dims, op_type=MUL)
+        whole //= 2
+        if whole:
+            square = out.layer("UnaryOp", [square], x.dims, op_type=_SQUARE)
+    if rest:
+        root = out.layer("UnaryOp", [x], x.dims, op_type=_SQRT)
+        result = root if result is None else out.layer("BinaryOp", [result, root], x.dims, op_type=MUL)
+    assert result is not None
+    if power < 0:
+        result = out.layer("UnaryOp", [result], x.dims, op_type=_RECIPROCAL)
+    if result is x:
+        out.alias(node.output(), base)
+    else:
+        out.bind(node.output(), result)

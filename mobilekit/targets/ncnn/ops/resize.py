@@ -48,6 +48,11 @@ def resize(node: NodeView, out: Emission) -> None:
     if not changed:
         out.alias(node.output(), node.input(0))
         return
+    if transform == "align_corners" and any(abs(shape[a] * scales[a] - result[a]) > 1e-3 for a in changed):
+        raise Refuse(
+            "align_corners with a scale that does not fit the sizes means different things to ONNX and ONNX Runtime",
+            "give sizes instead of scales",
+        )
     maps: dict[int, Matrix] = {}
     for axis in changed:
         n, m = shape[axis], result[axis]
