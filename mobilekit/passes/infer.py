@@ -65,6 +65,10 @@ def infer(graph: Graph, *, target_opset: int | None = None) -> None:
     graph.prune()
 
 
+_SAME_AS_FIRST = frozenset({"GroupNormalization", "MeanVarianceNormalization"})
+"""The operators of ONNX that come without shape inference."""
+
+
 class Schemas:
     """Operator schemas at one opset, looked up once each."""
 
@@ -88,6 +92,11 @@ def infer_node(node: Node, schemas: Schemas) -> None:
     if schema is None:
         if not node.domain:
             raise ModelError(f"{node.op} at {node.label!r} is no operator of ONNX opset {schemas.opset}")
+        return
+    if node.op in _SAME_AS_FIRST and not node.domain:
+        first, out = node.inputs[0], node.outputs[0]
+        if first is not None and out is not None:
+            out.dtype, out.shape = first.dtype, first.shape
         return
     types: dict[str, TypeProto] = {}
     data: dict[str, onnx.TensorProto] = {}

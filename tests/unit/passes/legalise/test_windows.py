@@ -14,7 +14,7 @@ RNG = np.random.default_rng(8)
 
 @pytest.mark.parametrize("auto", ["SAME_UPPER", "SAME_LOWER", "VALID", "NOTSET"])
 @pytest.mark.parametrize("op", ["Conv", "MaxPool", "AveragePool", "LpPool"])
-@pytest.mark.parametrize(("size", "kernel", "stride"), [(8, 3, 2), (7, 2, 2), (9, 4, 1), (5, 1, 3)])
+@pytest.mark.parametrize(("size", "kernel", "stride"), [(8, 3, 2), (7, 2, 2), (9, 4, 1), (5, 1, 2)])
 def test_auto_pad_is_worked_out(tmp_path: Path, auto: str, op: str, size: int, kernel: int, stride: int) -> None:
     attrs: dict[str, Any] = {"auto_pad": auto, "strides": [stride, stride]}
     if op == "Conv":

@@ -1,0 +1,138 @@
+"""Constant folding and inference: what is computed, what is refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from onnx import TensorProto, helper
+
+from mobilekit.errors import ModelError, UnsupportedModelError
+from tests.models import of_nodes
+from tests.unit.passes.checks import Node, assert_same, ops, prepared
+
+ANY = ("a", "b", "c", "d")
+
+
+def test_the_arithmetic_of_a_flatten_is_folded(tmp_path: Path) -> None:
+    nodes = [
+        Node("Shape", ["x"], ["shape"]),
+        Node("Gather", ["shape", "zero"], ["batch"], axis=0),
+        Node("Unsqueeze", ["batch", "axes"], ["batch1"]),
+        Node("Concat", ["batch1", "minus"], ["target"], axis=0),
+        Node("Reshape", ["x", "target"], ["y"]),
+    ]
+    weights = {"zero": np.array(0), "axes": np.array([0]), "minus": np.array([-1])}
+    model = of_nodes(nodes, {"x": ("n", 3, 4)}, {"y": ("n", 12)}, weights)
+    graph = prepared(model, tmp_path, {"x": (2, 3, 4)})
+    assert_same(model, graph)
+    assert ops(graph) == {"Reshape": 1}
+    assert graph.outputs[0].shape == (2, 12)
+
+
+def test_a_constant_output_is_an_identity_of_a_constant(tmp_path: Path) -> None:
+    model = of_nodes([Node("Exp", ["w"], ["y"]), Node("Neg", ["x"], ["z"])], {"x": (2,)}, {"y": (2,), "z": (2,)})
+    model.graph.initializer.append(helper.make_tensor("w", TensorProto.FLOAT, [2], [0.5, 1]))
+    graph = prepared(model, tmp_path)
+    assert_same(model, graph)
+    assert ops(graph) == {"Identity": 1, "Neg": 1}
+
+
+def _branch(nodes: list[Any], output: str) -> Any:
+    return helper.make_graph(nodes, output, [], [helper.make_tensor_value_info(output, TensorProto.FLOAT, None)])
+
+
+@pytest.mark.parametrize("rank", [2, 3])
+def test_ifs_on_shapes_are_resolved_even_nested(tmp_path: Path, rank: int) -> None:
+    inner = Node(
+        "If",
+        ["same"],
+        ["inner"],
+        then_branch=_branch([Node("Relu", ["x"], ["same_name"])], "same_name"),
+        else_branch=_branch([Node("Abs", ["x"], ["same_name"])], "same_name"),
+    )
+    nodes = [
+        Node("Shape", ["x"], ["s"]),
+        Node("Size", ["s"], ["rank"]),
+        Node("Equal", ["rank", "two"], ["same"]),
+        Node(
+            "If",
+            ["same"],
+            ["y"],
+            then_branch=_branch([inner, Node("Neg", ["inner"], ["t"])], "t"),
+            else_branch=_branch([Node("Relu", ["x"], ["same_name"]), Node("Exp", ["same_name"], ["e"])], "e"),
+        ),
+    ]
+    shape = (2, 3, 4)[:rank]
+    model = of_nodes(nodes, {"x": shape}, {"y": shape}, {"two": np.array(2)})
+    graph = prepared(model, tmp_path)
+    assert_same(model, graph)
+    assert ops(graph) == ({"Relu": 1, "Neg": 1} if rank == 2 else {"Relu": 1, "Exp": 1})
+
+
+def test_shapes_that_depend_on_data_are_findings(tmp_path: Path) -> None:
+    nodes = [Node("NonZero", ["x"], ["i"]), Node("Cast", ["i"], ["f"], to=1), Node("Unique", ["x"], ["u"])]
+    nodes += [Node("Relu", ["f"], ["y"]), Node("Relu", ["u"], ["z"])]
+    model = of_nodes(nodes, {"x": (4,)}, {"y": (1, "n"), "z": ("m",)})
+    with pytest.raises(UnsupportedModelError) as caught:
+        prepared(model, tmp_path)
+    assert [finding.op for finding in caught.value.findings] == ["NonZero", "Unique"]
+    assert all("depends on data" in finding.reason for finding in caught.value.findings)
+
+
+def test_a_custom_operator_is_a_finding(tmp_path: Path) -> None:
+    model = of_nodes([Node("Magic", ["x"], ["m"], domain="acme"), Node("Relu", ["m"], ["y"])], {"x": (4,)}, {"y": (4,)})
+    model.opset_import.append(helper.make_opsetid("acme", 1))
+    with pytest.raises(UnsupportedModelError) as caught:
+        prepared(model, tmp_path)
+    assert [finding.op for finding in caught.value.findings] == ["acme::Magic"]
+
+
+def test_an_unknown_operator_and_a_wrong_shape_are_model_errors(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="Frobnicate"):
+        prepared(of_nodes([Node("Frobnicate", ["x"], ["y"])], {"x": (4,)}, {"y": (4,)}), tmp_path)
+    model = of_nodes([Node("Add", ["x", "w"], ["y"])], {"x": (4,)}, {"y": (4,)}, {"w": np.ones(3, np.float32)})
+    with pytest.raises(ModelError, match="Add at 'y'"):
+        prepared(model, tmp_path)
+
+
+def test_random_numbers_are_not_folded(tmp_path: Path) -> None:
+    nodes = [Node("RandomUniform", [], ["r"], shape=[4]), Node("Add", ["x", "r"], ["y"])]
+    assert ops(prepared(of_nodes(nodes, {"x": (4,)}, {"y": (4,)}), tmp_path)) == {"RandomUniform": 1, "Add": 1}
+
+
+def test_a_huge_constant_result_is_left_to_run_time(tmp_path: Path) -> None:
+    nodes = [Node("Tile", ["w", "n"], ["t"]), Node("Add", ["x", "t"], ["y"])]
+    weights = {"w": np.ones((1, 4), np.float32), "n": np.array([1 << 24, 1])}
+    graph = prepared(of_nodes(nodes, {"x": (1, 4)}, {"y": (1 << 24, 4)}, weights), tmp_path)
+    assert "Tile" in ops(graph)
+
+
+CASES: dict[str, tuple[list[Any], dict[str, Any]]] = {
+    "slice backwards": ([Node("Slice", ["w", "s", "e", "a", "t"], ["k"])], {"s": [-1], "e": [-99], "a": [1], "t": [-1]}),
+    "integer division": ([Node("Div", ["i", "j"], ["q"]), Node("Cast", ["q"], ["k"], to=1)], {"i": [-7, 7, 9, 1], "j": [2, -2, 3, 5]}),
+    "range": ([Node("Range", ["a", "b", "c"], ["q"]), Node("Cast", ["q"], ["k"], to=1)], {"a": 7, "b": -1, "c": -2}),
+    "where": ([Node("Where", ["m", "w", "v"], ["k"])], {"m": np.array([True, False, True, True]), "v": np.float32(2)}),
+    "gather negative": ([Node("Gather", ["w", "i"], ["k"], axis=1)], {"i": [-1, 0, 2, -3]}),
+    "expand": ([Node("Expand", ["v", "s"], ["k"])], {"v": np.array([[2.0]], np.float32), "s": [3, 4]}),
+    "dequantize": ([Node("DequantizeLinear", ["u", "v", "z"], ["k"], axis=0)], {"u": np.array([[1, 250, 3, 4]] * 3, np.uint8), "v": np.array([0.5, 2, 1], np.float32), "z": np.array([3, 128, 0], np.uint8)}),
+    "reduce": ([Node("ReduceMean", ["w"], ["k"], axes=[1])], {}),
+    "constant of shape": ([Node("ConstantOfShape", ["s"], ["k"])], {"s": [3, 4]}),
+    "one hot": ([Node("OneHot", ["i", "d", "v"], ["k"])], {"i": [0, 2, 1], "d": 4, "v": np.array([0.5, 3], np.float32)}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_folding_computes_what_onnx_runtime_does(tmp_path: Path, case: str) -> None:
+    nodes, extra = CASES[case]
+    weights = {name: np.asarray(value) for name, value in extra.items()}
+    used = {name for node in nodes for name in node.input}
+    if "w" in used:
+        weights["w"] = np.random.default_rng(3).random((3, 4)).astype(np.float32)
+    model = of_nodes([*nodes, Node("Add", ["x", "k"], ["y"])], {"x": (3, 4)}, {"y": ANY[:2]}, weights)
+    graph = prepared(model, tmp_path)
+    assert_same(model, graph)
+    assert ops(graph).get("Add", 0) + ops(graph).get("Relu", 0) >= (0 if case == "constant of shape" else 1)
+    assert not set(ops(graph)) - {"Add", "Identity"}
