@@ -103,7 +103,9 @@ def _run(plan: Plan, progress: Progress) -> int:
         find_harness(plan.abi, progress)
         serial = virtual.ensure(plan.abi, progress=progress).serial
     try:
-        report = validate_bundle(OUT / "bundle", serial, ValidateOptions(inputs=pictures), progress)
+        report = validate_bundle(
+            OUT / "bundle", serial, ValidateOptions(inputs=pictures, threads=1, iterations=3), progress
+        )
     finally:
         for device in virtual.list_():
             if device.name not in running:
