@@ -34,10 +34,10 @@ def validate(
     samples: Annotated[int, typer.Option(min=1, help="How many seeded inputs.")] = 3,
     seed: Annotated[int, typer.Option(help="Seed of the first; the next ones count on.")] = 0,
     iterations: Annotated[
-        int | None, typer.Option(min=1, help="Timed runs. Default: 20; 5 on an emulated processor.")
+        int | None, typer.Option(min=1, help="Timed runs. Default: 20; 3 on a virtual device.")
     ] = None,
     warmup: Annotated[int | None, typer.Option(min=0, help="Untimed runs before them. Default: 3; 1.")] = None,
-    threads: Annotated[int, typer.Option(min=0, max=256, help="0: as ncnn chooses.")] = 0,
+    threads: Annotated[int, typer.Option(min=0, max=256, help="0: as ncnn chooses; 1 on a virtual device.")] = 0,
     precision: Annotated[
         str | None, typer.Option(help="fp32 or fp16 arithmetic. Default: what the bundle was exported for.")
     ] = None,

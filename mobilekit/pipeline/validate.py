@@ -24,12 +24,14 @@ if TYPE_CHECKING:
 __all__ = ["LOCAL", "ValidateOptions", "validate_bundle"]
 
 LOCAL = "local"
-_EMULATED = "the processor is emulated"
+_VIRTUAL_REMARK = "a virtual device"
 
 
 @dataclass(frozen=True, slots=True)
 class ValidateOptions:
-    """How to validate. ``None`` for ``warmup`` and ``iterations``: 3 and 20, on an emulated processor 1 and 5.
+    """How to validate. ``None`` for ``warmup`` and ``iterations``: 3 and 20, on a virtual device 1 and 3.
+
+    ``threads=0``: as ncnn chooses; on a virtual device 1, where threads that wait for each other cost most.
 
     ``inputs``: a folder of pictures or ``.npy`` files; without it ``samples`` seeded ones. ``precision`` overrides
     the arithmetic that the bundle was made for; ``rtol`` and ``atol`` the limits of ``validate/tolerance.py``.
@@ -85,9 +87,9 @@ def validate_bundle(
 
     with _runner(opened, device, options, progress) as (runner, facts):
         run = RunOptions(
-            threads=options.threads,
+            threads=options.threads or int(facts.virtual),
             warmup=_default(options.warmup, 1 if facts.virtual else 3),
-            iterations=_default(options.iterations, 5 if facts.virtual else 20),
+            iterations=_default(options.iterations, 3 if facts.virtual else 20),
             fp16=arithmetic == "fp16",
             timeout_s=options.timeout_s,
         )
@@ -373,4 +375,4 @@ def _latency(latencies_ns: Sequence[int], *, virtual: bool) -> LatencyReport | N
     stats = latency_stats(latencies_ns)
     if stats is None:
         return None
-    return LatencyReport(**asdict(stats), comparable=not virtual, remark=_EMULATED if virtual else "")
+    return LatencyReport(**asdict(stats), comparable=not virtual, remark=_VIRTUAL_REMARK if virtual else "")

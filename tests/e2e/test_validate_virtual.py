@@ -1,0 +1,88 @@
+"""`mobilekit validate` over real adb, on virtual arm64 devices of two generations and on a native one."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from mobilekit.device.adb import AdbDevice
+from mobilekit.errors import UsageError
+from mobilekit.pipeline.validate import ValidateOptions, validate_bundle
+from mobilekit.validate.tolerance import Verdict
+from tests.e2e.bench import bench, bundle, mobilekit, need
+
+pytestmark = [pytest.mark.device, pytest.mark.slow, pytest.mark.timeout(600)]
+__all__ = ["bench", "bundle"]
+
+
+@pytest.mark.parametrize(("cpu", "half"), [("cortex-a53", False), ("cortex-a76", True)])
+def test_arm64_code_of_two_generations_computes_what_the_reference_does(bench, bundle, cpu, half):
+    need("arm64-v8a")
+    device = bench.start(cpu=cpu)
+    report_path = bench.folder / "report.json"
+    done = mobilekit("validate", bundle, "--device", device.serial, "--json", report_path)
+    assert done.returncode == 0, done.stderr
+    report = json.loads(report_path.read_text())
+    assert report["device"]["abi"] == "arm64-v8a"
+    assert "neon" in report["device"]["cpu_features"]
+    assert ("asimdhp" in report["device"]["cpu_features"]) is half
+    assert report["device"]["virtual"] is True
+    assert report["device"]["cpu_profile"] == cpu
+    assert report["outputs"][0]["relative_l2"] < 1e-5
+    assert report["outputs"][0]["evidence"] is True
+    assert report["outputs"][0]["top1_agreement"] == 1.0
+    assert report["latency"]["comparable"] is False
+    assert report["peak_blob_bytes"] > 16 * 16 * 3 * 4
+    assert "not comparable" in done.stdout
+    assert bench.harnesses(device) == []
+    assert bench.hidden(device) == []
+    assert bench.strays() == []
+
+
+def test_half_precision_arithmetic_shows(bench, bundle):
+    need("arm64-v8a")
+    device = bench.start(cpu="cortex-a76")
+    full = validate_bundle(bundle, device.serial, ValidateOptions(samples=1))
+    half = validate_bundle(bundle, device.serial, ValidateOptions(samples=1, precision="fp16"))
+    assert full.outputs[0].relative_l2 < 1e-5 < half.outputs[0].relative_l2 < 5e-2
+    assert half.verdict is Verdict.PASS
+    assert half.settings.rtol > full.settings.rtol
+
+
+def test_a_second_run_pushes_nothing_and_clean_takes_all_away(bench, bundle):
+    need("x86_64")
+    device = bench.start(abi="x86_64")
+    first = mobilekit("validate", bundle, "--device", device.serial, "--samples", "1")
+    assert first.returncode == 0, first.stderr
+    assert "pushing model.param" in first.stderr
+    again = mobilekit("validate", bundle, "--device", "--samples", "1")
+    assert again.returncode == 0, again.stderr
+    assert "pushing" not in again.stderr
+    cleaned = mobilekit("device", "clean", "--json")
+    assert json.loads(cleaned.stdout)["removed_bytes"] > 1_000_000
+    assert AdbDevice(device.serial).shell(["ls", "/data/local/tmp"]).stdout == b""
+
+
+def test_virtual_by_name_is_started_and_found_again(bench, bundle):
+    need("x86_64")
+    report = validate_bundle(bundle, "virtual:x86_64", ValidateOptions(samples=1))
+    from mobilekit.device import virtual
+
+    bench.devices += virtual.list_()
+    assert report.device.abi == "x86_64"
+    assert report.device.virtual
+    again = validate_bundle(bundle, "virtual:x86_64", ValidateOptions(samples=1))
+    assert again.device.serial == report.device.serial
+    with pytest.raises(UsageError, match="pentium"):
+        validate_bundle(bundle, "virtual:pentium")
+
+
+def test_devices_lists_it_with_its_abi(bench):
+    need("x86_64")
+    device = bench.start(abi="x86_64")
+    rows = {row["selector"]: row for row in json.loads(mobilekit("devices", "--json").stdout)}
+    assert rows[device.serial]["kind"] == "virtual"
+    assert rows[device.serial]["abi"] == "x86_64"
+    assert rows["local"]["state"] == "device"
+    assert device.serial in mobilekit("devices").stdout
