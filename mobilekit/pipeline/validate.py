@@ -213,6 +213,9 @@ def _measure(
     answers: list[AnswerPair] = []
     timed: RunResult | None = None
     labels = bundle.labels()
+    # A box or an embedding has no best class, though its shape may be a classifier's.
+    task = bundle.manifest.task
+    classifies = bool(labels) or "classification" in task or (not task and len(outputs) == 1)
     for sample in samples:
         progress.step(f"running {sample.name}")
         expected = reference.run(sample.tensors, RunOptions(timeout_s=run.timeout_s)).outputs
@@ -222,7 +225,7 @@ def _measure(
         for info in outputs:
             actual, wanted = _both(result.outputs, expected, info)
             errors[info.name].append(compare(actual, wanted))
-            agreement = top1_agreement(actual, wanted)
+            agreement = top1_agreement(actual, wanted) if classifies else None
             if agreement is not None:
                 top1[info.name].append(agreement)
         if labels and (pair := _answer(sample.name, result.outputs, expected, outputs, labels)) is not None:

@@ -94,7 +94,8 @@ def _spread(report: ValidationReport) -> str:
     latency = report.latency
     if latency is None:
         return ""
-    threads = f", {report.settings.threads} threads" if report.settings.threads else ""
+    count = report.settings.threads
+    threads = f", {count} thread{'s' if count > 1 else ''}" if count else ""
     return f"p99 {latency.p99_ms:.2f} ms, CV {latency.cv:.0%}, {latency.iterations} runs{threads}"
 
 

@@ -31,7 +31,7 @@ class OutputReport(_Frozen):
     """One output of the model: the worst over all samples of each error (formulas in ``metrics/tensors.py``).
 
     ``worst_sample`` names the sample with the largest relative L2. ``top1_agreement`` is the share of samples whose
-    best class is the same, for outputs that look like a classifier's.
+    best class is the same, for a classifier's outputs; else ``None``.
     """
 
     name: str

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 __all__ = ["DeviceRunner"]
 
+_IDLE_S = 1800.0  # between two inputs the reference runs, which may take long
+
 
 class DeviceRunner:
     """Implements :class:`mobilekit.runners.base.Runner`. Leaving the block ends the harness on the device.
@@ -82,7 +84,7 @@ class DeviceRunner:
             progress=self._progress,
         )
         self._paths = (there[param], there[weights])
-        self._session = self._stack.enter_context(HarnessSession(self._device, there[program]))
+        self._session = self._stack.enter_context(HarnessSession(self._device, there[program], idle_timeout_s=_IDLE_S))
         try:
             self._info = self._session.info()
         except BaseException:

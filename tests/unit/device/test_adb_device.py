@@ -334,14 +334,17 @@ POINTS = (
 )
 
 
-@pytest.mark.parametrize("fault", ["close", "garbage", "truncate", "closed", "device offline", "strange"])
+FAULTS = ("close", "garbage", "truncate", "closed", "device offline", "strange")
+
+
 @pytest.mark.parametrize("point", POINTS)
 @pytest.mark.parametrize("action", ACTIONS)
-def test_whatever_the_wire_does_only_device_errors_come_out(fake_adb, tmp_path, action, point, fault):
+def test_whatever_the_wire_does_only_device_errors_come_out(fake_adb, tmp_path, action, point):
     server = fake_adb()
     server.host_path("/data/local/tmp/big").write_bytes(bytes(200_000))
     local = tmp_path / "local"
     local.write_bytes(bytes(200_000))
-    server.fault = lambda service, done: fault if service.startswith(point) else None
-    with suppress(DeviceError):
-        ACTIONS[action](AdbDevice("fake-1"), local)
+    for fault in FAULTS:
+        server.fault = lambda service, done, fault=fault: fault if service.startswith(point) else None
+        with suppress(DeviceError):
+            ACTIONS[action](AdbDevice("fake-1"), local)
