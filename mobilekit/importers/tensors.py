@@ -9,6 +9,7 @@ from __future__ import annotations
 import mmap
 import sys
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import TYPE_CHECKING
 
@@ -49,6 +50,7 @@ _PLAIN = {
 }
 
 
+@cache
 def dtype_name(elem: int) -> str:
     """``TensorProto.FLOAT`` -> ``"float32"``; :class:`ModelError` for a number that ONNX does not define."""
     try:
@@ -57,6 +59,7 @@ def dtype_name(elem: int) -> str:
         raise ModelError(f"element type {elem} is not one that ONNX {onnx.__version__} defines") from None
 
 
+@cache
 def elem_type(dtype: str) -> int:
     """``"float32"`` -> ``TensorProto.FLOAT``."""
     if dtype == "object":

@@ -111,17 +111,33 @@ def test_a_huge_constant_result_is_left_to_run_time(tmp_path: Path) -> None:
 
 
 CASES: dict[str, tuple[list[Any], dict[str, Any]]] = {
-    "slice backwards": ([Node("Slice", ["w", "s", "e", "a", "t"], ["k"])], {"s": [-1], "e": [-99], "a": [1], "t": [-1]}),
-    "integer division": ([Node("Div", ["i", "j"], ["q"]), Node("Cast", ["q"], ["k"], to=1)], {"i": [-7, 7, 9, 1], "j": [2, -2, 3, 5]}),
+    "slice backwards": (
+        [Node("Slice", ["w", "s", "e", "a", "t"], ["k"])],
+        {"s": [-1], "e": [-99], "a": [1], "t": [-1]},
+    ),
+    "integer division": (
+        [Node("Div", ["i", "j"], ["q"]), Node("Cast", ["q"], ["k"], to=1)],
+        {"i": [-7, 7, 9, 1], "j": [2, -2, 3, 5]},
+    ),
     "range": ([Node("Range", ["a", "b", "c"], ["q"]), Node("Cast", ["q"], ["k"], to=1)], {"a": 7, "b": -1, "c": -2}),
     "where": ([Node("Where", ["m", "w", "v"], ["k"])], {"m": np.array([True, False, True, True]), "v": np.float32(2)}),
     "gather negative": ([Node("Gather", ["w", "i"], ["k"], axis=1)], {"i": [-1, 0, 2, -3]}),
     "expand": ([Node("Expand", ["v", "s"], ["k"])], {"v": np.array([[2.0]], np.float32), "s": [3, 4]}),
-    "dequantize": ([Node("DequantizeLinear", ["u", "v", "z"], ["k"], axis=0)], {"u": np.array([[1, 250, 3, 4]] * 3, np.uint8), "v": np.array([0.5, 2, 1], np.float32), "z": np.array([3, 128, 0], np.uint8)}),
+    "dequantize": (
+        [Node("DequantizeLinear", ["u", "v", "z"], ["k"], axis=0)],
+        {
+            "u": np.array([[1, 250, 3, 4]] * 3, np.uint8),
+            "v": np.array([0.5, 2, 1], np.float32),
+            "z": np.array([3, 128, 0], np.uint8),
+        },
+    ),
     "reduce": ([Node("ReduceMean", ["w"], ["k"], axes=[1])], {}),
     "constant of shape": ([Node("ConstantOfShape", ["s"], ["k"])], {"s": [3, 4]}),
-    "one hot": ([Node("OneHot", ["i", "d", "v"], ["k"])], {"i": [0, 2, 1], "d": 4, "v": np.array([0.5, 3], np.float32)}),
-}  # fmt: skip
+    "one hot": (
+        [Node("OneHot", ["i", "d", "v"], ["k"])],
+        {"i": [0, 2, 1], "d": 4, "v": np.array([0.5, 3], np.float32)},
+    ),
+}
 
 
 @pytest.mark.parametrize("case", CASES)

@@ -40,7 +40,9 @@ def lifted(
 def test_reduce_axes_become_an_input(tmp_path: Path, op: str, opset: int) -> None:
     if op == "ReduceSum" and opset >= 13:
         pytest.skip("an input already")
-    graph = lifted(tmp_path, [Node(op, ["x"], ["y"], axes=[1, -1] if opset > 10 else [1, 3], keepdims=0)], opset, y=ANY[:2])
+    graph = lifted(
+        tmp_path, [Node(op, ["x"], ["y"], axes=[1, -1] if opset > 10 else [1, 3], keepdims=0)], opset, y=ANY[:2]
+    )
     node = graph.nodes[-1]
     assert "axes" not in node.attrs
     assert node.inputs[1] is not None
@@ -58,12 +60,18 @@ def test_clip_bounds(tmp_path: Path, attrs: dict[str, float]) -> None:
 
 
 def test_squeeze_and_unsqueeze_axes(tmp_path: Path) -> None:
-    nodes = [Node("Unsqueeze", ["x"], ["a"], axes=[0, 3]), Node("Relu", ["a"], ["r"]), Node("Squeeze", ["r"], ["y"], axes=[0])]
+    nodes = [
+        Node("Unsqueeze", ["x"], ["a"], axes=[0, 3]),
+        Node("Relu", ["a"], ["r"]),
+        Node("Squeeze", ["r"], ["y"], axes=[0]),
+    ]
     graph = lifted(tmp_path, nodes, 11, y=(2, 3, 1, 4, 6))
     assert all(not node.attrs for node in graph.nodes)
 
 
-@pytest.mark.parametrize("attrs", [{"starts": [1, -4], "ends": [3, 999], "axes": [1, 3]}, {"starts": [0, 1], "ends": [1, 3]}])
+@pytest.mark.parametrize(
+    "attrs", [{"starts": [1, -4], "ends": [3, 999], "axes": [1, 3]}, {"starts": [0, 1], "ends": [1, 3]}]
+)
 def test_slice(tmp_path: Path, attrs: dict[str, Any]) -> None:
     node = lifted(tmp_path, [Node("Slice", ["x"], ["y"], **attrs)], 9).nodes[0]
     assert len(node.inputs) >= 3
@@ -130,7 +138,9 @@ def test_resize(tmp_path: Path, opset: int) -> None:
     if opset == 11:
         inputs = ["x", "roi", "s"]
     weights = {"s": scales} | ({"roi": np.zeros(0, np.float32)} if opset == 11 else {})
-    assert ops(lifted(tmp_path, [Node("Resize", inputs, ["y"], mode="linear")], opset, weights=weights)) == {"Resize": 1}
+    assert ops(lifted(tmp_path, [Node("Resize", inputs, ["y"], mode="linear")], opset, weights=weights)) == {
+        "Resize": 1
+    }
 
 
 def test_resize_to_sizes_of_opset_11(tmp_path: Path) -> None:

@@ -52,7 +52,9 @@ def test_the_chain_is_layer_normalization(tmp_path: Path, square: str, divide: s
     assert rewritten(nodes, tmp_path, weights(nodes, (8,))) == {"LayerNormalization": 1}
 
 
-@pytest.mark.parametrize(("axes", "shape"), [([2, 3], (8, 8)), ([-1], (1, 1, 1, 8)), ([1, 2, 3], (3, 8, 8)), ([-1], ())])
+@pytest.mark.parametrize(
+    ("axes", "shape"), [([2, 3], (8, 8)), ([-1], (1, 1, 1, 8)), ([1, 2, 3], (3, 8, 8)), ([-1], ())]
+)
 def test_axes_and_shapes_of_scale(tmp_path: Path, axes: list[int], shape: tuple[int, ...]) -> None:
     nodes = layer_norm(axes)
     assert rewritten(nodes, tmp_path, weights(nodes, shape)) == {"LayerNormalization": 1}

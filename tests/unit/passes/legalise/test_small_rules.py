@@ -69,7 +69,7 @@ def test_a_one_that_broadcasts_stays(tmp_path: Path) -> None:
 @pytest.mark.parametrize("count", [2, 4])
 def test_variadic_operators_in_pairs(tmp_path: Path, op: str, count: int) -> None:
     names = ["x", "a", "b", "c"][:count]
-    others = {name: (8,) for name in names[1:]}
+    others = dict.fromkeys(names[1:], (8,))
     found = rewritten([Node(op, names, ["y"])], tmp_path, others=others)
     pair = {"Sum": "Add", "Mean": "Add"}.get(op, op)
     assert found == {pair: count - 1} | ({"Mul": 1} if op == "Mean" else {})

@@ -1,0 +1,100 @@
+"""onnxsim helps where it can and never harms."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mobilekit.errors import ChildCrashError, ChildTimeoutError
+from mobilekit.importers.convert import from_proto
+from mobilekit.passes import simplify as module
+from mobilekit.passes.infer import infer
+from mobilekit.passes.simplify import simplify
+from tests.models import conv_classifier, of_nodes
+from tests.unit.passes.checks import Node, assert_same, prepared
+from tests.unit.passes.test_shapes import Notes
+
+
+def test_the_model_means_the_same(tmp_path: Path) -> None:
+    model = conv_classifier()
+    graph = prepared(model, tmp_path, simplify=True)
+    assert_same(model, graph)
+    weights = {value.name: value for value in graph.values() if value.const is not None}
+    assert weights["conv.weight"].const is not None
+
+
+def test_what_only_onnxsim_knows(tmp_path: Path) -> None:
+    """A Slice of a Slice along another axis: one Slice (onnxoptimizer's fuse_consecutive_slices)."""
+    nodes = [
+        Node("Slice", ["x", "one", "five", "two"], ["a"]),
+        Node("Slice", ["a", "one", "five", "three"], ["b"]),
+        Node("MatMul", ["b", "w"], ["y"]),
+    ]
+    weights = {"one": [1], "five": [5], "two": [2], "three": [3]}
+    arrays = {name: np.array(value) for name, value in weights.items()}
+    arrays["w"] = np.random.default_rng(0).random((4, 300)).astype(np.float32)
+    model = of_nodes(nodes, {"x": (1, 2, 8, 8)}, {"y": (1, 2, 4, 300)}, arrays)
+    own, helped = prepared(model, tmp_path), prepared(model, tmp_path, simplify=True)
+    assert_same(model, helped)
+    assert len(helped) <= len(own)
+
+
+def _graph() -> object:
+    graph = from_proto(conv_classifier(), Path())
+    infer(graph, target_opset=24)
+    return graph
+
+
+@pytest.mark.parametrize(
+    "error", [ChildCrashError("onnxsim", signal=11), ChildTimeoutError("onnxsim", limit_s=1)], ids=["crash", "timeout"]
+)
+def test_a_crash_is_a_note(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
+    def dies(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr("mobilekit.child.call", dies)
+    graph, notes = _graph(), Notes()
+    assert simplify(graph, notes) is graph  # type: ignore[arg-type]
+    assert "onnxsim could not simplify" in notes.notes[0]
+
+
+@pytest.mark.parametrize("damage", ["garbage", "no file", "other output", "other input"])
+def test_a_broken_result_is_a_note(monkeypatch: pytest.MonkeyPatch, damage: str) -> None:
+    def call(function: str, request: dict[str, str], **_: object) -> bool:
+        result = Path(request["result"])
+        if damage == "garbage":
+            result.write_bytes(b"\xff" * 100)
+        elif damage == "other output":
+            model = of_nodes(
+                [Node("Relu", ["serving_default_input:0"], ["z"])],
+                {"serving_default_input:0": (1, 3, 8, 8)},
+                {"z": (1, 3, 8, 8)},
+            )
+            result.write_bytes(model.SerializeToString())
+        elif damage == "other input":
+            model = of_nodes([Node("Relu", ["q"], ["scores"])], {"q": (1, 4)}, {"scores": (1, 4)})
+            result.write_bytes(model.SerializeToString())
+        return True
+
+    monkeypatch.setattr("mobilekit.child.call", call)
+    graph, notes = _graph(), Notes()
+    assert simplify(graph, notes) is graph  # type: ignore[arg-type]
+    assert len(notes.notes) == 1
+
+
+def test_the_child_imports_neither_onnx_nor_numpy_nor_sympy(tmp_path: Path) -> None:
+    import subprocess
+    import sys
+
+    source = tmp_path / "in.onnx"
+    source.write_bytes(conv_classifier().SerializeToString())
+    program = (
+        f"import sys; from {module.__name__} import run_onnxsim\n"
+        f"assert run_onnxsim({str(source)!r}, {str(tmp_path / 'out.onnx')!r})\n"
+        "print([name for name in ('onnx', 'numpy', 'sympy', 'onnxsim') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+    assert (tmp_path / "out.onnx").stat().st_size
