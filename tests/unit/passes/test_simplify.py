@@ -13,7 +13,7 @@ from mobilekit.passes import simplify as module
 from mobilekit.passes.infer import infer
 from mobilekit.passes.simplify import simplify
 from tests.models import conv_classifier, of_nodes
-from tests.unit.passes.checks import Node, assert_same, prepared
+from tests.unit.passes.checks import Node, assert_same, ops, prepared
 from tests.unit.passes.test_shapes import Notes
 
 
