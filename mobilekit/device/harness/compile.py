@@ -68,11 +68,11 @@ class Compilation:
     def _environment(self, extra: Mapping[str, str], build: Path) -> dict[str, str]:
         # ccache then knows a file again when the build folder has another name.
         ccache = {"CCACHE_BASEDIR": str(build.parent.parent), "CCACHE_NOHASHDIR": "1"}
-        return {**ccache, **os.environ, **extra, "NINJA_STATUS": "[%f/%t] ", "LC_ALL": "C"}
+        return {**ccache, **os.environ, **extra, "NINJA_STATUS": "[%f/%t] "}
 
     def _call(self, command: Sequence[str], what: str, env: Mapping[str, str], task: Task | None) -> None:
         nice = [found, "-n", "10"] if (found := shutil.which("nice")) else []
-        with self.log.open("ab") as log:
+        with self.log.open("ab", buffering=0) as log:
             process = subprocess.Popen(
                 [*nice, *command],
                 stdin=subprocess.DEVNULL,
