@@ -303,15 +303,12 @@ class Emission:
             finding = Finding(value.name, "Input", refusal.reason, refusal.remedy)
             shape, groups = (1,), ((0,),)
         dims = dims_of(shape, groups)
-        name = self._fresh(value.name)
-        blob = Blob(dims, value.name)
-        self._layers.append(Layer("Input", name, [], [blob], _size(dims)))
-        storage = self._storages[id(value)] = _Storage({dims: blob}, label=value.name, is_input=True)
         if finding:
-            shape_known = value.shape is not None and all(isinstance(axis, int) and axis > 0 for axis in value.shape)
-            if shape_known:
-                storage.views = {self.natural_dims(value): blob}
+            self._placeholder(value)
             return finding, None
+        blob = Blob(dims, value.name)
+        self._layers.append(Layer("Input", self._fresh(value.name), [], [blob], _size(dims)))
+        self._storages[id(value)] = _Storage({dims: blob}, label=value.name, is_input=True)
         axes = kept_axes(shape, dims)
         assert axes is not None
         return None, (NcnnBlob(tensor=value.name, blob=value.name, axes=axes), blob)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
 
 from mobilekit.targets.ncnn.emit import Blob, Emission
 from mobilekit.targets.ncnn.layout import MAX_DIMS, Groups, dims_of, match, natural, unique
-from mobilekit.targets.ncnn.node import NodeView, Refuse, static_shape
+from mobilekit.targets.ncnn.node import NodeView, Refuse
 from mobilekit.targets.ncnn.registry import emits
 
 OPERATIONS = {
@@ -107,14 +108,10 @@ def reduce(node: NodeView, out: Emission) -> None:
         for index, group in enumerate(groups)
         if any(axis in axes and shape[axis] > 1 for axis in group) or (group and all(axis in axes for axis in group))
     ]
-    x = out.view(value, dims)
     if not where:
-        where = [len(dims) - 1] if dims[-1] == 1 else []
-        if not where:
-            x = out.reshape(x, (*dims, 1)) if len(dims) < MAX_DIMS else x
-            where = [len(x.dims) - 1] if x.dims[-1] == 1 else []
-        if not where:
-            raise Refuse("it reduces only axes of size 1 of a 4-D tensor", "remove it")
+        # Only axes of size 1: the function still applies, to one element at a time.
+        dims, where = (math.prod(shape), 1), [1]
+    x = out.view(value, dims)
     if node.op == "ReduceLogSumExp":
         from mobilekit.targets.ncnn.ops.activation import apply
         from mobilekit.targets.ncnn.ops.elementwise import ADD, SUB
@@ -126,5 +123,4 @@ def reduce(node: NodeView, out: Emission) -> None:
         result = out.layer("BinaryOp", [total, top], top.dims, op_type=ADD)
     else:
         result = reduction(out, _OPS[node.op], x, where, keep)
-    assert static_shape(node.output()) is not None
     out.bind(node.output(), result)

@@ -27,7 +27,11 @@ Arrays = Mapping[str, np.ndarray]
 
 
 def model(
-    nodes: Sequence[onnx.NodeProto], inputs: Arrays, outputs: Sequence[str], consts: Arrays | None = None, opset: int = 21
+    nodes: Sequence[onnx.NodeProto],
+    inputs: Arrays,
+    outputs: Sequence[str],
+    consts: Arrays | None = None,
+    opset: int = 21,
 ) -> onnx.ModelProto:
     """A model whose inputs have the types and shapes of ``inputs``; output types are inferred."""
 
@@ -53,7 +57,7 @@ def prepared(proto: onnx.ModelProto) -> Graph:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.onnx"
         path.write_bytes(proto.SerializeToString())
-        return prepare(load(path), {})
+        return prepare(load(path), {}, simplify=False)
 
 
 def findings(proto: onnx.ModelProto) -> tuple[Finding, ...]:
