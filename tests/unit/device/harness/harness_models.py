@@ -24,7 +24,7 @@ def write(folder: Path, lines: list[str], blobs: int, weights: bytes = b"", name
 
 
 def convolutional(folder: Path) -> Files:
-    """Input "in" (3, 24, 24), Conv 3x3 + ReLU to "mid" (16, 24, 24); then "logits" (10,) and "branch/0:0" (8, 24, 24)."""
+    """Input "in" (3, 24, 24), 3x3 Conv + ReLU "mid" (16, 24, 24), then "logits" (10,), "branch/0:0" (8, 24, 24)."""
     rng = np.random.default_rng(7)
 
     def array(*shape: int, raw: bool = False) -> bytes:
