@@ -106,6 +106,9 @@ class Lab:
         listed: list[dict[str, Any]] = json.loads(self.mobilekit("device", "virtual", "list", "--json").stdout)
         return listed
 
+    def names(self) -> set[str]:
+        return {each["name"] for each in self.devices()}
+
     def adb_run(self, *arguments: str, **options: Any) -> subprocess.CompletedProcess[bytes]:
         return self.run([self.adb, "-s", self.serial, *arguments], **options)
 
