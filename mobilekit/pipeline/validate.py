@@ -187,9 +187,12 @@ def _host_features() -> tuple[str, ...]:
 
 @dataclass(frozen=True, slots=True)
 class _Found:
+    """``variation``: how far (relative L2) the reference's outputs for the samples lie from that for the first."""
+
     samples: tuple[str, ...]
     errors: Mapping[str, Sequence[TensorError]]
     top1: Mapping[str, Sequence[float]]
+    variation: Mapping[str, float]
     answers: tuple[AnswerPair, ...]
     timed: RunResult
 
@@ -209,6 +212,8 @@ def _measure(
     once = RunOptions(threads=run.threads, fp16=run.fp16, bf16=run.bf16, timeout_s=run.timeout_s)
     errors: dict[str, list[TensorError]] = {info.name: [] for info in outputs}
     top1: dict[str, list[float]] = {info.name: [] for info in outputs}
+    first: NamedTensors | None = None
+    variation: dict[str, float] = {info.name: 0.0 for info in outputs}
     names: list[str] = []
     answers: list[AnswerPair] = []
     timed: RunResult | None = None
@@ -225,14 +230,17 @@ def _measure(
         for info in outputs:
             actual, wanted = _both(result.outputs, expected, info)
             errors[info.name].append(compare(actual, wanted))
+            if first is not None:
+                variation[info.name] = max(variation[info.name], compare(wanted, first[info.name]).relative_l2)
             agreement = top1_agreement(actual, wanted) if classifies else None
             if agreement is not None:
                 top1[info.name].append(agreement)
+        first = first or expected
         if labels and (pair := _answer(sample.name, result.outputs, expected, outputs, labels)) is not None:
             answers.append(pair)
     if timed is None:
         raise UsageError("there is nothing to run: no samples", hint="give --samples 1 or more")
-    return _Found(tuple(names), errors, top1, tuple(answers), timed)
+    return _Found(tuple(names), errors, top1, variation, tuple(answers), timed)
 
 
 def _both(actual: NamedTensors, expected: NamedTensors, info: TensorInfo) -> tuple[Array, Array]:
@@ -316,7 +324,7 @@ def _report(
 def _output(info: TensorInfo, found: _Found, tolerance: Tolerance) -> OutputReport:
     from mobilekit.metrics.tensors import worst
     from mobilekit.report.model import OutputReport
-    from mobilekit.validate.tolerance import Verdict, judge, overall
+    from mobilekit.validate.tolerance import Judgement, Verdict, judge, overall
 
     errors = found.errors[info.name]
     # Each sample is judged alone: one whose reference is blank must not be excused by one whose is not.
@@ -327,6 +335,11 @@ def _output(info: TensorInfo, found: _Found, tolerance: Tolerance) -> OutputRepo
     total = worst(errors if verdict is Verdict.FAIL or not telling else telling)
     bad = max(range(len(errors)), key=lambda i: (judgements[i].verdict is Verdict.FAIL, errors[i].relative_l2))
     deciding = judgements[bad] if verdict is Verdict.FAIL else judge(total, tolerance)
+    if verdict is Verdict.PASS and len(errors) > 1 and found.variation[info.name] <= tolerance.rtol:
+        verdict = Verdict.INCONCLUSIVE
+        deciding = Judgement(
+            verdict, "the reference gives the same for every sample, so a device that ignores its inputs would pass"
+        )
     agreement = found.top1[info.name]
     return OutputReport(
         name=info.name,
@@ -357,10 +370,8 @@ def _sentence(outputs: Sequence[OutputReport], reference: str, tolerance: Tolera
         return f"{count} from {reference}; worst is {first.name}: {first.reason} (sample {first.worst_sample})"
     proven = [output for output in outputs if output.verdict is Verdict.PASS]
     if not proven:
-        return (
-            f"nothing is proven: every output of {reference} is zero or constant for these inputs; "
-            "try real ones with --inputs DIR"
-        )
+        reasons = "; ".join(dict.fromkeys(output.reason for output in outputs)) or "the model has no outputs"
+        return f"nothing is proven against {reference}: {reasons}. Try real inputs with --inputs DIR"
     worst = max(proven, key=lambda o: o.relative_l2)
     all_outputs = "the output is" if len(outputs) == 1 else f"all {len(outputs)} outputs are"
     if len(proven) < len(outputs):

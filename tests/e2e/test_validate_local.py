@@ -80,6 +80,20 @@ def test_outputs_that_say_nothing_are_inconclusive(tmp_path):
     assert "nothing is proven" in " ".join(done.stdout.split())
 
 
+def test_an_answer_that_never_changes_proves_nothing(tmp_path):
+    """The output is 0 to 3 whatever goes in: a device that ignores its input would be right."""
+    weights = {"zero": np.zeros((48, 4), np.float32), "answer": np.arange(4, dtype=np.float32)}
+    nodes = [
+        helper.make_node("Flatten", ["x"], ["flat"]),
+        helper.make_node("Gemm", ["flat", "zero", "answer"], ["y"]),
+    ]
+    model = save(of_nodes(nodes, {"x": (1, 3, 4, 4)}, {"y": (1, 4)}, weights), tmp_path / "still.onnx")
+    export_model(model, tmp_path / "still")
+    report = validate_bundle(tmp_path / "still", "local")
+    assert report.verdict is Verdict.INCONCLUSIVE
+    assert "ignores its inputs" in report.sentence
+
+
 def test_a_stricter_tolerance_can_fail_a_right_bundle(bundle):
     assert validate_bundle(bundle, "local", ValidateOptions(rtol=1e-12)).verdict is Verdict.FAIL
     with pytest.raises(UsageError):
