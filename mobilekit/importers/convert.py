@@ -17,7 +17,7 @@ from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, ValueInfoPro
 
 from mobilekit.errors import ModelError
 from mobilekit.graph import Graph, Node, Value
-from mobilekit.importers.onnx import default_opset, symbol
+from mobilekit.importers.onnx import check_names, default_opset, symbol
 from mobilekit.importers.tensors import ExternalData, dtype_name, elem_type, from_tensor, to_tensor
 
 if TYPE_CHECKING:
@@ -51,6 +51,7 @@ class _Reader:
     def graph(self, proto: GraphProto, outer: Mapping[str, Value]) -> Graph:
         graph = Graph(proto.name, dict(self._opsets))
         scope: dict[str, Value] = {}
+        check_names(*(item.name for items in (proto.initializer, proto.input, proto.output) for item in items))
         for tensor in proto.initializer:
             array = from_tensor(tensor, self._external)
             scope[tensor.name] = Value(tensor.name, str(array.dtype), array.shape, const=array)
@@ -81,6 +82,7 @@ class _Reader:
         return graph
 
     def _node(self, proto: NodeProto, scope: dict[str, Value], outer: Mapping[str, Value]) -> Node | None:
+        check_names(proto.op_type, proto.name, proto.domain, *proto.input, *proto.output)
         domain = "" if proto.domain == "ai.onnx" else proto.domain
         if proto.op_type == "Constant" and not domain:
             array = _constant(proto, self._external)
@@ -155,6 +157,7 @@ def from_node_attributes(
     """Attributes as Python values; ``body`` reads subgraphs."""
     attrs: dict[str, Any] = {}
     for attribute in attributes:
+        check_names(attribute.name)
         kind = attribute.type
         value: Any
         if attribute.ref_attr_name:

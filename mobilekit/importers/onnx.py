@@ -14,7 +14,7 @@ from mobilekit.errors import ModelError
 from mobilekit.importers.tensors import ExternalData, dtype_name, tensor_location
 from mobilekit.tensors import TensorSpec
 
-__all__ = ["OLDEST_OPSET", "SourceModel", "default_opset", "load", "spec_of", "symbol"]
+__all__ = ["OLDEST_OPSET", "SourceModel", "check_names", "default_opset", "load", "spec_of", "symbol"]
 
 OLDEST_OPSET = 7
 """Opset 7 gave ONNX numpy's broadcasting; what came before means other things by the same names."""
@@ -50,6 +50,8 @@ def load(path: Path) -> SourceModel:
     """
     proto = _parse(path)
     graph = proto.graph
+    check_names(proto.producer_name, proto.producer_version, *(entry.domain for entry in proto.opset_import))
+    check_names(*(info.name for infos in (graph.input, graph.output) for info in infos))
     opsets = {_domain(entry.domain): entry.version for entry in proto.opset_import}
     opset = default_opset(proto)
     weights = {tensor.name for tensor in graph.initializer} | {t.values.name for t in graph.sparse_initializer}
@@ -147,8 +149,18 @@ def spec_of(info: ValueInfoProto, kind: str) -> TensorSpec:
     return TensorSpec(info.name, dtype_name(tensor.elem_type), tuple(shape))
 
 
+def check_names(*names: str | bytes) -> None:
+    """:class:`ModelError` for a name that is not UTF-8 (protobuf hands those on as bytes)."""
+    for name in names:
+        if not isinstance(name, str):
+            raise ModelError(
+                f"the model holds a name that is not UTF-8: {name!r}", hint="the file is damaged: copy it again"
+            )
+
+
 def symbol(name: str) -> str | None:
     """A symbolic axis's name; ``None`` for those that exporters give to axes they know nothing about."""
+    check_names(name)
     return None if name in ("", "?", "-1", "None") else name
 
 

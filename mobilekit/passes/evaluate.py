@@ -5,11 +5,13 @@ Nodes are in the canonical form (:mod:`mobilekit.passes`).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from mobilekit.errors import ModelError
 from mobilekit.importers.tensors import elem_type
 
 if TYPE_CHECKING:
@@ -24,6 +26,7 @@ RANDOM = frozenset(
 """Operators whose result is not a function of their inputs."""
 
 _RANGE_LIMIT = 1 << 23
+_VIEW_LIMIT_BYTES = 1 << 35
 
 Inputs = Sequence["np.ndarray[Any, Any] | None"]
 
@@ -152,14 +155,21 @@ def _constant_of_shape(inputs: Inputs, attrs: Mapping[str, Any]) -> Any:
     value = attrs.get("value", np.zeros(1, np.float32)).reshape(())
     assert inputs[0] is not None
     # A view of one element: a weight of 400 MB of the same number costs nothing until somebody writes it.
-    return np.broadcast_to(value, tuple(int(axis) for axis in inputs[0]))
+    return _repeat(value, tuple(int(axis) for axis in inputs[0]))
+
+
+def _repeat(data: np.ndarray[Any, Any], shape: tuple[int, ...]) -> Any:
+    size = data.dtype.itemsize * math.prod(shape)
+    if size > _VIEW_LIMIT_BYTES:
+        raise ModelError(f"the model makes a constant of {size / 1e9:.0f} GB", hint="its shape is surely damaged")
+    return np.broadcast_to(data, shape)
 
 
 def _expand(inputs: Inputs, attrs: Mapping[str, Any]) -> Any:  # noqa: ARG001
     data, shape = inputs
     assert data is not None
     assert shape is not None
-    return np.broadcast_to(data, np.broadcast_shapes(data.shape, tuple(int(axis) for axis in shape)))
+    return _repeat(data, np.broadcast_shapes(data.shape, tuple(int(axis) for axis in shape)))
 
 
 def _gather(inputs: Inputs, attrs: Mapping[str, Any]) -> Any:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx
+import onnx.checker
 from onnx import TypeProto, shape_inference
 
 from mobilekit.errors import Finding, ModelError, UnsupportedModelError
@@ -114,7 +115,7 @@ def infer_node(node: Node, schemas: Schemas) -> None:
     opsets = [onnx.helper.make_opsetid("", schemas.opset)]
     try:
         made = shape_inference.infer_node_outputs(schema, to_node(node), types, data, opset_imports=opsets)
-    except (shape_inference.InferenceError, RuntimeError) as error:
+    except (shape_inference.InferenceError, onnx.checker.ValidationError, RuntimeError) as error:
         if node.bodies():
             return  # the bodies' own nodes were looked at; what the whole makes stays unknown
         said = str(error).strip().splitlines()[-1] if str(error).strip() else "shape inference failed"

@@ -1,0 +1,59 @@
+"""Damaged models: our errors, never another."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+import pytest
+from onnx import helper
+
+from mobilekit.errors import MobilekitError, ModelError
+from mobilekit.importers.onnx import load
+from mobilekit.passes import prepare
+from tests.models import conv_classifier, of_nodes
+from tests.unit.passes.checks import Node, prepared
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_flipped_bytes(tmp_path: Path, seed: int) -> None:
+    rng = random.Random(seed)
+    data = conv_classifier().SerializeToString()
+    path = tmp_path / "m.onnx"
+    refused = 0
+    for _ in range(150):
+        damaged = bytearray(data)
+        for _ in range(rng.choice([1, 2, 5, 20])):
+            damaged[rng.randrange(len(data))] = rng.randrange(256)
+        path.write_bytes(damaged)
+        try:
+            prepare(load(path), {}, simplify=False)
+        except MobilekitError:
+            refused += 1
+    assert refused > 10
+
+
+def test_an_attribute_that_the_operator_has_not(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="strides_typo"):
+        prepared(
+            of_nodes(
+                [Node("MaxPool", ["x"], ["y"], kernel_shape=[1], strides_typo=[1])], {"x": (1, 1, 4)}, {"y": (1, 1, 4)}
+            ),
+            tmp_path,
+        )
+
+
+def test_names_that_are_not_utf_8(tmp_path: Path) -> None:
+    data = of_nodes([Node("Relu", ["x"], ["middle"]), Node("Neg", ["middle"], ["y"])], {"x": (2,)}, {"y": (2,)})
+    path = tmp_path / "m.onnx"
+    path.write_bytes(data.SerializeToString().replace(b"middle", b"midd\xff\xfe"))
+    with pytest.raises(ModelError, match="not UTF-8"):
+        prepare(load(path), {}, simplify=False)
+
+
+def test_a_constant_of_a_senseless_size(tmp_path: Path) -> None:
+    nodes = [Node("ConstantOfShape", ["s"], ["k"]), Node("Add", ["x", "k"], ["y"])]
+    model = of_nodes(nodes, {"x": (1,)}, {"y": ("n",)})
+    model.graph.initializer.append(helper.make_tensor("s", 7, [2], [1 << 30, 1 << 30]))
+    with pytest.raises(ModelError, match="constant of"):
+        prepared(model, tmp_path)
