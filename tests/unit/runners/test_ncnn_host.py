@@ -1,0 +1,122 @@
+"""The ncnn wheel in a child process: right outputs, typed errors."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+from onnx import helper
+
+from mobilekit import bundle
+from mobilekit.errors import BundleError, UsageError
+from mobilekit.importers.onnx import load
+from mobilekit.passes import prepare
+from mobilekit.runners.base import RunOptions
+from mobilekit.runners.ncnn_host import NcnnHostRunner
+from mobilekit.targets.ncnn import NcnnOptions, NcnnTarget
+from tests.models import conv_classifier, of_nodes, save
+
+
+def export(proto: object, root: Path) -> bundle.Manifest:
+    graph = prepare(load(save(proto, root / "m.onnx")), {}, simplify=False)
+    artifact = NcnnTarget().build(graph, root / "ncnn", NcnnOptions())
+
+    def infos(values: list) -> tuple[bundle.TensorInfo, ...]:
+        return tuple(bundle.TensorInfo(name=v.name, dtype=v.dtype, shape=v.shape) for v in values)
+
+    model = bundle.ModelInfo(id="m", file="m.onnx", sha256="0" * 64, opset=graph.opset)
+    return bundle.Manifest(
+        mobilekit_version="0", model=model, inputs=infos(graph.inputs), outputs=infos(graph.outputs), ncnn=artifact
+    )
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("bundle")
+
+
+@pytest.fixture(scope="module")
+def manifest(root: Path) -> bundle.Manifest:
+    return export(conv_classifier(), root)
+
+
+IMAGE = np.random.default_rng(1).random((1, 3, 8, 8), np.float32)
+
+
+def test_runs_and_times(root: Path, manifest: bundle.Manifest) -> None:
+    before = IMAGE.copy()
+    with NcnnHostRunner(root, manifest) as runner:
+        result = runner.run({"serving_default_input:0": IMAGE}, RunOptions(warmup=1, iterations=3))
+    (scores,) = result.outputs.values()
+    assert scores.shape == (1, 4)
+    np.testing.assert_allclose(scores.sum(), 1, rtol=1e-5)
+    assert len(result.latencies_ns) == 3
+    assert min(result.latencies_ns) > 0
+    assert result.load_ns > 0
+    np.testing.assert_array_equal(IMAGE, before)
+
+
+def test_says_who_computed(root: Path, manifest: bundle.Manifest) -> None:
+    info = NcnnHostRunner(root, manifest).info()
+    assert info.name == "ncnn on host"
+    assert info.version[0].isdigit()
+    assert not info.virtual
+
+
+def test_many_iterations_give_what_one_gives(tmp_path: Path) -> None:
+    proto = of_nodes([helper.make_node("Relu", ["x"], ["y"])], {"x": [1, 5]}, {"y": [1, 5]})
+    runner = NcnnHostRunner(tmp_path, export(proto, tmp_path))
+    x = np.array([[-1, 2, -3, 4, -5]], np.float32)
+    once = runner.run({"x": x}, RunOptions()).outputs["y"]
+    often = runner.run({"x": x}, RunOptions(warmup=2, iterations=3)).outputs["y"]
+    np.testing.assert_array_equal(once, [[0, 2, 0, 4, 0]])
+    np.testing.assert_array_equal(often, once)
+
+
+def test_a_deep_chain_does_not_overflow_the_stack(tmp_path: Path) -> None:
+    count = 12_000
+    names = ["x", *(f"v{i}" for i in range(count - 1)), "y"]
+    ops = [helper.make_node("Neg", [a], [b]) for a, b in pairwise(names)]
+    manifest = export(of_nodes(ops, {"x": [1, 3]}, {"y": [1, 3]}), tmp_path)
+    assert manifest.ncnn is not None
+    assert manifest.ncnn.depth == count + 1
+    result = NcnnHostRunner(tmp_path, manifest).run({"x": np.ones((1, 3), np.float32)}, RunOptions())
+    np.testing.assert_array_equal(result.outputs["y"], np.ones((1, 3)))
+
+
+@pytest.mark.parametrize("inputs", [{}, {"other": IMAGE}, {"serving_default_input:0": IMAGE, "more": IMAGE}])
+def test_inputs_have_to_be_the_models(root: Path, manifest: bundle.Manifest, inputs: dict[str, np.ndarray]) -> None:
+    with pytest.raises(UsageError, match="serving_default_input:0"):
+        NcnnHostRunner(root, manifest).run(inputs, RunOptions())
+
+
+def test_a_misshapen_input(root: Path, manifest: bundle.Manifest) -> None:
+    with pytest.raises(UsageError, match="shape"):
+        NcnnHostRunner(root, manifest).run({"serving_default_input:0": IMAGE[:, :2]}, RunOptions())
+
+
+def test_a_bundle_without_ncnn(root: Path, manifest: bundle.Manifest) -> None:
+    with pytest.raises(UsageError, match="no ncnn model"):
+        NcnnHostRunner(root, manifest.model_copy(update={"ncnn": None}))
+
+
+@pytest.mark.parametrize("damage", ["param", "missing"])
+def test_files_that_ncnn_does_not_load(tmp_path: Path, damage: str) -> None:
+    manifest = export(conv_classifier(), tmp_path)
+    param = tmp_path / "ncnn" / "model.param"
+    if damage == "missing":
+        param.unlink()
+    else:
+        param.write_text("not a param file")
+    with pytest.raises(BundleError, match=r"model\.param"):
+        NcnnHostRunner(tmp_path, manifest).run({"serving_default_input:0": IMAGE}, RunOptions())
+
+
+def test_a_truncated_bin(tmp_path: Path) -> None:
+    manifest = export(conv_classifier(), tmp_path)
+    weights = tmp_path / "ncnn" / "model.bin"
+    weights.write_bytes(weights.read_bytes()[:100])
+    with pytest.raises(BundleError, match=r"model\.bin"):
+        NcnnHostRunner(tmp_path, manifest).run({"serving_default_input:0": IMAGE}, RunOptions())
