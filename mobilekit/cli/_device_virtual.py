@@ -46,7 +46,10 @@ def _start(
         str | None, typer.Option("--cpu", help="CPU profile of an arm64 device: cortex-a53, cortex-a76, max, ...")
     ] = None,
     name: Annotated[str | None, typer.Option("--name", help="What to call it; default: the CPU profile.")] = None,
-    storage: Annotated[str, typer.Option("--storage", help="Size of /data, kept in memory: 64M, 2G.")] = "2G",
+    storage: Annotated[
+        str | None,
+        typer.Option("--storage", help="Size of /data, kept in memory: 64M; default: 2G, or half the memory."),
+    ] = None,
     mode: Annotated[
         str, typer.Option("--mode", help="userns (a sandbox), proot (not a sandbox) or auto: the first that works.")
     ] = "auto",
@@ -68,7 +71,14 @@ def _start(
 
     with terminal_progress() as progress:
         device = library.start(
-            name, abi=abi, cpu=cpu, storage_bytes=_size(storage), mode=mode, port=port, keep=keep, progress=progress
+            name,
+            abi=abi,
+            cpu=cpu,
+            storage_bytes=None if storage is None else _size(storage),
+            mode=mode,
+            port=port,
+            keep=keep,
+            progress=progress,
         )
     if json:
         print_json(_as_json(device))

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from virtual_lab import NOBODY, Lab, adb_programs, alive, laboratory, need_sandbox, tree, wait_for
+from virtual_lab import NOBODY, Lab, adb_programs, alive, laboratory, need_sandbox, orphans_come_here, tree, wait_for
 
 pytestmark = pytest.mark.device
 
@@ -289,3 +291,55 @@ def test_a_port_in_use_is_told(lab: Lab) -> None:
     assert b"port" in done.stderr
     assert b"Traceback" not in done.stderr
     assert not (lab.folder / "state/virtual/x").exists()
+
+
+@pytest.mark.parametrize("delay_s", [0.15, 0.3, 0.45, 0.6, 0.9])
+def test_ctrl_c_during_start_leaves_nothing(delay_s: float) -> None:
+    need_sandbox()
+    with laboratory(_adb()) as own, orphans_come_here():
+        own.run([own.adb, "start-server"])
+        before = tree(os.getpid())
+        command = [own.python, "-m", "mobilekit", "device", "virtual", "start", "--name", "hasty"]
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=own.env)
+        time.sleep(delay_s)
+        process.send_signal(signal.SIGINT)
+        said = process.communicate(timeout=60)[0]
+        if process.returncode == 0:  # it was done already
+            assert own.names() == {"hasty"}
+            return
+        assert process.returncode in (130, -signal.SIGINT)  # the latter while Python itself still starts
+        if process.returncode == 130:
+            assert b"Traceback" not in said
+        wait_for(lambda: not alive(tree(os.getpid()) - before), 5)
+        assert own.names() == set()
+        assert not (own.folder / "state/virtual/hasty").exists()
+
+
+def test_without_user_namespaces_it_says_what_to_do(tmp_path: Path) -> None:
+    """A machine that forbids them, made by a user namespace whose limit is zero."""
+    need_sandbox()
+    inside = 'echo 0 > /proc/sys/user/max_user_namespaces; exec "$@"'
+    with laboratory(_adb()) as own:
+        start = [own.python, "-m", "mobilekit", "device", "virtual", "start", "--name", "barred"]
+        barred = ["unshare", "-Ur", "sh", "-c", inside, "sh", *start]
+        done = own.run([*barred, "--mode", "userns"])
+        assert done.returncode == 4
+        assert b"max_user_namespaces" in done.stderr
+        assert b"Traceback" not in done.stderr
+        assert not (own.folder / "state/virtual/barred").exists()
+        if shutil.which("proot"):
+            done = own.run(barred)
+            assert done.returncode == 0, done.stderr
+            assert b"NOT A SANDBOX" in done.stderr
+            assert own.devices()[0]["mode"] == "proot"
+
+
+def test_root_of_a_container_that_has_no_other_user() -> None:
+    need_sandbox()
+    with laboratory(_adb()) as own:
+        command = [own.python, "-m", "mobilekit", "device", "virtual", "start", "--name", "nested"]
+        assert own.run(["unshare", "-Ur", *command]).returncode == 0
+        own.serial = own.devices()[0]["serial"]
+        assert own.devices()[0]["mode"] == "userns"
+        assert own.shell("id -u").stdout == b"2000\n"
+        assert own.shell("mount -t tmpfs none /mnt").returncode != 0

@@ -19,7 +19,7 @@ from typing import Any
 import adbutils
 import pytest
 
-from mobilekit.device.virtual import probe
+from mobilekit.device.virtual import kernel, probe
 
 NOBODY = 65534
 
@@ -149,6 +149,16 @@ def tree(pid: int) -> set[int]:
     for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
         found |= tree(int(child))
     return found
+
+
+@contextmanager
+def orphans_come_here() -> Iterator[None]:
+    """Processes whose parent ends become this one's children, so that `tree` finds them."""
+    kernel.prctl(kernel.PR_SET_CHILD_SUBREAPER, 1)
+    try:
+        yield
+    finally:
+        kernel.prctl(kernel.PR_SET_CHILD_SUBREAPER, 0)
 
 
 def alive(pids: set[int]) -> set[int]:

@@ -76,6 +76,7 @@ def environment(settings: Settings) -> dict[str, str]:
     variables = {
         "ANDROID_DATA": "/data",
         "ANDROID_ROOT": "/system",
+        "ENV": "/system/etc/mkshrc",
         "HOME": "/",
         "HOSTNAME": "mobilekit",
         "LOGNAME": "shell",

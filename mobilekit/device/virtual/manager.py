@@ -17,6 +17,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO
 
+from mobilekit.child import physical_memory_bytes
 from mobilekit.device.virtual import auth, machine
 from mobilekit.device.virtual.layout import ABIS, CPU_PROFILES, Settings
 from mobilekit.device.virtual.rootfs import ensure_root
@@ -27,7 +28,9 @@ from mobilekit.progress import SILENT, Progress
 __all__ = ["MODES", "NOT_A_SANDBOX", "Probe", "VirtualDevice", "ensure", "list_", "probe", "start", "stop"]
 
 MODES = ("auto", "userns", "proot")
-DEFAULT_STORAGE_BYTES = 2 * 1024**3
+# /data lies in memory.
+_DEFAULT_STORAGE_BYTES = 2 * 1024**3
+_DEFAULT_STORAGE_SHARE = 0.5
 NOT_A_SANDBOX = (
     "proot mode is NOT A SANDBOX: programs on this device run with your rights and reach your files and your network"
 )
@@ -94,7 +97,7 @@ def start(
     *,
     abi: str = "arm64-v8a",
     cpu: str | None = None,
-    storage_bytes: int = DEFAULT_STORAGE_BYTES,
+    storage_bytes: int | None = None,
     mode: str = "auto",
     port: int = 0,
     connect: bool = True,
@@ -104,11 +107,14 @@ def start(
     """Start a device and connect adb to it.
 
     ``cpu`` is a name of :data:`CPU_PROFILES` (default ``cortex-a76``; ``host`` where the ABI is native).
+    ``storage_bytes`` is the size of ``/data``, in memory (default: 2 GiB, at most half of this machine's memory).
     ``port`` 0 takes a free one. ``keep`` puts back the ``/data`` that ``stop(name, keep=True)`` kept.
     ``mode`` ``auto`` tries the sandbox, then proot (announced through ``progress.note``).
     Raises :class:`UsageError` for bad values or a name in use, :class:`SetupError` naming the remedy where this
     machine cannot do it.
     """
+    if storage_bytes is None:
+        storage_bytes = min(_DEFAULT_STORAGE_BYTES, int(physical_memory_bytes() * _DEFAULT_STORAGE_SHARE))
     cpu = _check(name, abi, cpu, storage_bytes, mode, port)
     with _lock():
         running = {device.name for device in list_()}
