@@ -117,6 +117,16 @@ def test_gone_in_the_middle_of_a_push(bench, bundle, device):
     eventually(lambda: bench.strays() == [])
 
 
+def test_ctrl_c_in_the_middle_of_a_push(bench, bundle, device):
+    def interrupt():
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        validate_bundle(bundle, device.serial, progress=Meddler(at_push=interrupt))
+    nothing_left(bench, device)
+    assert AdbDevice(device.serial).script("ls -A /data/local/tmp/mobilekit/store").stdout == b""
+
+
 def test_gone_in_the_middle_of_a_run(bench, bundle, device):
     def cut():
         eventually(lambda: bool(bench.harnesses(device)))
