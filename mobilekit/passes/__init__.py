@@ -10,13 +10,17 @@ What the emitter may rely upon (``graph = prepare(...)``):
   - ``Softmax``, ``LogSoftmax``, ``Hardmax`` work along one ``axis`` (older flattening semantics become Reshapes);
   - ``BatchNormalization`` has one output and no ``spatial``; ``GroupNormalization`` has per-channel scale and bias;
   - ``auto_pad`` is gone from Conv, ConvTranspose and pools: explicit ``pads`` (``dilations``, ``strides``,
-    ``kernel_shape`` and ``group`` are always given too);
+    ``kernel_shape`` and ``group`` are always given too, ``output_padding`` of ConvTranspose, whose ``output_shape``
+    is gone);
+  - ``Max`` and ``Min`` have two inputs, ``Sum`` and ``Mean`` are ``Add`` (and ``Mul``);
   - ``Constant`` nodes, ``Identity`` and ``Dropout`` are gone (an ``Identity`` stays only where a graph output is
     a graph input, a constant, or another output).
 
 - Every value has ``dtype`` and a static ``shape`` (``tuple[int, ...]``); all axes attributes and axes constants may be
   negative still. Constants are ``Value.const``.
 - Nodes are in topological order and each reaches an output; inputs and outputs have the model's names and order.
+- ``Conv``, ``ConvTranspose`` and ``Gemm`` with constant weights have taken in the BatchNormalization and the
+  channel-wise ``Add``, ``Sub``, ``Mul``, ``Div`` behind them; a rank-2 ``MatMul`` with constant weight and bias is ``Gemm``.
 - Fused nodes: ``Gelu`` (``approximate`` "none" | "tanh"), ``LayerNormalization``, ``RMSNormalization``, ``HardSwish``,
   ``HardSigmoid``, ``Mish``, ``Swish`` (``alpha``) of the default domain.
 """

@@ -37,16 +37,27 @@ _GROWERS = frozenset({"ConstantOfShape", "Expand", "EyeLike", "OneHot", "Pad", "
 
 
 def infer(graph: Graph, *, target_opset: int | None = None) -> None:
-    """Fold, infer and (where ``target_opset`` is newer than the graph's) lift in one walk."""
+    """Fold, infer and (where ``target_opset`` is given) lift in one walk.
+
+    Raises ``UnsupportedModelError`` with every node that has no newer form, ``ModelError`` where operators and shapes
+    contradict each other. Shapes that depend on data stay open: ask :func:`require_static`.
+    """
     source = graph.opset
     target = max(source, target_opset or source)
     order: list[Node] = []
     pending = deque(graph.nodes)
     schemas = Schemas(target)
     lifting = target_opset is not None
+    refused: list[Finding] = []
     while pending:
         node = pending.popleft()
-        for lifted in lift_node(graph, node, source) if lifting else [node]:
+        try:
+            forms = lift_node(graph, node, source) if lifting else [node]
+        except UnsupportedModelError as error:
+            refused += error.findings
+            order.append(node)
+            continue
+        for lifted in forms:
             if lifted.op == "If" and not lifted.domain:
                 branch = _inline_if(graph, lifted)
                 if branch is not None:
@@ -61,6 +72,8 @@ def infer(graph: Graph, *, target_opset: int | None = None) -> None:
                 infer_node(lifted, schemas)
                 kept = _fold(graph, lifted, target)
             order += [lifted] if kept is None else kept
+    if refused:
+        raise UnsupportedModelError("some operators mean what newer opsets cannot say", findings=refused)
     graph.opsets[""] = target
     graph.rebuild(order)
     graph.prune()

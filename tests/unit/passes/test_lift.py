@@ -213,3 +213,14 @@ def test_bodies_are_lifted_too(tmp_path: Path) -> None:
     (body, _) = graph.nodes[-1].bodies()
     assert body.nodes[0].attrs == {}
     assert len(body.nodes[0].inputs) == 2
+
+
+def test_all_refusals_are_listed(tmp_path: Path) -> None:
+    weights = {name: np.full(3, 1.5, np.float32) for name in "sbmv"}
+    nodes = [
+        Node("BatchNormalization", ["x", *"sbmv"], ["a"], spatial=0, name="first"),
+        Node("BatchNormalization", ["a", *"sbmv"], ["y"], spatial=0, name="second"),
+    ]
+    with pytest.raises(UnsupportedModelError) as caught:
+        prepared(of_nodes(nodes, {"x": (2, 3, 4, 6)}, {"y": ANY}, weights, opset=7), tmp_path)
+    assert [finding.node for finding in caught.value.findings] == ["first", "second"]
