@@ -55,6 +55,7 @@ def test_exit_codes(lab: Lab, code: int) -> None:
 
 def test_a_signal_shows_as_the_shell_says_it(lab: Lab) -> None:
     assert lab.shell("kill -9 $$").returncode == 137
+    assert lab.shell("kill -SEGV $$").returncode == 139
 
 
 def test_stderr_is_separate(lab: Lab) -> None:

@@ -108,6 +108,11 @@ def test_what_a_sandbox_refuses(lab: Lab, command: str) -> None:
     assert done.returncode != 0, done
 
 
+def test_a_command_inherits_three_descriptors(lab: Lab) -> None:
+    # The fourth is ls' own, of the folder it lists.
+    assert lab.shell("ls /proc/self/fd").stdout.split() == [b"0", b"1", b"2", b"3"]
+
+
 def test_it_cannot_end_its_init(lab: Lab) -> None:
     lab.shell("kill -9 1; kill -15 1; kill -9 -1")
     assert lab.shell("echo alive").stdout == b"alive\n"

@@ -44,7 +44,10 @@ _EMULATOR_PORTS = range(5554, 5587)
 
 @dataclass(frozen=True, slots=True)
 class VirtualDevice:
-    """A running device. ``root`` is how this process reaches its ``/`` (Linux' /proc), for inspection only."""
+    """A running device. ``root``: the folder that holds its files in proot mode; a sandbox has none on the host.
+
+    ``started_ticks`` (clock ticks since boot) tells ``pid`` from a later process of that number.
+    """
 
     name: str
     serial: str
