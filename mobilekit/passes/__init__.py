@@ -20,7 +20,8 @@ What the emitter may rely upon (``graph = prepare(...)``):
   negative still. Constants are ``Value.const``.
 - Nodes are in topological order and each reaches an output; inputs and outputs have the model's names and order.
 - ``Conv``, ``ConvTranspose`` and ``Gemm`` with constant weights have taken in the BatchNormalization and the
-  channel-wise ``Add``, ``Sub``, ``Mul``, ``Div`` behind them; a rank-2 ``MatMul`` with constant weight and bias is ``Gemm``.
+  channel-wise ``Add``, ``Sub``, ``Mul``, ``Div`` behind them; a rank-2 ``MatMul`` with constant weight and
+  bias is ``Gemm``.
 - Fused nodes: ``Gelu`` (``approximate`` "none" | "tanh"), ``LayerNormalization``, ``RMSNormalization``, ``HardSwish``,
   ``HardSigmoid``, ``Mish``, ``Swish`` (``alpha``) of the default domain.
 """

@@ -19,12 +19,14 @@ def _rules() -> tuple[Rule[Any], ...]:
     from mobilekit.passes.legalise.drop import DropNoOp
     from mobilekit.passes.legalise.layout import MergeReshape, MergeTranspose, PushTranspose, TransposeToReshape
     from mobilekit.passes.legalise.normalisation import FuseLayerNorm, FuseNormScale
+    from mobilekit.passes.legalise.reduce import ReduceOfOnes
     from mobilekit.passes.legalise.windows import ExplicitWindow, FoldPad
 
     return (
         DropNoOp(),
         ExplicitWindow(),
         PairwiseVariadic(),
+        ReduceOfOnes(),
         FoldPad(),
         FoldAffine(),
         CanonicalClip(),

@@ -14,7 +14,7 @@ __all__ = ["affine", "close", "made_by", "product", "times_constant"]
 
 def close(number: float | None, wanted: float, rel: float = 1e-5) -> bool:
     """Equal but for the digits that exporters write (0.79788 for the root of 2/pi)."""
-    return number is not None and abs(number - wanted) <= rel * max(1.0, abs(wanted))
+    return number is not None and abs(number - wanted) <= rel * abs(wanted)
 
 
 def made_by(value: Value | None, *ops: str) -> Node | None:

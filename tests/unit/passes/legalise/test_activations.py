@@ -61,7 +61,7 @@ def test_tanh_chain_is_gelu(tmp_path: Path, cube: str) -> None:
     if cube == "Pow":
         weights["three"] = f32(3)
     assert rewritten(nodes, tmp_path, weights) == {"Gelu": 1}
-    weights["k"] = f32(0.05)
+    weights["k"] = f32(0.04472)  # one part in 9,000 off is another function
     assert "Tanh" in rewritten(nodes, tmp_path, weights)
 
 

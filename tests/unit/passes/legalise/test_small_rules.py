@@ -120,3 +120,22 @@ def test_random_operators_are_not_merged(tmp_path: Path) -> None:
     ]
     graph = prepared(of_nodes(nodes, {"x": (4,)}, {"y": (4,)}), tmp_path)
     assert ops(graph) == {"RandomNormal": 2, "Sub": 1, "Add": 1}
+
+
+@pytest.mark.parametrize("op", ["ReduceMean", "ReduceSum", "ReduceMax", "ReduceMin", "ReduceProd"])
+@pytest.mark.parametrize("keep", [0, 1])
+def test_reductions_of_one_element_move_no_data(tmp_path: Path, op: str, keep: int) -> None:
+    axes = np.array([1, 2])
+    by_attribute = op != "ReduceSum"
+    inputs, attrs = (["x"], {"axes": [1, 2]}) if by_attribute else (["x", "axes"], {})
+    nodes = [Node(op, inputs, ["a"], keepdims=keep, **attrs), Node("Elu", ["a"], ["y"])]
+    weights = {} if by_attribute else {"axes": axes}
+    found = rewritten(nodes, tmp_path, weights, x=(2, 1, 1, 8), y=(2, 1, 1, 8) if keep else (2, 8))
+    assert found == ({"Elu": 1} if keep else {"Reshape": 1, "Elu": 1})
+
+
+def test_a_reduction_that_changes_one_element_stays(tmp_path: Path) -> None:
+    nodes = [Node("ReduceSumSquare", ["x"], ["a"], axes=[1]), Node("Elu", ["a"], ["y"])]
+    assert rewritten(nodes, tmp_path, x=(2, 1, 8, 8)) == {"ReduceSumSquare": 1, "Elu": 1}
+    nodes = [Node("ReduceMean", ["x"], ["a"], axes=[1]), Node("Elu", ["a"], ["y"])]
+    assert rewritten(nodes, tmp_path, y=(2, 1, 8, 8)) == {"ReduceMean": 1, "Elu": 1}
