@@ -170,15 +170,12 @@ def _is_static(data: bytes, abi: str) -> bool:
 
 
 def _downloaded(abi: str, folder: Path, progress: Progress) -> dict[str, Path]:
-    hint = (
-        "install a mobilekit-harness wheel made by `mobilekit harness wheel` on another machine"
-        if shutil.which("apt-get") is None or shutil.which("dpkg-deb") is None
-        else "check apt's sources and the network, or install a mobilekit-harness wheel made on another machine"
-    )
-    if "apt-get" not in hint and (shutil.which("apt-get") is None or shutil.which("dpkg-deb") is None):
+    hint = "install a mobilekit-harness wheel, made by `mobilekit harness wheel` on a machine with apt"
+    if shutil.which("apt-get") is None or shutil.which("dpkg-deb") is None:
         raise SetupError(
             f"the virtual device's root for {abi} needs Debian packages, and there is no apt-get", hint=hint
         )
+    hint = f"check the network and apt's sources; or {hint}"
     architecture = _DEBIAN_ARCHITECTURES[abi]
     progress.step(f"downloading busybox and mksh for {architecture}")
     for part in ("state", "lists/partial", "cache/archives/partial", "log", "debs"):

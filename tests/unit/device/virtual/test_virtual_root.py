@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import io
 import shutil
+import sys
 import tarfile
 from pathlib import Path
 
@@ -13,7 +14,7 @@ import pytest
 from mobilekit.device.virtual import CPU_PROFILES, machine, start
 from mobilekit.device.virtual.build_sandbox import unpack_root
 from mobilekit.device.virtual.layout import Settings, cpuinfo, environment, properties
-from mobilekit.device.virtual.rootfs import pack_root, skeleton
+from mobilekit.device.virtual.rootfs import ensure_root, pack_root, skeleton
 from mobilekit.errors import SetupError, UsageError
 
 
@@ -80,6 +81,40 @@ def test_a_root_from_the_installed_packages_is_the_same_every_time(tmp_path: Pat
         assert (tmp_path / f"root/system/bin/{applet}").readlink() == Path("busybox")
     for program in ("busybox", "mksh"):
         assert machine.is_static(tmp_path / f"root/system/bin/{program}")
+
+
+def _foreign_abi() -> str:
+    return next(abi for abi in ("arm64-v8a", "x86_64") if not machine.is_native(abi))
+
+
+@pytest.mark.usefixtures("private_cache")
+def test_without_apt_the_root_names_the_remedy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(SetupError, match="no apt-get") as caught:
+        ensure_root(_foreign_abi())
+    assert "mobilekit-harness" in caught.value.hint
+
+
+def test_a_failing_apt_is_told_and_leaves_nothing(
+    tmp_path: Path, private_cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, script in (("apt-get", "echo E: no network >&2; exit 100"), ("dpkg-deb", "exit 1")):
+        (tmp_path / name).write_text(f"#!/bin/sh\n{script}\n")
+        (tmp_path / name).chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(SetupError, match="E: no network"):
+        ensure_root(_foreign_abi())
+    assert list((private_cache / "virtual").iterdir()) == []
+
+
+def test_a_root_from_the_harness_wheel_comes_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "mobilekit_harness").mkdir()
+    (tmp_path / "mobilekit_harness/__init__.py").write_text("")
+    packed = tmp_path / "mobilekit_harness/root-arm64-v8a.tar"
+    packed.write_bytes(skeleton())
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delitem(sys.modules, "mobilekit_harness", raising=False)
+    assert ensure_root("arm64-v8a") == packed
 
 
 def test_the_properties_say_that_it_is_virtual() -> None:
