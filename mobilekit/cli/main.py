@@ -100,17 +100,26 @@ def run() -> NoReturn:
     """Entry point: run the command line and leave with the exit code of design decision 8."""
     signal.signal(signal.SIGTERM, _terminated)
     try:
-        app()
+        sys.exit(app(standalone_mode=False) or 0)
     except MobilekitError as error:
         _report(error)
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        sys.exit(130)
+        _interrupted()
     except BrokenPipeError:
         sys.stderr.close()
         sys.exit(141)
     except Exception as error:
+        # typer brings its own copy of click's exceptions in newer versions, click's in older ones: told by what they do.
+        if type(error).__name__ == "Abort":
+            _interrupted()
+        if isinstance(code := getattr(error, "exit_code", None), int) and hasattr(error, "show"):
+            error.show()
+            sys.exit(code)
         _internal(error)
         sys.exit(SetupError.exit_code)
-    sys.exit(0)
+
+
+def _interrupted() -> NoReturn:
+    print("interrupted", file=sys.stderr)
+    sys.exit(130)

@@ -1,6 +1,7 @@
 """``mobilekit doctor``: what this machine has, what it lacks, and the one command that mends each lack.
 
-Each check is a small function in ``CHECKS``; it looks, changes nothing, and never raises for what it finds.
+Each check is a small function in ``CHECKS``; it looks, and never raises for what it finds. Nothing is changed, but an
+adb server is started where none runs, as every adb command does.
 """
 
 from __future__ import annotations

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from mobilekit.device.adb_server import adb_program
 from mobilekit.pipeline import doctor
 from mobilekit.pipeline.doctor import CHECKS, CheckResult, diagnose
 
@@ -47,15 +49,21 @@ def test_two_onnxruntimes_over_each_other_are_noticed(monkeypatch: pytest.Monkey
 
 
 @pytest.mark.slow
-def test_the_command_prints_json_that_a_script_can_read() -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "mobilekit", "doctor", "--json"],
-        env={**os.environ, "ANDROID_ADB_SERVER_PORT": "1"},  # a port where no server can be started
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
+def test_the_command_prints_json_that_a_script_can_read(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = str(probe.getsockname()[1])
+    env = {**os.environ, "ANDROID_ADB_SERVER_PORT": port, "HOME": str(tmp_path)}
+    try:
+        done = subprocess.run(
+            [sys.executable, "-m", "mobilekit", "doctor", "--json"],
+            env=env,
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+    finally:
+        subprocess.run([adb_program(), "kill-server"], env=env, capture_output=True, check=False)
     results = json.loads(done.stdout)
     assert {result["state"] for result in results} <= {"ok", "missing", "broken"}
     assert "Traceback" not in done.stderr
