@@ -110,7 +110,7 @@ def run() -> NoReturn:
         sys.stderr.close()
         sys.exit(141)
     except Exception as error:
-        # typer brings its own copy of click's exceptions in newer versions, click's in older ones: told by what they do.
+        # Newer typers bring a copy of click's exceptions of their own: told by what they can do.
         if type(error).__name__ == "Abort":
             _interrupted()
         if isinstance(code := getattr(error, "exit_code", None), int) and hasattr(error, "show"):
