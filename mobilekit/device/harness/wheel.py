@@ -68,9 +68,6 @@ def make_wheel(folder: Path, abis: Sequence[str], *, toolchain: str = "auto", pr
     members[f"{info}/licenses/NOTICE.txt"] = (_NOTICE.encode(), 0o644)
     members[f"{info}/METADATA"] = (_metadata(version), 0o644)
     members[f"{info}/WHEEL"] = (_WHEEL, 0o644)
-        b"Wheel-Version: 1.0\nGenerator: mobilekit\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
-        0o644,
-    )
     path = folder / f"{WHEEL_PACKAGE}-{version}-py3-none-any.whl"
     progress.step(f"packing {path.name}")
     with atomic_file(path) as temporary:
