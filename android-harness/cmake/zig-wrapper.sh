@@ -18,7 +18,7 @@ while [ "$count" -gt 0 ]; do
     -march=armv8-a) continue ;; # what generic is
     -march=armv8.*)
       argument=-mcpu=generic+$(printf '%s' "${argument#-march=}" |
-        sed -e 's/^armv8\.\([0-9]\)-a/v8_\1a/' -e 's/+fp16\(+\|$\)/+fullfp16\1/')
+        sed -e 's/^armv8\.\([0-9]\)-a/v8_\1a/' -e 's/+fp16+/+fullfp16+/' -e 's/+fp16$/+fullfp16/')
       ;;
   esac
   set -- "$@" "$argument"

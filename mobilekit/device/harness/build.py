@@ -196,7 +196,7 @@ def _files(*patterns: str) -> list[str | bytes]:
 
 
 def _sources_key() -> str:
-    return _digest([NCNN_SHA256, *_files("CMakeLists.txt", "src/**/*", "layers/**/*", "cmake/*")])
+    return _digest([NCNN_SHA256, *_files("CMakeLists.txt", "src/**/*", "layers/**/*")])
 
 
 def _portable(arguments: Sequence[str]) -> list[str]:
@@ -207,7 +207,8 @@ def _portable(arguments: Sequence[str]) -> list[str]:
 
 def _ncnn_key(toolchain: Toolchain) -> str:
     arguments = _portable([*toolchain.common_args, *toolchain.ncnn_args])
-    return _digest([NCNN_SHA256, toolchain.name, toolchain.version, *arguments, *_files("cmake/*")])
+    files = _files("cmake/ncnn-options.cmake", *toolchain.files)
+    return _digest([NCNN_SHA256, toolchain.name, toolchain.version, *arguments, *files])
 
 
 def _harness_key(toolchain: Toolchain) -> str:

@@ -28,7 +28,8 @@ class Toolchain:
     """``version`` identifies the compiler in cache keys and reports; ``static`` binaries run on any Linux kernel.
 
     ``ncnn_args`` and ``common_args`` go to CMake, for ncnn alone and for both projects; ``environment`` is added to
-    the build's. An NDK build has Vulkan, needs Android's linker, and so does not run on the virtual device.
+    the build's; ``files`` are those of ``android-harness`` that belong to this toolchain alone. An NDK build has
+    Vulkan, needs Android's linker, and so does not run on the virtual device.
     """
 
     name: str
@@ -39,6 +40,7 @@ class Toolchain:
     common_args: tuple[str, ...] = ()
     ncnn_args: tuple[str, ...] = ()
     environment: Mapping[str, str] = field(default_factory=dict)
+    files: tuple[str, ...] = ()
 
 
 def find_tool(name: str) -> Path:
@@ -114,6 +116,7 @@ def _gcc_package(abi: str) -> str:
 
 def _gcc(abi: str) -> Toolchain | None:
     processor = ABIS[abi]
+    files: tuple[str, ...] = ()
     if sys.platform == "linux" and processor == _machine():
         compiler = shutil.which("g++") or shutil.which("c++")
         args: tuple[str, ...] = () if compiler is None else (f"-DCMAKE_CXX_COMPILER={compiler}",)
@@ -121,10 +124,11 @@ def _gcc(abi: str) -> Toolchain | None:
         args += () if c_compiler is None else (f"-DCMAKE_C_COMPILER={c_compiler}",)
     else:
         compiler = shutil.which(f"{processor}-linux-gnu-g++")
-        args = (f"-DCMAKE_TOOLCHAIN_FILE={_cmake_file(f'{processor}-linux-gnu.cmake')}",)
+        files = (f"cmake/{processor}-linux-gnu.cmake",)
+        args = (f"-DCMAKE_TOOLCHAIN_FILE={_file(files[0])}",)
     if compiler is None:
         return None
-    return Toolchain("gcc", abi, _version(compiler, "--version"), common_args=args)
+    return Toolchain("gcc", abi, _version(compiler, "--version"), common_args=args, files=files)
 
 
 def _zig(abi: str) -> Toolchain | None:
@@ -133,18 +137,20 @@ def _zig(abi: str) -> Toolchain | None:
     if program is None or not program.is_file():
         return None
     processor = ABIS[abi]
+    files = ("cmake/zig.cmake", "cmake/zig-wrapper.sh")
     return Toolchain(
         "zig",
         abi,
         f"zig {_version(str(program), 'version')}",
-        common_args=(f"-DCMAKE_TOOLCHAIN_FILE={_cmake_file('zig.cmake')}", f"-DMOBILEKIT_PROCESSOR={processor}"),
+        common_args=(f"-DCMAKE_TOOLCHAIN_FILE={_file(files[0])}", f"-DMOBILEKIT_PROCESSOR={processor}"),
         ncnn_args=("-DNCNN_SIMPLEOMP=ON",),  # zig brings no OpenMP runtime
         environment={"MOBILEKIT_ZIG": str(program), "MOBILEKIT_ZIG_TARGET": f"{processor}-linux-musl"},
+        files=files,
     )
 
 
-def _cmake_file(name: str) -> Path:
-    return data_dir("android-harness") / "cmake" / name
+def _file(name: str) -> Path:
+    return data_dir("android-harness") / name
 
 
 def _version(program: str, option: str) -> str:
