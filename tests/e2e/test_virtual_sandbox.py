@@ -348,3 +348,17 @@ def test_root_of_a_container_that_has_no_other_user() -> None:
         assert own.devices()[0]["mode"] == "userns"
         assert own.shell("id -u").stdout == b"2000\n"
         assert own.shell("mount -t tmpfs none /mnt").returncode != 0
+
+
+def test_a_broken_dev_null_is_told() -> None:
+    """It happens: a program run by root replaced the device by a file. Here a mount namespace does it."""
+    need_sandbox()
+    with laboratory(_adb()) as own:
+        (own.folder / "file").touch()
+        inside = 'mount --bind "$1" /dev/null; shift; exec "$@"'
+        start = [own.python, "-m", "mobilekit", "device", "virtual", "start", "--mode", "userns", "--name", "null"]
+        done = own.run(["unshare", "-Urm", "sh", "-c", inside, "sh", str(own.folder / "file"), *start])
+        assert done.returncode == 4
+        assert b"/dev/null" in done.stderr
+        assert b"Traceback" not in done.stderr
+        assert own.names() == set()

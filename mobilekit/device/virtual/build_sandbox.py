@@ -184,6 +184,9 @@ def write_device_files(settings: Settings, root: Path) -> None:
 def _make_dev(dev: Path) -> None:
     kernel.mount("dev", str(dev), "tmpfs", kernel.MS_NOSUID | kernel.MS_NOEXEC, "mode=0755,size=1m")
     for name in _DEVICES:
+        if not Path(f"/dev/{name}").is_char_device():
+            # A file in its place (some program run by root wrote there) would be bound as well, and be read-only.
+            raise OSError(errno.ENODEV, "not a device", f"/dev/{name}")
         (dev / name).touch()
         kernel.mount(f"/dev/{name}", str(dev / name), flags=kernel.MS_BIND)
     (dev / "pts").mkdir()

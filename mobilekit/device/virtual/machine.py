@@ -111,7 +111,11 @@ def refusal(step: str, number: int, *, extra: Sequence[str] = ()) -> SetupError:
             0, "this container masks parts of /proc; run it with an unmasked /proc (docker: systempaths=unconfined)"
         )
     elif step == "/dev":
-        hints.insert(0, "the machine's /dev lacks one of null, zero, full, random, urandom, tty, or devpts")
+        hints.insert(
+            0,
+            "one of this machine's /dev/null, zero, full, random, urandom, tty is missing or no device (`ls -l /dev`); "
+            "a restart makes them anew, as does `sudo mknod -m 666 /dev/null c 1 3` for a missing null",
+        )
     return SetupError(f"the virtual device's sandbox cannot be made: {step}: {said}", hint="\n".join(hints))
 
 
