@@ -72,16 +72,27 @@ def _make_parent(path: Path) -> None:
 
 @contextmanager
 def atomic_file(path: Path) -> Iterator[Path]:
-    """Give a temporary path beside ``path``; rename it into place on success, remove it on any failure."""
+    """Give a temporary path beside ``path``; rename it into place on success, remove it on any failure.
+
+    What is at ``path`` and is no regular file (``/dev/stdout``, a pipe) is written to, never replaced; a link is followed.
+    """
     with storage_errors(path):
-        _make_parent(path)
-        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
+        target = path.resolve() if path.is_symlink() else path
+        if target.exists() and not target.is_file():
+            with tempfile.TemporaryDirectory(prefix="mobilekit-") as folder:
+                temporary = Path(folder) / "content"
+                yield temporary
+                with temporary.open("rb") as content, target.open("wb") as special:
+                    shutil.copyfileobj(content, special)
+            return
+        _make_parent(target)
+        handle, name = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".part", dir=target.parent)
         os.close(handle)
         temporary = Path(name)
         try:
             yield temporary
             temporary.chmod(0o644)
-            temporary.replace(path)
+            temporary.replace(target)
         except BaseException:
             with suppress(OSError):
                 temporary.unlink()
