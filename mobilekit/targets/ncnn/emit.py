@@ -24,7 +24,9 @@ __all__ = ["Blob", "Emission", "Layer", "Model", "ParamValue", "Weights", "emit"
 
 ParamValue = int | float | Sequence[int] | Sequence[float]
 EXACT_INTEGER = 1 << 24
+_TAKEN = {"float": frozenset[str](), "exact": frozenset({"int32", "int64"})}
 _INTEGERS = frozenset({"int8", "uint8", "int16", "uint16", "int32", "uint32", "int64", "uint64", "bool"})
+_TAKEN["any"] = _INTEGERS
 
 
 @dataclass(eq=False, slots=True)
@@ -384,9 +386,9 @@ class Emission:
             if math.prod(static_shape(value)) == 0:
                 raise Refuse(f"{value.name!r} has no elements, ncnn has no empty tensors", "remove it from the model")
             dtype = value.dtype or "unknown"
-            if dtype == "float32" or (entry.data != "float" and dtype in _INTEGERS):
+            if dtype == "float32" or dtype in _TAKEN[entry.data]:
                 continue
-            kind = "float32" if entry.data == "float" else "float32 and integers"
+            kind = " and ".join(["float32", *sorted(_TAKEN[entry.data])])
             raise Refuse(f"{value.name!r} is {dtype}; ncnn computes this with {kind} only", "cast it to float32")
 
 

@@ -5,6 +5,7 @@ from mobilekit.targets.ncnn.ops import (
     conv,
     elementwise,
     gather,
+    logic,
     matmul,
     norm,
     pad,
@@ -12,8 +13,11 @@ from mobilekit.targets.ncnn.ops import (
     recurrent,
     reduce,
     resize,
+    sample,
+    select,
     shape,
     slicing,
+    vector_norm,
 )
 
 __all__ = [
@@ -21,6 +25,7 @@ __all__ = [
     "conv",
     "elementwise",
     "gather",
+    "logic",
     "matmul",
     "norm",
     "pad",
@@ -28,6 +33,9 @@ __all__ = [
     "recurrent",
     "reduce",
     "resize",
+    "sample",
+    "select",
     "shape",
     "slicing",
+    "vector_norm",
 ]

@@ -6,13 +6,15 @@ import math
 
 import numpy as np
 
-from mobilekit.targets.ncnn.emit import Emission, ParamValue, tagged
+from mobilekit.graph import Value
+from mobilekit.targets.ncnn.emit import Blob, Emission, ParamValue, tagged
 from mobilekit.targets.ncnn.emit import raw as raw_weights
 from mobilekit.targets.ncnn.fuse import take_activation
 from mobilekit.targets.ncnn.node import NodeView, Refuse
 from mobilekit.targets.ncnn.registry import emits
 
 _SUFFIX = {1: "1D", 2: "", 3: "3D"}
+_SWAP = {3: 2, 4: 6}  # Permute's orders that exchange the two outermost dims: w c h, and w h c d
 _BEGIN_PADS = ("pad_left", "pad_top", "pad_front")
 _END_PADS = ("pad_right", "pad_bottom", "pad_behind")
 
@@ -41,8 +43,12 @@ def one_batch(node: NodeView, index: int = 0) -> tuple[int, ...]:
 
 @emits("Conv", since=22)
 def conv(node: NodeView, out: Emission) -> None:
-    inner = one_batch(node)
+    batch, *inner = node.shape()
     rank = len(inner) - 1
+    if batch > 1 and rank < 3:
+        _conv_of_batch(node, out)
+        return
+    inner = list(one_batch(node))
     if rank not in _SUFFIX:
         raise Refuse(f"ncnn has no {rank}-D convolution", "express it with 1-D to 3-D convolutions")
     weight = node.const(1, "weight")
@@ -62,7 +68,7 @@ def conv(node: NodeView, out: Emission) -> None:
     weights = [tagged(weight), *([raw_weights(bias)] if bias is not None else [])]
     blob = out.layer(
         f"Convolution{'DepthWise' if group > 1 else ''}{_SUFFIX[rank]}",
-        [out.view(node.input(0), inner)],
+        [out.view(node.input(0), tuple(inner))],
         (filters, *node.out_shape()[2:]),
         weights,
         num_output=filters,
@@ -76,6 +82,42 @@ def conv(node: NodeView, out: Emission) -> None:
         **fused.as_params(),
     )
     out.bind(output, blob)
+
+
+def _conv_of_batch(node: NodeView, out: Emission) -> None:
+    """Several images: the batch becomes one more spatial axis, along which the kernel has size 1."""
+    shape, result = node.shape(), node.out_shape()
+    rank = len(shape) - 2
+    weight, bias = node.const(1, "weight"), node.optional_const(2, "bias")
+    pads = node.ints("pads") or [0] * (2 * rank)
+    if node.str("auto_pad", "NOTSET") not in ("NOTSET", "VALID") or min(pads) < 0:
+        raise Refuse("its pads are negative or not resolved", "give explicit pads")
+    group = node.int("group", 1)
+    filters = int(weight.shape[0])
+    turned = swap_batch(out, node.input(0), shape)
+    rank_suffix = _SUFFIX[rank + 1]
+    blob = out.layer(
+        f"Convolution{'DepthWise' if group > 1 else ''}{rank_suffix}",
+        [turned],
+        (filters, shape[0], *result[2:]),
+        [tagged(weight), *([raw_weights(bias)] if bias is not None else [])],
+        num_output=filters,
+        bias_term=int(bias is not None),
+        weight_data_size=weight.size,
+        **({"group": group} if group > 1 else {}),
+        **_spatial("kernel", [1, *(node.ints("kernel_shape") or weight.shape[2:])]),
+        **_spatial("stride", [1, *(node.ints("strides") or [1] * rank)]),
+        **_spatial("dilation", [1, *(node.ints("dilations") or [1] * rank)]),
+        **_pads([0, *pads[:rank], 0, *pads[rank:]], rank + 1),
+    )
+    order = _SWAP[len(blob.dims)]
+    out.bind(node.output(), out.layer("Permute", [blob], (shape[0], filters, *result[2:]), order_type=order))
+
+
+def swap_batch(out: Emission, value: Value, shape: tuple[int, ...]) -> Blob:
+    """(N, C, ...) as (C, N, ...)."""
+    blob = out.view(value, shape)
+    return out.layer("Permute", [blob], (shape[1], shape[0], *shape[2:]), order_type=_SWAP[len(shape)])
 
 
 @emits("ConvTranspose", since=22)

@@ -121,7 +121,8 @@ def _common(out: Emission, operands: Sequence[Operand], shape: tuple[int, ...]) 
     return min(fitting, key=cost)
 
 
-@emits("Add", "Sub", "Mul", "Div", since=14)
+@emits("Add", "Sub", "Mul", since=14, data="exact")
+@emits("Div", since=14)
 def arithmetic(node: NodeView, out: Emission) -> None:
     operands = [(value, static_shape(value)) for value in node.inputs()]
     out.bind(node.output(), binary(out, _TYPES[node.op], operands, node.out_shape()))

@@ -10,7 +10,10 @@ import numpy as np
 from mobilekit.targets.ncnn.emit import Emission, as_float, raw
 from mobilekit.targets.ncnn.layout import Dims, dim_of_axis, dims_of
 from mobilekit.targets.ncnn.node import NodeView, Refuse
+from mobilekit.targets.ncnn.ops.activation import apply
 from mobilekit.targets.ncnn.ops.conv import one_batch
+from mobilekit.targets.ncnn.ops.elementwise import ADD, SUB, scalar
+from mobilekit.targets.ncnn.ops.reduce import reduction
 from mobilekit.targets.ncnn.registry import emits
 
 if TYPE_CHECKING:
@@ -68,7 +71,7 @@ def instance_norm(node: NodeView, out: Emission) -> None:
 
 @emits("GroupNormalization", since=21)
 def group_norm(node: NodeView, out: Emission) -> None:
-    channels, *_ = one_batch(node)
+    batch, channels = node.shape()[:2]
     groups = node.int("num_groups", 1)
     node.ignore("stash_type")
     dims = _planes(node, out, 3)
@@ -76,9 +79,9 @@ def group_norm(node: NodeView, out: Emission) -> None:
         "GroupNorm",
         [out.view(node.input(), dims)],
         dims,
-        [raw(node.const(1, "scale")), raw(node.const(2, "bias"))],
-        group=groups,
-        channels=channels,
+        [raw(np.tile(node.const(index, what), batch)) for index, what in ((1, "scale"), (2, "bias"))],
+        group=groups * batch,
+        channels=channels * batch,
         eps=node.float("epsilon", 1e-5),
     )
     out.bind(node.output(), blob)
@@ -108,6 +111,20 @@ def _affine(node: NodeView, index: int, what: str, size: int) -> Array | None:
 def layer_norm(node: NodeView, out: Emission) -> None:
     dims, size = _rows(node, out)
     node.ignore("stash_type")
+    x = out.view(node.input(), dims)
+    eps = node.float("epsilon", 1e-5)
+    mean, deviation = node.optional_output(1), node.optional_output(2)
+    if mean is not None or deviation is not None:
+        x = out.reshape(x, (math.prod(dims) // size, size))
+        centre = reduction(out, "mean", x, [1])
+        if mean is not None:
+            out.bind(mean, centre)
+        if deviation is not None:
+            shifted = out.layer("BinaryOp", [x, centre], x.dims, op_type=SUB)
+            square = out.layer("UnaryOp", [shifted], x.dims, op_type=4)
+            variance = scalar(out, ADD, reduction(out, "mean", square, [1]), eps)
+            out.bind(deviation, apply(out, "Reciprocal", apply(out, "Sqrt", variance)))
+        dims = x.dims
     gamma = _affine(node, 1, "scale", size)
     beta = _affine(node, 2, "bias", size)
     affine = gamma is not None or beta is not None
@@ -119,11 +136,11 @@ def layer_norm(node: NodeView, out: Emission) -> None:
         ]
     blob = out.layer(
         "LayerNorm",
-        [out.view(node.input(), dims)],
+        [x],
         dims,
         weights,
         affine_size=size,
-        eps=node.float("epsilon", 1e-5),
+        eps=eps,
         affine=int(affine),
     )
     out.bind(node.output(), blob)
@@ -179,10 +196,6 @@ def softmax(node: NodeView, out: Emission) -> None:
         out.bind(node.output(), out.layer("Softmax", [x], dims, axis=where, fixbug0=1))
         return
     # log(softmax(x)) underflows; x - max - log(sum(exp(x - max))) does not.
-    from mobilekit.targets.ncnn.ops.activation import apply
-    from mobilekit.targets.ncnn.ops.elementwise import SUB
-    from mobilekit.targets.ncnn.ops.reduce import reduction
-
     shifted = out.layer("BinaryOp", [x, reduction(out, "max", x, [where])], dims, op_type=SUB)
     total = apply(out, "Log", reduction(out, "sum", apply(out, "Exp", shifted), [where]))
     out.bind(node.output(), out.layer("BinaryOp", [shifted, total], dims, op_type=SUB))

@@ -10,6 +10,8 @@ import numpy as np
 from mobilekit.targets.ncnn.emit import Blob, Emission
 from mobilekit.targets.ncnn.layout import MAX_DIMS, Groups, dims_of, match, natural, unique
 from mobilekit.targets.ncnn.node import NodeView, Refuse
+from mobilekit.targets.ncnn.ops.activation import apply
+from mobilekit.targets.ncnn.ops.elementwise import ADD, SUB
 from mobilekit.targets.ncnn.registry import emits
 
 OPERATIONS = {
@@ -113,9 +115,6 @@ def reduce(node: NodeView, out: Emission) -> None:
         dims, where = (math.prod(shape), 1), [1]
     x = out.view(value, dims)
     if node.op == "ReduceLogSumExp":
-        from mobilekit.targets.ncnn.ops.activation import apply
-        from mobilekit.targets.ncnn.ops.elementwise import ADD, SUB
-
         # ncnn's own does not take the maximum off first and overflows.
         top = reduction(out, "max", x, where)
         shifted = out.layer("BinaryOp", [x, top], x.dims, op_type=SUB)
@@ -124,3 +123,20 @@ def reduce(node: NodeView, out: Emission) -> None:
     else:
         result = reduction(out, _OPS[node.op], x, where, keep)
     out.bind(node.output(), result)
+
+
+@emits("CumSum", since=14)
+def cumulative_sum(node: NodeView, out: Emission) -> None:
+    (given,) = node.const_ints(1, "axis")
+    axis, shape = node.axis(given), node.shape()
+    if node.int("exclusive", 0):
+        raise Refuse("ncnn's running sum includes each element itself", "subtract the input from an inclusive one")
+    dims = (math.prod(shape[:axis]), shape[axis], math.prod(shape[axis + 1 :]))
+    blob = out.view(node.input(), dims)
+    backwards = node.int("reverse", 0) != 0
+    if backwards:
+        blob = out.layer("Flip", [blob], dims, axes=[1])
+    blob = out.layer("CumulativeSum", [blob], dims, axis=1)
+    if backwards:
+        blob = out.layer("Flip", [blob], dims, axes=[1])
+    out.bind(node.output(), blob)

@@ -10,6 +10,7 @@ import numpy as np
 from mobilekit.targets.ncnn.emit import Blob, Emission
 from mobilekit.targets.ncnn.layout import MAX_DIMS, Dims, dim_of_axis, dims_of
 from mobilekit.targets.ncnn.node import NodeView, Refuse, static_shape
+from mobilekit.targets.ncnn.ops.activation import UNARY, apply
 from mobilekit.targets.ncnn.ops.conv import one_batch
 from mobilekit.targets.ncnn.registry import emits
 
@@ -57,7 +58,10 @@ def cast(node: NodeView, out: Emission) -> None:
     if source == target or (target in _WIDE and source != "float32"):
         out.alias(node.output(), node.input(0))
     elif source == "float32" and target in ("int32", "int64"):
-        out.unary("UnaryOp", node, op_type=19)
+        out.unary("UnaryOp", node, op_type=UNARY["Trunc"])
+    elif target == "bool":
+        x = out.native(node.input())
+        out.bind(node.output(), apply(out, "Abs", apply(out, "Sign", x)))
     else:
         raise Refuse(f"ncnn cannot cast {source} to {target} exactly", "keep the values in float32")
 
@@ -88,6 +92,12 @@ def transpose(node: NodeView, out: Emission) -> None:
             runs.append([axis])
     if len(runs) <= 1:
         out.alias(node.output(), node.input(0))
+        return
+    sizes = [math.prod(shape[axis] for axis in run) for run in runs]
+    native = out.dims(node.input())
+    if [runs.index(run) for run in sorted(runs)] == [1, 0, 2] and native[0] == sizes[0] * sizes[1] and len(native) == 3:
+        x = out.view(node.input(), native)
+        out.bind(node.output(), out.layer("ShuffleChannel", [x], native, group=sizes[1]))
         return
     # Keep axes apart while they fit: what follows mostly wants them one by one.
     while len(runs) < min(MAX_DIMS, len(alive)) and any(len(run) > 1 for run in runs):

@@ -46,10 +46,10 @@ def test_conv_3d(group: int) -> None:
     agrees(node, {"x": rand(1, 4, 5, 6, 7)}, {"w": rand(6, 4 // group, 2, 3, 3), "b": rand(6)})
 
 
-def test_conv_refuses_a_batch() -> None:
-    node = helper.make_node("Conv", ["x", "w"], ["y"], name="/conv")
+def test_conv_transpose_refuses_a_batch() -> None:
+    node = helper.make_node("ConvTranspose", ["x", "w"], ["y"], name="/up")
     found = findings(model([node], {"x": rand(2, 4, 5, 5)}, ["y"], {"w": rand(4, 4, 3, 3)}))
-    assert [(f.node, f.op) for f in found] == [("/conv", "Conv")]
+    assert [(f.node, f.op) for f in found] == [("/up", "ConvTranspose")]
     assert "batch is 2" in found[0].reason
 
 

@@ -1,0 +1,116 @@
+"""Comparisons, logic and selection as arithmetic; batches; running sums."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from onnx import helper
+
+from tests.unit.targets.ncnn.oracle import agrees, findings, model
+
+RNG = np.random.default_rng(17)
+
+
+def rand(*shape: int) -> np.ndarray:
+    return np.asarray(RNG.standard_normal(shape), np.float32)
+
+
+@pytest.mark.parametrize("op", ["Equal", "Greater", "Less", "GreaterOrEqual", "LessOrEqual"])
+@pytest.mark.parametrize("dtype", [np.float32, np.int64])
+@pytest.mark.parametrize("const", [False, True])
+def test_comparisons(op: str, dtype: type, const: bool) -> None:
+    a, b = RNG.integers(-3, 4, (2, 3, 4)).astype(dtype), RNG.integers(-3, 4, (3, 1)).astype(dtype)
+    node = helper.make_node(op, ["a", "b"], ["y"])
+    agrees(node, {"a": a} if const else {"a": a, "b": b}, {"b": b} if const else {})
+
+
+@pytest.mark.parametrize("op", ["And", "Or", "Xor"])
+def test_logic(op: str) -> None:
+    a, b = RNG.random((2, 3, 4)) < 0.5, RNG.random((3, 4)) < 0.5
+    agrees(helper.make_node(op, ["a", "b"], ["y"]), {"a": a, "b": b})
+
+
+def test_not() -> None:
+    agrees(helper.make_node("Not", ["a"], ["y"]), {"a": RNG.random((2, 5)) < 0.5})
+
+
+@pytest.mark.parametrize("const", [(), ("a",), ("b",), ("c",), ("a", "b")])
+@pytest.mark.parametrize("shapes", [((2, 3, 4), (2, 3, 4), (2, 3, 4)), ((3, 1), (2, 1, 4), (1,)), ((1, 4), (), (3, 1))])
+def test_where(shapes: tuple[tuple[int, ...], ...], const: tuple[str, ...]) -> None:
+    inputs = {"c": RNG.random(shapes[0]) < 0.5, "a": rand(*shapes[1]), "b": rand(*shapes[2])}
+    consts = {name: inputs.pop(name) for name in const}
+    agrees(helper.make_node("Where", ["c", "a", "b"], ["y"]), inputs, consts)
+
+
+def test_where_does_not_mix_in_an_infinity_it_does_not_select() -> None:
+    inputs = {
+        "c": np.array([True, False, True, False]),
+        "a": np.array([1, np.inf, 3, -np.inf], np.float32),
+        "b": np.array([np.inf, 2, -np.inf, 4], np.float32),
+    }
+    agrees(helper.make_node("Where", ["c", "a", "b"], ["y"]), inputs)
+
+
+def test_where_refuses_a_constant_infinity() -> None:
+    node = helper.make_node("Where", ["c", "a", "b"], ["y"])
+    consts = {"b": np.float32(-np.inf)}
+    found = findings(model([node], {"c": np.ones(3, np.bool_), "a": rand(3)}, ["y"], consts))
+    assert "infinity" in found[0].reason
+
+
+def test_casts_to_booleans() -> None:
+    agrees(helper.make_node("Cast", ["x"], ["y"], to=9), {"x": np.array([[0, 0.5, -3, 0]], np.float32)})
+
+
+def test_integer_arithmetic() -> None:
+    for op in ("Add", "Sub", "Mul"):
+        inputs = {"a": RNG.integers(-1000, 1000, (2, 3)), "b": RNG.integers(-1000, 1000, (3,))}
+        agrees(helper.make_node(op, ["a", "b"], ["y"]), inputs)
+
+
+def test_small_integers_wrap_in_onnx_and_are_refused() -> None:
+    node = helper.make_node("Add", ["a", "a"], ["y"])
+    assert "uint8" in findings(model([node], {"a": np.ones(3, np.uint8)}, ["y"]))[0].reason
+
+
+@pytest.mark.parametrize("group", [1, 2, 4])
+@pytest.mark.parametrize("rank", [1, 2])
+def test_convolution_of_a_batch(group: int, rank: int) -> None:
+    node = helper.make_node(
+        "Conv", ["x", "w", "b"], ["y"], group=group, strides=[2] * rank, pads=[1] * rank + [0] * rank
+    )
+    consts = {"w": rand(8, 4 // group, *([3] * rank)), "b": rand(8)}
+    agrees(node, {"x": rand(3, 4, *([7] * rank))}, consts)
+
+
+def test_group_normalisation_of_a_batch() -> None:
+    node = helper.make_node("GroupNormalization", ["x", "s", "b"], ["y"], num_groups=2)
+    agrees(node, {"x": rand(3, 4, 3, 3)}, {"s": rand(4), "b": rand(4)})
+
+
+@pytest.mark.parametrize("axis", [-1, 1])
+def test_layer_normalisation_tells_mean_and_deviation(axis: int) -> None:
+    x = rand(2, 3, 4)
+    node = helper.make_node("LayerNormalization", ["x", "s"], ["y", "m", "d"], axis=axis)
+    agrees(node, {"x": x}, {"s": rand(*x.shape[axis:])}, outputs=("y", "m", "d"))
+
+
+@pytest.mark.parametrize("axis", [0, 1, -1])
+@pytest.mark.parametrize("reverse", [0, 1])
+def test_running_sum(axis: int, reverse: int) -> None:
+    node = helper.make_node("CumSum", ["x", "a"], ["y"], reverse=reverse)
+    agrees(node, {"x": rand(3, 4, 5)}, {"a": np.array(axis)})
+
+
+def test_channel_shuffle_is_one_layer() -> None:
+    nodes = [
+        helper.make_node("Reshape", ["x", "a"], ["t"]),
+        helper.make_node("Transpose", ["t"], ["u"], perm=[0, 2, 1, 3, 4]),
+        helper.make_node("Reshape", ["u", "b"], ["y"]),
+    ]
+    text = agrees(nodes, {"x": rand(1, 6, 3, 4)}, {"a": np.array([1, 2, 3, 3, 4]), "b": np.array([1, 6, 3, 4])})
+    assert [line.split()[0] for line in text.splitlines()[2:]] == ["Input", "ShuffleChannel"]
+
+
+def test_thresholded_relu() -> None:
+    agrees(helper.make_node("ThresholdedRelu", ["x"], ["y"], alpha=0.4), {"x": rand(3, 5)}, opset=22)
