@@ -74,17 +74,18 @@ def _make_parent(path: Path) -> None:
 def atomic_file(path: Path) -> Iterator[Path]:
     """Give a temporary path beside ``path``; rename it into place on success, remove it on any failure.
 
-    What is at ``path`` and is no regular file (``/dev/stdout``, a pipe) is written to, never replaced; a link is followed.
+    What is at ``path`` and is no regular file (``/dev/stdout``, a pipe) is written to, never replaced; a link is
+    followed.
     """
     with storage_errors(path):
-        target = path.resolve() if path.is_symlink() else path
-        if target.exists() and not target.is_file():
+        if path.exists() and not path.is_file():
             with tempfile.TemporaryDirectory(prefix="mobilekit-") as folder:
                 temporary = Path(folder) / "content"
                 yield temporary
-                with temporary.open("rb") as content, target.open("wb") as special:
+                with temporary.open("rb") as content, path.open("wb") as special:
                     shutil.copyfileobj(content, special)
             return
+        target = path.resolve() if path.is_symlink() else path
         _make_parent(target)
         handle, name = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".part", dir=target.parent)
         os.close(handle)
