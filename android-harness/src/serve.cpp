@@ -1,6 +1,6 @@
 #include <poll.h>
-#include <sys/random.h>
 #include <sys/socket.h>
+#include <sys/time.h>
 #include <sys/un.h>
 #include <unistd.h>
 
@@ -53,7 +53,11 @@ void wait_readable(int fd, uint64_t deadline_ms) {
 
 class Connection {
 public:
-    explicit Connection(int fd) : fd_(fd) {}
+    Connection(int fd, uint32_t timeout_s) : fd_(fd) {
+        // A client that stops reading must not keep us either.
+        const struct timeval limit {static_cast<time_t>(timeout_s), 0};
+        ::setsockopt(fd_, SOL_SOCKET, SO_SNDTIMEO, &limit, sizeof(limit));
+    }
     ~Connection() { ::close(fd_); }
     Connection(const Connection&) = delete;
     Connection& operator=(const Connection&) = delete;
@@ -140,13 +144,14 @@ int listen_on(const std::string& name) {
     return fd;
 }
 
-// True once this client has said HELLO with our token.
-bool greet(Connection& connection, const std::string& token, const ServeOptions& options) {
+// True once this client has said HELLO with our token; by then nobody else can connect.
+bool greet(Connection& connection, int listener, const std::string& token, const ServeOptions& options) {
     try {
         const Frame frame = connection.receive(kHelloBytes, kHelloMs);
         if (frame.type != static_cast<uint16_t>(MessageType::kHello))
             throw Error(ErrorCode::kToken, "the first frame must be HELLO");
         if (!same(decode_hello(frame.body).token, token)) throw Error(ErrorCode::kToken, "wrong token");
+        ::close(listener);
         connection.send(MessageType::kHelloOk,
                         encode_hello_ok(MOBILEKIT_HARNESS_VERSION, NCNN_VERSION_STRING, abi(), options.max_frame));
         return true;
@@ -160,14 +165,15 @@ bool greet(Connection& connection, const std::string& token, const ServeOptions&
     return false;
 }
 
+// Takes the listener over: it is closed with the first client that has the token.
 std::unique_ptr<Connection> accept_client(int listener, const std::string& token, const ServeOptions& options) {
     const uint64_t deadline = now_ms() + uint64_t{options.idle_timeout_s} * 1000;
     for (int strangers = 0; strangers < kMaxStrangers; strangers++) {
         wait_readable(listener, deadline);
         const int fd = ::accept4(listener, nullptr, nullptr, SOCK_CLOEXEC);
         if (fd < 0) continue;
-        auto connection = std::make_unique<Connection>(fd);
-        if (greet(*connection, token, options)) return connection;
+        auto connection = std::make_unique<Connection>(fd, options.idle_timeout_s);
+        if (greet(*connection, listener, token, options)) return connection;
     }
     throw Gone{};
 }
@@ -241,7 +247,6 @@ int serve(const ServeOptions& options) {
     std::fflush(stdout);
     try {
         const std::unique_ptr<Connection> connection = accept_client(listener, token, options);
-        ::close(listener);  // one client: nobody else can connect from here on
         Session session(*connection, options);
         for (bool more = true; more;) {
             try {
