@@ -27,20 +27,23 @@ def rand(*shape: int) -> np.ndarray:
 
 
 def test_every_refusal_is_listed_at_once_and_nothing_is_written(tmp_path: Path) -> None:
-    nodes = [
-        helper.make_node("TopK", ["x", "k"], ["v", "i"], name="/top"),
-        helper.make_node("ConvTranspose", ["x2", "w"], ["c"], name="/conv"),
-        helper.make_node("Relu", ["c"], ["r"], name="/relu"),
-        helper.make_node("MaxPool", ["r"], ["y"], kernel_shape=[2, 2], dilations=[2, 2], name="/pool"),
+    graph = Graph("g", {"": 24, "com.example": 1})
+    x, a, b, c, y = (Value(name, "float32", (1, 4)) for name in "xabcy")
+    graph.inputs, graph.outputs = [x], [y]
+    graph.append(Node("/first", "Mystery", [x], [a], domain="com.example"))
+    graph.append(Node("/fine", "Relu", [a], [b]))
+    graph.append(Node("/second", "Mystery", [b], [c], domain="com.example"))
+    graph.append(Node("/third", "Relu", [c], [y], {"leak": 0.5}))
+    found = NcnnTarget().check(graph, NcnnOptions())
+    assert [(f.node, f.op) for f in found] == [
+        ("/first", "com.example::Mystery"),
+        ("/second", "com.example::Mystery"),
+        ("/third", "Relu"),
     ]
-    inputs = {"x": rand(1, 8), "x2": rand(2, 3, 8, 8)}
-    proto = model(nodes, inputs, ["v", "y"], {"k": np.array([2]), "w": rand(3, 4, 3, 3)})
-    found = findings(proto)
-    assert [(f.node, f.op) for f in found] == [("/top", "TopK"), ("/conv", "ConvTranspose"), ("/pool", "MaxPool")]
     assert all(f.reason and f.remedy for f in found)
     folder = tmp_path / "ncnn"
     with pytest.raises(UnsupportedModelError) as caught:
-        build(proto, folder)
+        NcnnTarget().build(graph, folder, NcnnOptions())
     assert caught.value.findings == found
     assert not folder.exists()
 
