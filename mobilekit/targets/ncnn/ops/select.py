@@ -17,7 +17,7 @@ from mobilekit.targets.ncnn.node import NodeView, Refuse, static_shape
 from mobilekit.targets.ncnn.ops.activation import apply
 from mobilekit.targets.ncnn.ops.elementwise import ADD, MIN, MUL, RSUB, SUB, scalar
 from mobilekit.targets.ncnn.ops.reduce import reduction
-from mobilekit.targets.ncnn.ops.shape import permute
+from mobilekit.targets.ncnn.ops.transpose import permute
 from mobilekit.targets.ncnn.registry import emits
 
 _MOST_PAIRS = 1 << 24

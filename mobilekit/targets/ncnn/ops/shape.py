@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from itertools import pairwise
 
 import numpy as np
 
@@ -12,19 +11,8 @@ from mobilekit.targets.ncnn.layout import MAX_DIMS, Dims, dim_of_axis, dims_of
 from mobilekit.targets.ncnn.node import NodeView, Refuse, static_shape
 from mobilekit.targets.ncnn.ops.activation import UNARY, apply
 from mobilekit.targets.ncnn.ops.conv import one_batch
+from mobilekit.targets.ncnn.ops.transpose import permute, permute_runs, runs_of
 from mobilekit.targets.ncnn.registry import emits
-
-_ORDERS = {
-    2: ("wh", "hw"),
-    3: ("whc", "hwc", "wch", "cwh", "hcw", "chw"),
-    4: (
-        *("whdc", "hwdc", "wdhc", "dwhc", "hdwc", "dhwc", "whcd", "hwcd"),
-        *("wchd", "cwhd", "hcwd", "chwd", "wdch", "dwch", "wcdh", "cwdh"),
-        *("dcwh", "cdwh", "hdcw", "dhcw", "hcdw", "chdw", "dchw", "cdhw"),
-    ),
-}
-"""Permute's order types: which source dims become (w, h, d, c) (``src/layer/permute.cpp``)."""
-_NAMES = {1: "w", 2: "hw", 3: "chw", 4: "cdhw"}
 
 
 @emits("Reshape", since=21, data="any")
@@ -66,30 +54,14 @@ def cast(node: NodeView, out: Emission) -> None:
         raise Refuse(f"ncnn cannot cast {source} to {target} exactly", "keep the values in float32")
 
 
-def permute(out: Emission, blob: Blob, order: tuple[int, ...]) -> Blob:
-    """Dims of ``blob`` rearranged: dim i of the result is dim ``order[i]`` of ``blob``."""
-    names = _NAMES[len(order)]
-    wanted = {name: names[source] for name, source in zip(names, order, strict=True)}
-    code = "".join(wanted[name] for name in "whdc" if name in wanted)
-    dims = tuple(blob.dims[source] for source in order)
-    return out.layer("Permute", [blob], dims, order_type=_ORDERS[len(order)].index(code))
-
-
 @emits("Transpose", since=21, data="any")
 def transpose(node: NodeView, out: Emission) -> None:
     shape = node.shape()
     rank = len(shape)
     given = node.ints("perm") or list(range(rank))[::-1]
-    perm = [axis for axis in given if shape[axis] > 1]
     # Axes that stay neighbours travel as one dim.
-    runs: list[list[int]] = []
+    runs = runs_of(shape, given)
     alive = [axis for axis in range(rank) if shape[axis] > 1]
-    following = dict(pairwise(alive))
-    for axis in perm:
-        if runs and following.get(runs[-1][-1]) == axis:
-            runs[-1].append(axis)
-        else:
-            runs.append([axis])
     if len(runs) <= 1:
         out.alias(node.output(), node.input(0))
         return
@@ -104,10 +76,8 @@ def transpose(node: NodeView, out: Emission) -> None:
         index = next(i for i, run in enumerate(runs) if len(run) > 1)
         runs[index : index + 1] = [runs[index][:1], runs[index][1:]]
     if len(runs) > MAX_DIMS:
-        raise Refuse(
-            f"it permutes {len(runs)} separate axes of {list(shape)} by {given}, ncnn has four dims",
-            "split it into transposes of at most four axes",
-        )
+        out.bind(node.output(), permute_runs(out, node, runs))
+        return
     source = sorted(runs)
     dims = tuple(math.prod(shape[axis] for axis in run) for run in source)
     order = tuple(source.index(run) for run in runs)

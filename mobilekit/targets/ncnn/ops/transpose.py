@@ -10,6 +10,18 @@ from mobilekit.targets.ncnn.emit import Blob, Emission
 from mobilekit.targets.ncnn.layout import MAX_DIMS
 from mobilekit.targets.ncnn.node import NodeView, Refuse
 
+_ORDERS = {
+    2: ("wh", "hw"),
+    3: ("whc", "hwc", "wch", "cwh", "hcw", "chw"),
+    4: (
+        *("whdc", "hwdc", "wdhc", "dwhc", "hdwc", "dhwc", "whcd", "hwcd"),
+        *("wchd", "cwhd", "hcwd", "chwd", "wdch", "dwch", "wcdh", "cwdh"),
+        *("dcwh", "cdwh", "hdcw", "dhcw", "hcdw", "chdw", "dchw", "cdhw"),
+    ),
+}
+"""Permute's order types: which source dims become (w, h, d, c) (``src/layer/permute.cpp``)."""
+_NAMES = {1: "w", 2: "hw", 3: "chw", 4: "cdhw"}
+
 _MOST_AXES = 8
 """The search for the fewest Permutes looks at up to this many axes (8! orders); no model needs more."""
 
@@ -36,25 +48,37 @@ def steps(wanted: Order) -> list[tuple[list[int], Order]]:
 
     Each is (how many neighbouring axes each of its dims holds, the order of those dims).
     """
+    moves = [(cut, order, _positions(cut, order)) for cut, order in _moves(len(wanted))]
+    # From where one Permute leads to the end: the search forward needs a level less.
+    last: dict[Order, tuple[list[int], Order]] = {}
+    for cut, order, positions in moves:
+        before = [0] * len(wanted)
+        for index, position in enumerate(positions):
+            before[position] = wanted[index]
+        last.setdefault(tuple(before), (cut, order))
     start = tuple(range(len(wanted)))
-    reached: dict[Order, tuple[Order, list[int], Order] | None] = {start: None}
+    reached: dict[Order, list[tuple[list[int], Order]]] = {start: []}
     frontier = [start]
-    while wanted not in reached:
+    if start == wanted:
+        return []
+    while True:
+        for state in frontier:
+            if state in last:
+                return [*reached[state], last[state]]
         following: list[Order] = []
-        for order in frontier:
-            for sizes, move in _moves(len(wanted)):
-                bounds = [sum(sizes[:index]) for index in range(len(sizes) + 1)]
-                made = tuple(axis for dim in move for axis in order[bounds[dim] : bounds[dim + 1]])
+        for state in frontier:
+            for cut, order, positions in moves:
+                made = tuple(state[position] for position in positions)
                 if made not in reached:
-                    reached[made] = (order, sizes, move)
+                    reached[made] = [*reached[state], (cut, order)]
                     following.append(made)
         frontier = following
-    found: list[tuple[list[int], Order]] = []
-    current = wanted
-    while (link := reached[current]) is not None:
-        current, sizes, move = link
-        found.append((sizes, move))
-    return found[::-1]
+
+
+def _positions(cut: Sequence[int], order: Order) -> Order:
+    """Which axis comes to stand at each place where the dims that ``cut`` makes are put in ``order``."""
+    bounds = [sum(cut[:index]) for index in range(len(cut) + 1)]
+    return tuple(axis for dim in order for axis in range(bounds[dim], bounds[dim + 1]))
 
 
 def _moves(count: int) -> Iterator[tuple[list[int], Order]]:
@@ -75,10 +99,17 @@ def _cuts(count: int, parts: int) -> Iterator[list[int]]:
             yield [first, *rest]
 
 
+def permute(out: Emission, blob: Blob, order: tuple[int, ...]) -> Blob:
+    """Dims of ``blob`` rearranged: dim i of the result is dim ``order[i]`` of ``blob``."""
+    names = _NAMES[len(order)]
+    wanted = {name: names[source] for name, source in zip(names, order, strict=True)}
+    code = "".join(wanted[name] for name in "whdc" if name in wanted)
+    dims = tuple(blob.dims[source] for source in order)
+    return out.layer("Permute", [blob], dims, order_type=_ORDERS[len(order)].index(code))
+
+
 def permute_runs(out: Emission, node: NodeView, runs: list[list[int]]) -> Blob:
     """The node's first input with ``runs`` of its axes in the order given, in as few Permutes as there are."""
-    from mobilekit.targets.ncnn.ops.shape import permute
-
     if len(runs) > _MOST_AXES:
         raise Refuse(f"it permutes {len(runs)} separate axes", "split it into several transposes")
     shape = node.shape()
