@@ -83,5 +83,20 @@ PY
     printf '%s\n' "$want" >"$stamp"
 }
 
+# The tests of .pth models want torch; the index's own build brings gigabytes of CUDA, so only a CPU build is taken.
+cpu_torch() {
+    case ",$extras," in *,dev,*) ;; *) return 0 ;; esac
+    wanted=torch==2.13.0
+    ! "$venv/bin/python" -c 'import torch' >/dev/null 2>&1 || return 0
+    if "$venv/bin/python" -m pip install -q --disable-pip-version-check --dry-run --no-deps --report - "$wanted" \
+        2>/dev/null | grep -qE '"url": "[^"]*(\+|%2B)cpu'; then
+        say "installing the CPU build of $wanted, for the tests of .pth models"
+        "$venv/bin/python" -m pip install -q --disable-pip-version-check "$wanted"
+    else
+        say "note: pip finds no CPU build of $wanted here; the tests of .pth models are skipped"
+    fi
+}
+
 system_packages
 python_packages
+cpu_torch
