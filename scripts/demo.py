@@ -1,21 +1,31 @@
 """``make demo``: the whole line on one machine: export a real model, push it over adb to a device, run, judge.
 
+``--picture FILE.svg`` also draws the report, as the README shows it.
+
 Without a phone the device is virtual: arm64 code where a cross compiler (or a built harness) and qemu are present,
 else this machine's own processor behind the same adb, else no device at all (`local`); what is missing is said.
 """
 
 from __future__ import annotations
 
+import argparse
+import io
+import re
 import shutil
 import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from mobilekit.cli._common import err_console, out_console, terminal_progress
 from mobilekit.errors import MobilekitError
 from mobilekit.paths import data_dir
 from mobilekit.progress import Progress
+from mobilekit.report.console import render
+
+if TYPE_CHECKING:
+    from mobilekit.report.model import ValidationReport
 
 MODEL = "pp_lcnet_orientation"
 OUT = Path("out/demo")
@@ -59,6 +69,9 @@ def choose() -> Plan:
 
 
 def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--picture", type=Path, metavar="FILE.svg")
+    arguments = parser.parse_args()
     console = err_console()
     started = time.monotonic()
     plan = choose()
@@ -72,26 +85,38 @@ def main() -> int:
         )
     try:
         with terminal_progress() as progress:
-            code = _run(plan, progress)
+            report = _run(plan, progress)
     except MobilekitError as error:
         console.print(f"error: {error.message}\nhint: {error.hint}", markup=False)
         return error.exit_code
     except KeyboardInterrupt:
         console.print("interrupted")
         return 130
+    out_console().print(render(report))
+    if arguments.picture:
+        _draw(report, arguments.picture)
     console.print(f"done in {time.monotonic() - started:.0f} s. Next:", markup=False)
     console.print(f"  .venv/bin/mobilekit run {OUT}/bundle --input {OUT}/pictures/{PICTURE}", markup=False)
     console.print("  .venv/bin/mobilekit export YOUR.onnx -o out/yours", markup=False)
     console.print("  .venv/bin/mobilekit validate out/yours --device    # with a phone plugged in", markup=False)
-    return code
+    return report.verdict.exit_code
 
 
-def _run(plan: Plan, progress: Progress) -> int:
+def _draw(report: ValidationReport, path: Path) -> None:
+    from rich.console import Console
+
+    recorder = Console(record=True, width=96, file=io.StringIO())
+    recorder.print(render(report))
+    picture = recorder.export_svg(title="make demo", unique_id="demo")
+    # rich names web fonts there; a reader's own monospace font does.
+    path.write_text(re.sub(r"@font-face \{.*?\}\s*", "", picture, flags=re.DOTALL), encoding="utf-8")
+
+
+def _run(plan: Plan, progress: Progress) -> ValidationReport:
     from mobilekit.device import virtual
     from mobilekit.device.harness.locate import find_harness
     from mobilekit.pipeline.export import export_model
     from mobilekit.pipeline.validate import ValidateOptions, validate_bundle
-    from mobilekit.report.console import render
 
     pictures = OUT / "pictures"
     pictures.mkdir(parents=True, exist_ok=True)
@@ -103,15 +128,13 @@ def _run(plan: Plan, progress: Progress) -> int:
         find_harness(plan.abi, progress)
         serial = virtual.ensure(plan.abi, progress=progress).serial
     try:
-        report = validate_bundle(
+        return validate_bundle(
             OUT / "bundle", serial, ValidateOptions(inputs=pictures, threads=1, iterations=3), progress
         )
     finally:
         for device in virtual.list_():
             if device.name not in running:
                 virtual.stop(device.name)
-    out_console().print(render(report))
-    return report.verdict.exit_code
 
 
 if __name__ == "__main__":
