@@ -14,17 +14,23 @@ __all__ = ["RULES", "legalise"]
 
 def _rules() -> tuple[Rule[Any], ...]:
     from mobilekit.passes.legalise.activations import CanonicalClip, FuseActivation, FuseHardSigmoid
+    from mobilekit.passes.legalise.affine_grid import LowerAffineGrid
     from mobilekit.passes.legalise.arithmetic import MatMulToGemm, PairwiseVariadic
     from mobilekit.passes.legalise.batchnorm import FoldAffine
     from mobilekit.passes.legalise.drop import DropNoOp
+    from mobilekit.passes.legalise.einsum import LowerEinsum
     from mobilekit.passes.legalise.layout import MergeReshape, MergeTranspose, PushTranspose, TransposeToReshape
     from mobilekit.passes.legalise.normalisation import FuseLayerNorm, FuseNormScale
     from mobilekit.passes.legalise.reduce import ReduceOfOnes
+    from mobilekit.passes.legalise.scatter import ScatterSlice
     from mobilekit.passes.legalise.windows import ExplicitWindow, FoldPad
 
     return (
         DropNoOp(),
         ExplicitWindow(),
+        LowerEinsum(),
+        LowerAffineGrid(),
+        ScatterSlice(),
         PairwiseVariadic(),
         ReduceOfOnes(),
         FoldPad(),
