@@ -25,8 +25,12 @@ __all__ = ["Blob", "Emission", "Layer", "Model", "ParamValue", "Weights", "emit"
 ParamValue = int | float | Sequence[int] | Sequence[float]
 EXACT_INTEGER = 1 << 24
 _TAKEN = {"float": frozenset[str](), "exact": frozenset({"int32", "int64"})}
+_SAME_ELEMENTS = frozenset({"Cast", "Flatten", "Identity", "Reshape", "Squeeze", "Unsqueeze"})
+_NO_HALF = 1 | 2 | 4
+"""Feature mask: neither fp16 nor bf16, in arithmetic or storage (``src/net.cpp``)."""
 _INTEGERS = frozenset({"int8", "uint8", "int16", "uint16", "int32", "uint32", "int64", "uint64", "bool"})
-_TAKEN["any"] = _INTEGERS
+_FLOATS = frozenset({"float16", "float32", "float64"})
+_TAKEN["any"] = _INTEGERS | _FLOATS
 
 
 @dataclass(eq=False, slots=True)
@@ -46,6 +50,8 @@ class Weights:
 
     parts: tuple[Array, ...]
     tagged: bool
+    exact: bool = False
+    """Never to be stored as fp16."""
 
 
 @dataclass(eq=False, slots=True)
@@ -66,8 +72,10 @@ class _Storage:
     const: Array | None = None
     label: str = ""
     kind: Literal["float32", "int32"] = "float32"
-    is_input: bool = False
-    read: bool = False
+    rows: int = 0
+    """Of ids: how many rows the smallest table has that they point into."""
+    numbers: _Storage | None = None
+    """Of ids: the same as float32 numbers, once somebody computes with them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,8 +131,7 @@ class Emission:
         """``value`` as a blob of ``dims`` (row-major, so exact whatever the dims); a Reshape only where needed."""
         storage = self.storage(value)
         if storage.kind == "int32":
-            raise Refuse(f"{value.name!r} holds ids for an embedding and cannot be computed with", "give it separately")
-        storage.read = True
+            storage = self._numbers(storage)
         return self._view(storage, dims)
 
     def _view(self, storage: _Storage, dims: Dims) -> Blob:
@@ -145,16 +152,31 @@ class Emission:
         """``value`` in whatever dims it has: for what works element by element."""
         return self.view(value, self.dims(value))
 
-    def ids(self, value: Value) -> Blob:
-        """A graph input's integers as int32 bits, 1-dim: what Embed reads."""
+    def ids(self, value: Value) -> Blob | None:
+        """A graph input's integers as int32 bits, 1-dim: what Embed reads; ``None`` where they are computed."""
         storage = self.storage(value)
-        if not storage.is_input or (storage.read and storage.kind != "int32"):
-            raise Refuse(
-                "its indices are computed in the graph, ncnn takes only a model input's integers as ids",
-                "feed the ids as a model input of their own",
-            )
-        storage.kind, storage.read = "int32", True
-        return self._view(storage, (math.prod(static_shape(value)),))
+        if storage.kind != "int32":
+            return None
+        dims = (math.prod(static_shape(value)),)
+        if dims not in storage.views:
+            source = next(iter(storage.views.values()))
+            # Bits of integers are no numbers: converted to half precision on the way they would be lost.
+            storage.views[dims] = self.layer("Reshape", [source], dims, **_size(dims), feature_mask=_NO_HALF)
+        return storage.views[dims]
+
+    def _numbers(self, storage: _Storage) -> _Storage:
+        """Ids as float32 numbers: each looks itself up in a table of 0, 1, 2, ..."""
+        if storage.numbers is None:
+            source = next(iter(storage.views.values()))
+            count = math.prod(source.dims)
+            flat = source if len(source.dims) == 1 else self.layer(
+                "Reshape", [source], (count,), **_size((count,)), feature_mask=_NO_HALF
+            )  # fmt: skip
+            table = np.arange(storage.rows, dtype=np.float32)
+            params: dict[str, ParamValue] = {"num_output": 1, "input_dim": storage.rows, "weight_data_size": table.size}
+            found = self.layer("Embed", [flat], (count, 1), [Weights((table,), tagged=True, exact=True)], **params)
+            storage.numbers = _Storage({found.dims: found}, label=storage.label)
+        return storage.numbers
 
     def bind(self, value: Value, blob: Blob) -> None:
         """``blob`` holds ``value`` from now on."""
@@ -298,7 +320,7 @@ class Emission:
                     f"its shape {list(shape)} needs more than ncnn's four dims",
                     "merge axes of this input in the model",
                 )
-            if value.dtype != "float32" and value.dtype not in _INTEGERS:
+            if value.dtype not in _FLOATS | _INTEGERS:
                 raise Refuse(f"ncnn has no {value.dtype} values", "give the model float32 inputs")
             finding = None
         except Refuse as refusal:
@@ -310,7 +332,9 @@ class Emission:
             return finding, None
         blob = Blob(dims, value.name)
         self._layers.append(Layer("Input", self._fresh(value.name), [], [blob], _size(dims)))
-        self._storages[id(value)] = _Storage({dims: blob}, label=value.name, is_input=True)
+        storage = self._storages[id(value)] = _Storage({dims: blob}, label=value.name)
+        storage.rows = id_rows(value)
+        storage.kind = "int32" if storage.rows else "float32"
         axes = kept_axes(shape, dims)
         assert axes is not None
         return None, (NcnnBlob(tensor=value.name, blob=value.name, axes=axes), blob)
@@ -392,6 +416,31 @@ class Emission:
             raise Refuse(f"{value.name!r} is {dtype}; ncnn computes this with {kind} only", "cast it to float32")
 
 
+def id_rows(value: Value) -> int:
+    """Rows of the smallest constant table into which ``value``, an integer input, points as it is; 0 if none."""
+    rows: list[int] = []
+    pending = [value]
+    while pending:
+        current = pending.pop()
+        if current.dtype not in _INTEGERS:
+            continue
+        for node in current.consumers:
+            if node.domain or not node.outputs or node.outputs[0] is None:
+                continue
+            if node.op == "Gather" and len(node.inputs) == 2 and node.inputs[1] is current:
+                table = node.inputs[0]
+                if table is not None and table.const is not None and is_table(table.const, node.attrs.get("axis", 0)):
+                    rows.append(int(table.const.shape[0]))
+            elif node.op in _SAME_ELEMENTS and node.inputs[0] is current:
+                pending.append(node.outputs[0])
+    return min(rows, default=0)
+
+
+def is_table(array: Array, axis: int) -> bool:
+    """Embed's kind of table: float rows along the first axis."""
+    return axis in (0, -array.ndim) and array.ndim >= 2 and array.dtype.kind == "f"
+
+
 def emit(graph: Graph) -> Model:
     """Walk ``graph``; never raises for what it cannot take, but lists it in ``findings``."""
     import mobilekit.targets.ncnn.ops  # noqa: F401 - fills the registry
@@ -412,7 +461,7 @@ def as_float(array: Array, label: str) -> Array:
         if array.size and array.dtype.kind != "b" and max(abs(int(array.min())), abs(int(array.max()))) > EXACT_INTEGER:
             raise Refuse(f"{label!r} holds integers above 2^24, which float32 cannot hold", "use smaller integers")
         return array.astype(np.float32)
-    if array.dtype == np.float16:
+    if array.dtype in (np.float16, np.float64):
         return array.astype(np.float32)
     raise Refuse(f"{label!r} is {array.dtype}, ncnn computes with float32", "cast it to float32")
 

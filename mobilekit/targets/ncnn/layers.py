@@ -192,7 +192,7 @@ LAYERS: Mapping[str, Mapping[str, Param]] = MappingProxyType(
         },
         "ReLU": {"slope": _f(0, 0.0)},
         "Reorg": {"stride": _i(0, 1), "mode": _i(1, 0)},
-        "Reshape": {"w": _i(0, -233), "h": _i(1, -233), "d": _i(11, -233), "c": _i(2, -233)},
+        "Reshape": {"w": _i(0, -233), "h": _i(1, -233), "d": _i(11, -233), "c": _i(2, -233), "feature_mask": _i(31, 0)},
         "RMSNorm": {"affine_size": _i(0, 0), "eps": _f(1, 0.001), "affine": _i(2, 1)},
         "RNN": {"num_output": _i(0, 0), "weight_data_size": _i(1, 0), "direction": _i(2, 0)},
         "Scale": {"scale_data_size": _i(0, 0), "bias_term": _i(1, 0)},

@@ -144,7 +144,8 @@ def write_bin(model: Named, file: IO[bytes], precision: Literal["fp32", "fp16"])
     """Write the weights, streaming: no array is held a second time."""
     for layer in model.layers:
         for weights in layer.weights:
-            _array(file, weights, half=precision == "fp16" and weights.tagged and _fits_half(weights.parts))
+            half = precision == "fp16" and weights.tagged and not weights.exact
+            _array(file, weights, half=half and _fits_half(weights.parts))
 
 
 def _params(layer: Layer) -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""Gather: constant indices are cuts, ids into a constant table are an embedding."""
+"""Gather: constant indices are cuts, ids into a constant table are an embedding, computed ones a product."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ import math
 
 import numpy as np
 
-from mobilekit.targets.ncnn.emit import Blob, Emission, tagged
+from mobilekit.targets.ncnn.emit import Blob, Emission, is_table, tagged
 from mobilekit.targets.ncnn.layout import dim_of_axis, dims_of
 from mobilekit.targets.ncnn.node import NodeView, Refuse
+from mobilekit.targets.ncnn.ops.select import pick_rows
 from mobilekit.targets.ncnn.ops.slicing import crop
 from mobilekit.targets.ncnn.registry import emits
 
@@ -20,7 +21,11 @@ def gather(node: NodeView, out: Emission) -> None:
     axis = node.axis(node.int("axis", 0))
     data, indices = node.input(0), node.input(1)
     if indices.const is None:
-        _embed(node, out, axis)
+        ids = out.ids(indices) if data.const is not None and is_table(data.const, axis) else None
+        if ids is None:
+            pick_rows(node, out, axis)
+        else:
+            _embed(node, out, ids)
         return
     shape = node.shape()
     size = shape[axis]
@@ -44,21 +49,13 @@ def gather(node: NodeView, out: Emission) -> None:
     out.bind(node.output(), result)
 
 
-def _embed(node: NodeView, out: Emission, axis: int) -> None:
-    table = node.const(0, "table (with computed indices)")
-    if axis != 0 or table.ndim < 2:
-        raise Refuse(
-            "its indices are computed and it does not pick rows of a table", "pick along the first axis of a matrix"
-        )
-    if node.output().dtype != "float32":
-        raise Refuse(f"its table is {node.output().dtype}", "make it float32")
+def _embed(node: NodeView, out: Emission, ids: Blob) -> None:
+    table = node.const(0, "table")
     rows, width = table.shape[0], math.prod(table.shape[1:])
-    ids = out.ids(node.input(1))
-    count = ids.dims[0]
     blob = out.layer(
         "Embed",
         [ids],
-        (count, width),
+        (ids.dims[0], width),
         [tagged(table)],
         num_output=width,
         input_dim=rows,

@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 
 from mobilekit.graph import Value
-from mobilekit.targets.ncnn.emit import Blob, Emission
+from mobilekit.targets.ncnn.emit import Blob, Emission, as_float
 from mobilekit.targets.ncnn.layers import FLT_MAX
 from mobilekit.targets.ncnn.node import NodeView, Refuse, static_shape
 from mobilekit.targets.ncnn.ops.activation import apply
@@ -75,13 +75,53 @@ def invert(node: NodeView, out: Emission) -> None:
 
 @emits("Where", since=16, data="any")
 def where(node: NodeView, out: Emission) -> None:
-    _finite(node)
     condition, chosen, other = node.inputs()
+    if _where_constant(node, out, condition, chosen, other):
+        return
+    _finite(node)
     mask = out.native(condition)
     shape = static_shape(condition)
     left, left_shape = _masked(out, mask, shape, chosen)
     right, right_shape = _masked(out, negation(out, mask), shape, other)
     out.bind(node.output(), binary(out, ADD, [(left, left_shape), (right, right_shape)], node.out_shape()))
+
+
+def _where_constant(node: NodeView, out: Emission, condition: Value, chosen: Value, other: Value) -> bool:
+    """A constant in place of some elements, as bounds: where the condition is constant too, or it is infinite."""
+    swap = chosen.const is not None and (other.const is None or bool(np.isinf(chosen.const).all()))
+    value, constant = (other, chosen) if swap else (chosen, other)
+    if constant.const is None:
+        return False
+    fill = np.asarray(as_float(constant.const, constant.name), np.float64)
+    infinite = not bool(np.isfinite(fill).any()) and np.unique(fill).size == 1 and not bool(np.isnan(fill).any())
+    shape, value_shape = node.out_shape(), static_shape(value)
+    if condition.const is not None and value.const is None and not bool(np.isnan(fill).any()):
+        kept = condition.const.astype(np.bool_) != swap
+        bounds_shape = tuple(np.broadcast_shapes(kept.shape, fill.shape))
+        left: tuple[Value | Blob, Shape] = (value, value_shape)
+        for op, free, idle in ((MIN, np.inf, np.inf), (MAX, -np.inf, -np.inf)):
+            bound = np.where(kept, free, fill).astype(np.float32)
+            if not bool((bound == idle).all()):
+                shape_now = tuple(np.broadcast_shapes(left[1], bounds_shape))
+                limits = Value(f"{condition.name} as bounds", "float32", bounds_shape, const=bound)
+                left = (binary(out, op, [left, (limits, bounds_shape)], shape_now), shape_now)
+        if isinstance(left[0], Blob) and left[1] == shape:
+            out.bind(node.output(), left[0])
+            return True
+        return False
+    if not infinite or condition.const is not None:
+        return False
+    # The bound overflows to infinity on purpose: +-0.5 * 3.4e38 * 3.4e38, of the sign that leaves kept elements be.
+    mask = out.native(condition)
+    low = fill.reshape(-1)[0] < 0
+    half = scalar(out, SUB if low != swap else RSUB, mask, 0.5)
+    bound_blob = scalar(out, MUL, scalar(out, MUL, half, FLT_MAX), FLT_MAX)
+    operands: list[tuple[Value | Blob, Shape]] = [(value, value_shape), (bound_blob, static_shape(condition))]
+    reach = tuple(np.broadcast_shapes(value_shape, static_shape(condition)))
+    if reach != shape:
+        return False
+    out.bind(node.output(), binary(out, MIN if low else MAX, operands, shape))
+    return True
 
 
 def _masked(out: Emission, mask: Blob, mask_shape: Shape, value: Value) -> tuple[Blob, Shape]:

@@ -6,6 +6,7 @@ import math
 
 import numpy as np
 
+from mobilekit.graph import Value
 from mobilekit.targets.ncnn.emit import Blob, Emission
 from mobilekit.targets.ncnn.layout import MAX_DIMS, Dims, dim_of_axis, dims_of
 from mobilekit.targets.ncnn.node import NodeView, Refuse, static_shape
@@ -36,22 +37,52 @@ def dropout(node: NodeView, out: Emission) -> None:
     out.alias(node.output(), node.input(0))
 
 
-_WIDE = frozenset({"float32", "int32", "int64"})
+_FLOATS = frozenset({"float16", "float32", "float64"})
+_RANGES = {"int8": (-128, 127), "uint8": (0, 255), "int16": (-(1 << 15), (1 << 15) - 1), "uint16": (0, (1 << 16) - 1)}
+_WIDE = frozenset({"int32", "int64"})
 
 
 @emits("Cast", since=24, data="any")
 def cast(node: NodeView, out: Emission) -> None:
     node.ignore("to", "saturate", "round_mode")
-    source, target = node.input().dtype, node.output().dtype
-    if source == target or (target in _WIDE and source != "float32"):
-        out.alias(node.output(), node.input(0))
-    elif source == "float32" and target in ("int32", "int64"):
-        out.unary("UnaryOp", node, op_type=UNARY["Trunc"])
+    value = node.input()
+    source, target = str(value.dtype), str(node.output().dtype)
+    if source == target or target in _FLOATS:
+        # What is computed is float32 anyway; 16-bit and 64-bit floats are left only at inputs and outputs.
+        out.alias(node.output(), value)
     elif target == "bool":
-        x = out.native(node.input())
+        x = out.native(value)
         out.bind(node.output(), apply(out, "Abs", apply(out, "Sign", x)))
+    elif target in _WIDE or _within(value, *_RANGES.get(target, (1, 0))):
+        if source in _FLOATS:
+            out.unary("UnaryOp", node, op_type=UNARY["Trunc"])
+        else:
+            out.alias(node.output(), value)
     else:
-        raise Refuse(f"ncnn cannot cast {source} to {target} exactly", "keep the values in float32")
+        raise Refuse(f"ncnn cannot cast {source} to {target} exactly", "clip the values to its range first, or keep "
+                     "them in float32")  # fmt: skip
+
+
+def _within(value: Value | None, low: int, high: int) -> bool:
+    """Whether the operators that make ``value`` keep it between ``low`` and ``high``."""
+    while value is not None:
+        own = _RANGES.get(str(value.dtype), (0, 1) if value.dtype == "bool" else None)
+        if own is not None and low <= own[0] and own[1] <= high:
+            return True
+        node = value.producer
+        if node is None or node.domain:
+            return False
+        if node.op == "Clip" and len(node.inputs) == 3:
+            bounds = [None if end is None or end.const is None else float(end.const.reshape(-1)[0])
+                      for end in node.inputs[1:]]  # fmt: skip
+            return bounds[0] is not None and bounds[1] is not None and low <= bounds[0] and bounds[1] <= high
+        if node.op in ("ArgMax", "ArgMin"):
+            first = node.inputs[0]
+            return first is not None and low <= 0 and max(static_shape(first), default=1) <= high + 1
+        if node.op not in ("Round", "Floor", "Ceil", "Cast", "Reshape", "Squeeze", "Unsqueeze", "Transpose", "Slice"):
+            return False
+        value = node.inputs[0]
+    return False
 
 
 @emits("Transpose", since=21, data="any")

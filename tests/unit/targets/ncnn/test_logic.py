@@ -51,9 +51,27 @@ def test_where_does_not_mix_in_an_infinity_it_does_not_select() -> None:
     agrees(helper.make_node("Where", ["c", "a", "b"], ["y"]), inputs)
 
 
-def test_where_refuses_a_constant_infinity() -> None:
+@pytest.mark.parametrize("fill", [-np.inf, np.inf])
+@pytest.mark.parametrize("swap", [False, True])
+def test_where_with_a_constant_infinity(fill: float, swap: bool) -> None:
+    names = ["c", "b", "a"] if swap else ["c", "a", "b"]
+    inputs = {"c": RNG.random((2, 1, 4)) < 0.5, "a": rand(2, 3, 4)}
+    node = helper.make_node("Where", names, ["y"])
+    agrees(node, inputs, {"b": np.float32(fill)}, limit=0)
+    agrees(node, {"c": inputs["c"]}, {"a": np.float32(0), "b": np.float32(fill)}, limit=0)
+
+
+@pytest.mark.parametrize("fill", [-np.inf, np.inf, -1e9, 0.0, 2.5])
+@pytest.mark.parametrize("swap", [False, True])
+def test_where_a_constant_mask_has_a_constant(fill: float, swap: bool) -> None:
+    names = ["c", "b", "a"] if swap else ["c", "a", "b"]
+    mask = np.tril(np.ones((4, 4), np.bool_))
+    agrees(helper.make_node("Where", names, ["y"]), {"a": rand(2, 4, 4)}, {"c": mask, "b": np.float32(fill)})
+
+
+def test_where_refuses_some_infinities_among_numbers() -> None:
     node = helper.make_node("Where", ["c", "a", "b"], ["y"])
-    consts = {"b": np.float32(-np.inf)}
+    consts = {"b": np.array([1, -np.inf, 0], np.float32)}
     found = findings(model([node], {"c": np.ones(3, np.bool_), "a": rand(3)}, ["y"], consts))
     assert "infinity" in found[0].reason
 

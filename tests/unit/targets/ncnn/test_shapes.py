@@ -177,10 +177,46 @@ def test_embedding(shape: tuple[int, ...], dtype: type) -> None:
     assert "Embed" in text
 
 
-def test_ids_that_are_computed_are_refused() -> None:
+def test_ids_that_are_computed() -> None:
     nodes = [helper.make_node("Add", ["x", "one"], ["i"]), helper.make_node("Gather", ["table", "i"], ["y"])]
-    proto = model(nodes, {"x": np.zeros(3, np.int64)}, ["y"], {"table": rand(10, 6), "one": np.int64(1)})
-    assert findings(proto)
+    agrees(nodes, {"x": np.array([3, -1, 8, -4])}, {"table": rand(10, 6), "one": np.int64(1)})
+    huge = {"table": np.zeros((1 << 20, 2), np.float32), "one": np.int64(1)}
+    assert "computed positions" in findings(model(nodes, {"x": np.zeros(32, np.int64)}, ["y"], huge))[0].reason
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_gather_by_computed_positions(axis: int) -> None:
+    nodes = [
+        helper.make_node("ArgMax", ["s"], ["i"], axis=1, keepdims=0),
+        helper.make_node("Gather", ["x", "i"], ["y"], axis=axis),
+    ]
+    agrees(nodes, {"x": rand(4, 5, 6), "s": rand(3, 4)})
+
+
+def test_ids_that_are_also_computed_with() -> None:
+    """As RoBERTa does: the embedding of the ids, and a mask of those that are padding."""
+    nodes = [
+        helper.make_node("Gather", ["table", "x"], ["e"]),
+        helper.make_node("Equal", ["x", "pad"], ["p"]),
+        helper.make_node("Cast", ["p"], ["m"], to=1),
+        helper.make_node("Reshape", ["m", "column"], ["c"]),
+        helper.make_node("Add", ["e", "c"], ["y"]),
+    ]
+    consts = {"table": rand(10, 6), "pad": np.int64(1), "column": np.array([0, 0, 1])}
+    agrees(nodes, {"x": np.array([[3, 1, 9, 0, 1]])}, consts)
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float64])
+def test_inputs_and_outputs_of_other_float_types(dtype: type) -> None:
+    nodes = [helper.make_node("Cast", ["x"], ["f"], to=1), helper.make_node("Relu", ["f"], ["y"])]
+    agrees(nodes, {"x": rand(2, 3).astype(dtype)})
+
+
+def test_casts_to_bytes_where_the_range_is_known() -> None:
+    nodes = [helper.make_node("Clip", ["x", "low", "high"], ["c"]), helper.make_node("Cast", ["c"], ["y"], to=2)]
+    agrees(nodes, {"x": 200 * rand(3, 7)}, {"low": np.float32(0), "high": np.float32(255)})
+    found = findings(model(nodes, {"x": rand(3, 7)}, ["y"], {"low": np.float32(0), "high": np.float32(256)}))
+    assert "exactly" in found[0].reason
 
 
 @pytest.mark.parametrize("mode", ["DCR", "CRD"])
