@@ -22,6 +22,7 @@ What the emitter may rely upon (``graph = prepare(...)``):
 - ``Conv``, ``ConvTranspose`` and ``Gemm`` with constant weights have taken in the BatchNormalization and the
   channel-wise ``Add``, ``Sub``, ``Mul``, ``Div`` behind them; a rank-2 ``MatMul`` with constant weight and
   bias is ``Gemm``.
+- Floats are float32, but for inputs and outputs of other types, with a ``Cast`` beside each (unless a node has a body).
 - Fused nodes: ``Gelu`` (``approximate`` "none" | "tanh"), ``LayerNormalization``, ``RMSNormalization``, ``HardSwish``,
   ``HardSigmoid``, ``Mish``, ``Swish`` (``alpha``) of the default domain.
 """
@@ -59,11 +60,14 @@ def prepare(
     from mobilekit.passes import infer
     from mobilekit.passes import shapes as shaping
     from mobilekit.passes.legalise import legalise
+    from mobilekit.passes.precision import single_precision
 
     graph = from_proto(model.proto, model.path.parent)
     shaping.fix_inputs(graph, shapes, progress)
     infer.infer(graph, target_opset=CANONICAL_OPSET)
     infer.require_static(graph)
+    if others := single_precision(graph):
+        progress.note(f"the model computes in {', '.join(sorted(others))}; the converted one does in float32")
     legalise(graph)
     if simplify:
         from mobilekit.passes.simplify import simplify as run_onnxsim

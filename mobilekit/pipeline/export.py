@@ -103,7 +103,7 @@ def export_model(
         if options.verify:
             with clock("verify"):
                 progress.step("verifying against ONNX Runtime")
-                errors, verified = _verify(temporary, manifest, source.path, options, progress)
+                errors, verified = _verify(temporary, manifest, source, options, progress)
                 manifest = manifest.model_copy(update={"verified": verified})
         with clock("bundle"):
             from mobilekit.bundle import RUN, write_manifest
@@ -240,7 +240,7 @@ def _tensor_info(value: object) -> TensorInfo:
 
 
 def _verify(
-    root: Path, manifest: Manifest, model: Path, options: ExportOptions, progress: Progress
+    root: Path, manifest: Manifest, source: SourceModel, options: ExportOptions, progress: Progress
 ) -> tuple[Mapping[str, TensorError], bool]:
     """Run the built model and the original on the same inputs: the worst error of each output, and whether they
     prove anything (outputs that are zero or constant do not).
@@ -248,6 +248,7 @@ def _verify(
     Raises :class:`VerificationError` naming each output that is out of tolerance.
     """
     from mobilekit.metrics.tensors import compare, worst
+    from mobilekit.passes.precision import computes_in_half
     from mobilekit.runners.base import RunOptions
     from mobilekit.runners.ncnn_host import NcnnHostRunner
     from mobilekit.runners.ort import OrtRunner
@@ -256,7 +257,7 @@ def _verify(
 
     run = RunOptions(fp16=options.precision == "fp16", timeout_s=options.timeout_s)
     measured: dict[str, list[TensorError]] = {info.name: [] for info in manifest.outputs}
-    with OrtRunner(model) as reference, NcnnHostRunner(root, manifest) as converted:
+    with OrtRunner(source.path) as reference, NcnnHostRunner(root, manifest) as converted:
         for sample in seeded_samples(
             manifest.inputs, seed=options.seed, count=options.samples, preprocess=manifest.preprocess
         ):
@@ -265,7 +266,8 @@ def _verify(
             for name, found in measured.items():
                 found.append(compare(actual[name], expected[name]))
     errors = {name: worst(every) for name, every in measured.items()}
-    tolerance = tolerance_for(options.precision)
+    # A model that rounds to 16 bits itself is no closer than that to what float32 makes of it.
+    tolerance = tolerance_for("fp16" if computes_in_half(source.proto) else options.precision)
     verdicts = {name: judge(error, tolerance) for name, error in errors.items()}
     wrong = [f"{name}: {verdict.reason}" for name, verdict in verdicts.items() if verdict.verdict is Verdict.FAIL]
     if wrong:
