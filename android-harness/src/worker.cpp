@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <cstring>
 #include <string>
+#include <utility>
 
 #include "error.h"
 
@@ -53,7 +54,7 @@ void Worker::finish() {
     std::exception_ptr failure;
     {
         const std::lock_guard<std::mutex> lock(mutex_);
-        failure.swap(failure_);
+        std::swap(failure, failure_);
     }
     if (failure) std::rethrow_exception(failure);
 }
