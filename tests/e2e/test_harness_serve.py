@@ -228,7 +228,7 @@ def test_a_hung_harness_is_ended(loaded: HarnessSession) -> None:
 
 def test_a_slow_inference_outlives_the_idle_timeout(executable: Path, tmp_path: Path) -> None:
     files = models.slow(tmp_path)
-    idle_s = 2
+    idle_s = 4
     with HarnessSession.connect_local(executable, idle_timeout_s=idle_s) as session:
         session.load(str(files.param), str(files.bin), LoadOptions(threads=1))
         once_s = session.infer({"b0": _SLOW_INPUT}).latencies_ns[0] / 1e9
