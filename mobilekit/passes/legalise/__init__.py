@@ -19,6 +19,7 @@ def _rules() -> tuple[Rule[Any], ...]:
     from mobilekit.passes.legalise.batchnorm import FoldAffine
     from mobilekit.passes.legalise.drop import DropNoOp
     from mobilekit.passes.legalise.einsum import LowerEinsum
+    from mobilekit.passes.legalise.guard import GuardedSoftmax
     from mobilekit.passes.legalise.layout import MergeReshape, MergeTranspose, PushTranspose, TransposeToReshape
     from mobilekit.passes.legalise.normalisation import FuseLayerNorm, FuseNormScale
     from mobilekit.passes.legalise.reduce import ReduceOfOnes
@@ -31,6 +32,7 @@ def _rules() -> tuple[Rule[Any], ...]:
         LowerEinsum(),
         LowerAffineGrid(),
         ScatterSlice(),
+        GuardedSoftmax(),
         PairwiseVariadic(),
         ReduceOfOnes(),
         FoldPad(),

@@ -91,7 +91,7 @@ def reduced_axes(node: NodeView) -> set[int] | None:
 
 
 @emits("ReduceMax", "ReduceMin", since=20, data="any")
-@emits("ReduceSum", since=13)
+@emits("ReduceSum", since=13, data="exact")
 @emits("ReduceMean", "ReduceProd", "ReduceL1", "ReduceL2", "ReduceLogSum", "ReduceSumSquare", since=18)
 @emits("ReduceLogSumExp", since=18)
 def reduce(node: NodeView, out: Emission) -> None:
@@ -125,7 +125,7 @@ def reduce(node: NodeView, out: Emission) -> None:
     out.bind(node.output(), result)
 
 
-@emits("CumSum", since=14)
+@emits("CumSum", since=14, data="exact")
 def cumulative_sum(node: NodeView, out: Emission) -> None:
     (given,) = node.const_ints(1, "axis")
     axis, shape = node.axis(given), node.shape()
