@@ -65,11 +65,15 @@ class FileEntry(_Frozen):
 
 
 class TensorInfo(_Frozen):
-    """A model input or output as exported: ONNX name, numpy dtype name, fixed shape."""
+    """A model input or output as exported: ONNX name, numpy dtype name, fixed shape.
+
+    ``limit``: the integers of this input point into a table of so many rows; ``None`` where they do not.
+    """
 
     name: str
     dtype: str
     shape: tuple[int, ...]
+    limit: int | None = None
 
 
 class NcnnBlob(_Frozen):

@@ -232,11 +232,14 @@ def _read_preprocess(path: Path) -> Preprocess:
 def _tensor_info(value: object) -> TensorInfo:
     from mobilekit.bundle import TensorInfo
     from mobilekit.graph import Value
+    from mobilekit.targets.ncnn.emit import id_rows
 
     assert isinstance(value, Value)
     assert value.shape is not None
     assert value.dtype is not None
-    return TensorInfo(name=value.name, dtype=value.dtype, shape=tuple(int(str(axis)) for axis in value.shape))
+    shape = tuple(int(str(axis)) for axis in value.shape)
+    limit = id_rows(value) if value.producer is None else 0
+    return TensorInfo(name=value.name, dtype=value.dtype, shape=shape, limit=limit or None)
 
 
 def _verify(

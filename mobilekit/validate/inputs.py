@@ -43,7 +43,8 @@ def seeded_inputs(specs: Sequence[TensorInfo], *, seed: int, preprocess: Preproc
     * the picture input that ``preprocess`` describes: pixels with the 1/f spectrum of natural pictures, 0 to 255,
       through its scale, mean and std;
     * other floating-point inputs: standard normal; ``uint8``: such pixels; ``int8``: the whole range;
-    * other integers: 0 to 7 (ids and indices of nearly any model); ``bool``: even odds.
+    * other integers: 0 to 7 (ids and indices of nearly any model), less where their ``limit`` is; 0 or 1 where the
+      name says ``mask``; ``bool``: even odds.
 
     Raises :class:`UsageError` for a dtype that no rule covers.
     """
@@ -100,7 +101,9 @@ def _random(rng: np.random.Generator, spec: TensorInfo) -> Array:
         limits = np.iinfo(dtype)
         return rng.integers(limits.min, limits.max, spec.shape, endpoint=True).astype(dtype)
     if np.issubdtype(dtype, np.integer):
-        return rng.integers(0, _SMALL_INT, spec.shape).astype(dtype)
+        # A mask says yes or no; an id has to exist in every table that it points into.
+        high = 2 if "mask" in spec.name.lower() else _SMALL_INT
+        return rng.integers(0, min(high, spec.limit or high), spec.shape).astype(dtype)
     raise UsageError(
         f"input {spec.name!r} has the element type {spec.dtype}, for which no inputs can be made up",
         hint="give some with --inputs DIR",

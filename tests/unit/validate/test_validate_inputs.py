@@ -173,3 +173,12 @@ def test_a_sample_that_lacks_an_input_is_refused(tmp_path):
     np.save(tmp_path / "ids.npy", np.zeros((1, 16), np.int64))
     with pytest.raises(UsageError, match=r"lacks mask\.npy"):
         list(file_samples(tmp_path, [IDS, MASK]))
+
+
+def test_ids_exist_in_their_tables_and_masks_are_0_or_1() -> None:
+    kinds = TensorInfo(name="token_type_ids", dtype="int64", shape=(1, 64), limit=2)
+    mask = TensorInfo(name="attention_mask", dtype="int64", shape=(1, 64))
+    tensors = seeded_inputs([kinds, mask, IDS], seed=3)
+    assert set(tensors["token_type_ids"].ravel().tolist()) == {0, 1}
+    assert set(tensors["attention_mask"].ravel().tolist()) == {0, 1}
+    assert tensors["ids"].max() > 1
