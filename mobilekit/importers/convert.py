@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, ValueInfoProto, helper
+from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TypeProto, ValueInfoProto, helper
 
 from mobilekit.errors import ModelError
 from mobilekit.graph import Graph, Node, Value
@@ -23,7 +23,7 @@ from mobilekit.importers.tensors import ExternalData, dtype_name, elem_type, fro
 if TYPE_CHECKING:
     from mobilekit.tensors import Array
 
-__all__ = ["from_node_attributes", "from_proto", "to_node", "to_proto"]
+__all__ = ["from_node_attributes", "from_proto", "to_node", "to_proto", "type_of"]
 
 _RE_EXPORT = "export the model again from its framework"
 
@@ -287,10 +287,18 @@ def _write_graph(graph: Graph, proto: GraphProto, outer: set[int], as_inputs: Co
 def _info(value: Value) -> ValueInfoProto:
     if value.dtype is None:
         return ValueInfoProto(name=value.name)
-    info = ValueInfoProto(name=value.name)
-    info.type.tensor_type.elem_type = elem_type(value.dtype)
+    return ValueInfoProto(name=value.name, type=type_of(value))
+
+
+def type_of(value: Value) -> TypeProto:
+    """The tensor type of ``value`` as far as it is known."""
+    made = TypeProto()
+    if value.dtype:
+        made.tensor_type.elem_type = elem_type(value.dtype)
+    else:
+        made.tensor_type.SetInParent()
     if value.shape is not None:
-        shape = info.type.tensor_type.shape
+        shape = made.tensor_type.shape
         shape.SetInParent()
         for axis in value.shape:
             dim = shape.dim.add()
@@ -298,7 +306,7 @@ def _info(value: Value) -> ValueInfoProto:
                 dim.dim_value = axis
             elif axis:
                 dim.dim_param = axis
-    return info
+    return made
 
 
 def to_node(node: Node, outer: set[int] | None = None) -> NodeProto:

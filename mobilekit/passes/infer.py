@@ -16,10 +16,12 @@ from onnx import TypeProto, shape_inference
 
 from mobilekit.errors import Finding, ModelError, UnsupportedModelError
 from mobilekit.graph import Graph, Node, Value
-from mobilekit.importers.convert import to_node
-from mobilekit.importers.tensors import dtype_name, elem_type, to_tensor
+from mobilekit.importers.convert import to_node, type_of
+from mobilekit.importers.tensors import dtype_name, to_tensor
 from mobilekit.passes.evaluate import evaluate
+from mobilekit.passes.functions import expand, is_expanded
 from mobilekit.passes.lift import lift_node
+from mobilekit.passes.unroll import is_unrolled, unroll
 
 if TYPE_CHECKING:
     from mobilekit.tensors import Array
@@ -45,38 +47,54 @@ def infer(graph: Graph, *, target_opset: int | None = None) -> None:
     source = graph.opset
     target = max(source, target_opset or source)
     order: list[Node] = []
-    pending = deque(graph.nodes)
+    pending = deque((node, source) for node in graph.nodes)
     schemas = Schemas(target)
     lifting = target_opset is not None
     refused: list[Finding] = []
     while pending:
-        node = pending.popleft()
+        node, version = pending.popleft()
         try:
-            forms = lift_node(graph, node, source) if lifting else [node]
+            forms = lift_node(graph, node, version) if lifting else [node]
         except UnsupportedModelError as error:
             refused += error.findings
             order.append(node)
             continue
         for lifted in forms:
-            if lifted.op == "If" and not lifted.domain:
-                branch = _inline_if(graph, lifted)
-                if branch is not None:
-                    pending.extendleft(reversed(branch))
-                    continue
+            inner = _opened(graph, lifted, version, target) if lifting else None
+            if inner is not None:
+                pending.extendleft(reversed(inner))
+                continue
             if lifting:
                 for body in lifted.bodies():
                     _lift_body(body, target)
-            # Small constants need no inference, whose rules are stricter than the operators are.
-            kept = _fold(graph, lifted, target) if _is_small(lifted) else None
-            if kept is None:
-                infer_node(lifted, schemas)
-                kept = _fold(graph, lifted, target)
-            order += [lifted] if kept is None else kept
+            _settle(graph, lifted, schemas, order)
     if refused:
         raise UnsupportedModelError("some operators mean what newer opsets cannot say", findings=refused)
     graph.opsets[""] = target
     graph.rebuild(order)
     graph.prune()
+
+
+def _opened(graph: Graph, node: Node, version: int, target: int) -> list[tuple[Node, int]] | None:
+    """What stands in the node's place, each with the opset that it is of, where it is made of others."""
+    if node.domain:
+        return None
+    if node.op == "If":
+        branch = _inline_if(graph, node)
+        return None if branch is None else [(inner, version) for inner in branch]
+    if is_expanded(graph, node):
+        return expand(graph, node, target)
+    return [(new, target) for new in unroll(graph, node)] if is_unrolled(node) else None
+
+
+def _settle(graph: Graph, node: Node, schemas: Schemas, order: list[Node]) -> None:
+    """Fold the node, or infer what it makes and keep it in ``order``."""
+    # Small constants need no inference, whose rules are stricter than the operators are.
+    kept = _fold(graph, node, schemas.opset) if _is_small(node) else None
+    if kept is None:
+        infer_node(node, schemas)
+        kept = _fold(graph, node, schemas.opset)
+    order += [node] if kept is None else kept
 
 
 _SAME_AS_FIRST = frozenset({"GroupNormalization", "MeanVarianceNormalization"})
@@ -119,12 +137,12 @@ def infer_node(node: Node, schemas: Schemas) -> None:
             continue
         if value.dtype is None:
             return
-        types[value.name] = _type(value)
+        types[value.name] = type_of(value)
         if value.const is not None and value.const.size <= _SHAPE_DATA_LIMIT:
             data[value.name] = to_tensor(value.const, value.name)
     for body in node.bodies():
         for inner in body.nodes:
-            types |= {v.name: _type(v) for v in inner.inputs if v is not None and v.name not in types and v.dtype}
+            types |= {v.name: type_of(v) for v in inner.inputs if v is not None and v.name not in types and v.dtype}
     opsets = [onnx.helper.make_opsetid("", schemas.opset)]
     try:
         made = shape_inference.infer_node_outputs(schema, to_node(node), types, data, opset_imports=opsets)
@@ -138,24 +156,6 @@ def infer_node(node: Node, schemas: Schemas) -> None:
     for value in node.outputs:
         if value is not None and value.name in made:
             _apply(value, made[value.name])
-
-
-def _type(value: Value) -> TypeProto:
-    made = TypeProto()
-    if value.dtype:
-        made.tensor_type.elem_type = elem_type(value.dtype)
-    else:
-        made.tensor_type.SetInParent()
-    if value.shape is not None:
-        shape = made.tensor_type.shape
-        shape.SetInParent()
-        for axis in value.shape:
-            dim = shape.dim.add()
-            if isinstance(axis, int):
-                dim.dim_value = axis
-            elif axis:
-                dim.dim_param = axis
-    return made
 
 
 def _apply(value: Value, made: TypeProto) -> None:
@@ -190,7 +190,7 @@ def _fold(graph: Graph, node: Node, opset: int) -> list[Node] | None:
 
     A graph output stays a node's output: an Identity of the constant.
     """
-    if node.op in ("Shape", "Size") and not node.domain:
+    if node.op in ("EyeLike", "Shape", "Size") and not node.domain:
         arrays = _shape_of(node)
     elif all(value is None or value.const is not None for value in node.inputs):
         if _too_large(node):
@@ -219,6 +219,10 @@ def _shape_of(node: Node) -> list[Array] | None:
     if value is None or value.shape is None or not all(isinstance(axis, int) for axis in value.shape):
         return None
     axes = [axis for axis in value.shape if isinstance(axis, int)]
+    if node.op == "EyeLike":
+        if node.outputs[0] is None or node.outputs[0].dtype is None or not _storage(node.outputs[0].dtype):
+            return None
+        return [np.eye(axes[0], axes[1], k=node.attrs.get("k", 0), dtype=node.outputs[0].dtype)]
     if node.op == "Size":
         return [np.array(int(np.prod(axes, dtype=np.int64)), np.int64)]
     return [np.array(axes[node.attrs.get("start", 0) : node.attrs.get("end", None)], np.int64)]

@@ -239,9 +239,32 @@ def _scatter(it: Lift) -> list[Node]:
 _REDUCE_18 = ("L1", "L2", "LogSum", "LogSumExp", "Max", "Mean", "Min", "Prod", "SumSquare")
 _LATEST = 1 << 30
 
+
+def _compress(it: Lift) -> list[Node]:
+    """A constant condition is a Gather, whose shape is known."""
+    condition = it.input(1)
+    if condition is None or condition.const is None:
+        return it.done()
+    it.inputs = [it.inputs[0], it.constant("indices", np.flatnonzero(condition.const))]
+    nodes: list[Node] = []
+    if "axis" not in it.attrs:
+        flat = Value(it.graph.fresh(f"{it.node.label}_flat"))
+        nodes.append(Node("", "Reshape", [it.inputs[0], it.constant("shape", [-1])], [flat]))
+        it.inputs[0] = flat
+    it.attrs.setdefault("axis", 0)
+    return [*nodes, *it.done("Gather")]
+
+
+def _stft(it: Lift) -> list[Node]:
+    # Shape inference takes the missing attribute for 0, the operator's default is 1.
+    it.attrs.setdefault("onesided", 1)
+    return it.done()
+
+
 _RULES: dict[str, list[tuple[int, Rule]]] = {
     "BatchNormalization": [(_LATEST, _batch_norm)],
     "Clip": [(11, _clip)],
+    "Compress": [(_LATEST, _compress)],
     "DFT": [(20, _dft)],
     "Dropout": [(12, _dropout)],
     "GridSample": [(20, _grid_sample)],
@@ -251,6 +274,7 @@ _RULES: dict[str, list[tuple[int, Rule]]] = {
     "Pad": [(11, _pad)],
     "ReduceSum": [(13, _axes_input)],
     "Resize": [(11, _resize10), (_LATEST, _resize11)],
+    "STFT": [(_LATEST, _stft)],
     "RoiAlign": [(16, _roi_align)],
     "Scan": [(9, _scan)],
     "Scatter": [(11, _scatter)],

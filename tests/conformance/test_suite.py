@@ -59,6 +59,7 @@ def test_difference_takes_what_is_within_the_tolerance() -> None:
         (np.array([np.nan], np.float32), np.array([1.0], np.float32)),
         (np.array([-np.inf], np.float32), np.array([np.inf], np.float32)),
         (np.array([1e-6], np.float32), np.array([0.0], np.float32)),
+        (np.array([1.0, 1e-6], np.float32), np.array([1.0, 0.0], np.float32)),
         (np.array([1000001], np.int64), np.array([1000000], np.int64)),
         (np.array([True]), np.array([False])),
         (np.array([[1.0]], np.float32), np.array([1.0], np.float32)),

@@ -21,6 +21,7 @@ def _rules() -> tuple[Rule[Any], ...]:
     from mobilekit.passes.legalise.einsum import LowerEinsum
     from mobilekit.passes.legalise.guard import GuardedSoftmax
     from mobilekit.passes.legalise.layout import MergeReshape, MergeTranspose, PushTranspose, TransposeToReshape
+    from mobilekit.passes.legalise.masking import MaskedSoftmax
     from mobilekit.passes.legalise.normalisation import FuseLayerNorm, FuseNormScale
     from mobilekit.passes.legalise.reduce import ReduceOfOnes
     from mobilekit.passes.legalise.scatter import ScatterSlice
@@ -43,6 +44,7 @@ def _rules() -> tuple[Rule[Any], ...]:
         FuseLayerNorm(),
         FuseNormScale(),
         MatMulToGemm(),
+        MaskedSoftmax(),
         MergeTranspose(),
         TransposeToReshape(),
         PushTranspose(),

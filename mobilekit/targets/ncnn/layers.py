@@ -70,6 +70,7 @@ _CONV_3D = {
     "pad_behind": _i(17),
 }
 _GROUP = {"group": _i(7, 1)}
+_OUTPUT_PAD_3D = {"output_pad_right": _i(18, 0), "output_pad_bottom": _i(19), "output_pad_behind": _i(20)}
 _POOL_COMMON = {
     "pooling_type": _i(0, 0),
     "kernel_w": _i(1, 0),
@@ -106,8 +107,11 @@ LAYERS: Mapping[str, Mapping[str, Param]] = MappingProxyType(
         "CumulativeSum": {"axis": _i(0, 0)},
         "Deconvolution": {**_CONV_2D, "output_pad_right": _i(18, 0), "output_pad_bottom": _i(19)},
         "DeconvolutionDepthWise": {**_CONV_2D, **_GROUP, "output_pad_right": _i(18, 0), "output_pad_bottom": _i(19)},
+        "Deconvolution3D": {**_CONV_3D, **_OUTPUT_PAD_3D},
+        "DeconvolutionDepthWise3D": {**_CONV_3D, **_GROUP, **_OUTPUT_PAD_3D},
         "Deconvolution1D": {**_CONV_COMMON, "output_pad_right": _i(18, 0)},
         "DeconvolutionDepthWise1D": {**_CONV_COMMON, **_GROUP, "output_pad_right": _i(18, 0)},
+        "DeformableConv2D": _CONV_2D,
         "ELU": {"alpha": _f(0, 0.1)},
         "Embed": {"num_output": _i(0, 0), "input_dim": _i(1, 0), "bias_term": _i(2, 0), "weight_data_size": _i(3, 0)},
         "Erf": {},
@@ -189,6 +193,14 @@ LAYERS: Mapping[str, Mapping[str, Param]] = MappingProxyType(
             "axes": _ints(3),
             "keepdims": _i(4, 0),
             "fixbug0": _i(5, 0),
+        },
+        "ROIAlign": {
+            "pooled_width": _i(0, 0),
+            "pooled_height": _i(1, 0),
+            "spatial_scale": _f(2, 1.0),
+            "sampling_ratio": _i(3, 0),
+            "aligned": _i(4, 0),
+            "version": _i(5, 0),
         },
         "ReLU": {"slope": _f(0, 0.0)},
         "Reorg": {"stride": _i(0, 1), "mode": _i(1, 0)},

@@ -45,9 +45,19 @@ def test_macs(node: Any, x: tuple[int, ...], weights: dict[str, tuple[int, ...]]
 
 @pytest.mark.parametrize(("op", "gates"), [("LSTM", 4), ("GRU", 3), ("RNN", 1)])
 def test_macs_of_recurrent_layers(op: str, gates: int) -> None:
-    node = Node(op, ["x", "w", "r"], ["y"], hidden_size=5, direction="bidirectional")
-    made = graph(node, (10, 2, 3), {"w": (2, gates * 5, 3), "r": (2, gates * 5, 5)}, 4)
-    assert macs(made) == {op: 2 * 10 * 2 * gates * 5 * (3 + 5)}
+    # A batch, or a GRU that resets before its product, would be written out step by step.
+    form = {"linear_before_reset": 1} if op == "GRU" else {}
+    node = Node(op, ["x", "w", "r"], ["y"], hidden_size=5, direction="bidirectional", **form)
+    made = graph(node, (10, 1, 3), {"w": (2, gates * 5, 3), "r": (2, gates * 5, 5)}, 4)
+    assert macs(made) == {op: 2 * 10 * gates * 5 * (3 + 5)}
+
+
+@pytest.mark.parametrize(("op", "gates"), [("LSTM", 4), ("RNN", 1)])
+def test_macs_of_recurrent_layers_written_out(op: str, gates: int) -> None:
+    node = Node(op, ["x", "w", "r"], ["y"], hidden_size=5)
+    made = graph(node, (10, 2, 3), {"w": (1, gates * 5, 3), "r": (1, gates * 5, 5)}, 4)
+    # The first state is zero, and so is what the weights make of it.
+    assert macs(made) == {"MatMul": 2 * gates * 5 * (10 * 3 + 9 * 5)}
 
 
 def _peak(nodes: list[Any], outputs: dict[str, tuple[int, ...]], weights: dict[str, Any] | None = None) -> int:

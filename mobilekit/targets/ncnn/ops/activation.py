@@ -16,6 +16,7 @@ UNARY = {
     "Neg": 1,
     "Floor": 2,
     "Ceil": 3,
+    "Square": 4,
     "Sqrt": 5,
     "Exp": 7,
     "Log": 8,

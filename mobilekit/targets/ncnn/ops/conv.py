@@ -6,16 +6,16 @@ import math
 
 import numpy as np
 
-from mobilekit.graph import Value
 from mobilekit.targets.ncnn.emit import Blob, Emission, ParamValue, tagged
 from mobilekit.targets.ncnn.emit import raw as raw_weights
 from mobilekit.targets.ncnn.fuse import take_activation
 from mobilekit.targets.ncnn.node import NodeView, Refuse
+from mobilekit.targets.ncnn.ops.transpose import permute
 from mobilekit.targets.ncnn.registry import emits
 
 _SUFFIX = {1: "1D", 2: "", 3: "3D"}
-_SWAP = {3: 2, 4: 6}  # Permute's orders that exchange the two outermost dims: w c h, and w h c d
 _BEGIN_PADS = ("pad_left", "pad_top", "pad_front")
+_OUTPUT_PADS = ("output_pad_right", "output_pad_bottom", "output_pad_behind")
 _END_PADS = ("pad_right", "pad_bottom", "pad_behind")
 
 
@@ -45,12 +45,10 @@ def one_batch(node: NodeView, index: int = 0) -> tuple[int, ...]:
 def conv(node: NodeView, out: Emission) -> None:
     batch, *inner = node.shape()
     rank = len(inner) - 1
-    if batch > 1 and rank < 3:
-        _conv_of_batch(node, out)
-        return
-    inner = list(one_batch(node))
     if rank not in _SUFFIX:
         raise Refuse(f"ncnn has no {rank}-D convolution", "express it with 1-D to 3-D convolutions")
+    if batch > 1 and rank == 3:
+        one_batch(node)
     weight = node.const(1, "weight")
     bias = node.optional_const(2, "bias")
     if node.str("auto_pad", "NOTSET") not in ("NOTSET", "VALID"):
@@ -65,11 +63,19 @@ def conv(node: NodeView, out: Emission) -> None:
     output = node.output()
     fused, output = take_activation(output, out)
     filters = int(weight.shape[0])
+    dims = (filters, *node.out_shape()[2:])
+    x = _as_depth(node, out) if batch > 1 else out.view(node.input(0), tuple(inner))
+    if batch > 1:
+        # The batch is one more spatial axis, over which the kernel has size 1.
+        rank += 1
+        kernel, strides, dilations = [1, *kernel], [1, *strides], [1, *dilations]
+        pads = [0, *pads[: rank - 1], 0, *pads[rank - 1 :]]
+        dims = (filters, batch, *dims[1:])
     weights = [tagged(weight), *([raw_weights(bias)] if bias is not None else [])]
     blob = out.layer(
         f"Convolution{'DepthWise' if group > 1 else ''}{_SUFFIX[rank]}",
-        [out.view(node.input(0), tuple(inner))],
-        (filters, *node.out_shape()[2:]),
+        [x],
+        dims,
         weights,
         num_output=filters,
         bias_term=int(bias is not None),
@@ -81,51 +87,30 @@ def conv(node: NodeView, out: Emission) -> None:
         **_pads(pads, rank),
         **fused.as_params(),
     )
-    out.bind(output, blob)
+    out.bind(output, _as_batch(out, blob) if batch > 1 else blob)
 
 
-def _conv_of_batch(node: NodeView, out: Emission) -> None:
-    """Several images: the batch becomes one more spatial axis, along which the kernel has size 1."""
-    shape, result = node.shape(), node.out_shape()
-    rank = len(shape) - 2
-    weight, bias = node.const(1, "weight"), node.optional_const(2, "bias")
-    pads = node.ints("pads") or [0] * (2 * rank)
-    if node.str("auto_pad", "NOTSET") not in ("NOTSET", "VALID") or min(pads) < 0:
-        raise Refuse("its pads are negative or not resolved", "give explicit pads")
-    group = node.int("group", 1)
-    filters = int(weight.shape[0])
-    turned = swap_batch(out, node.input(0), shape)
-    rank_suffix = _SUFFIX[rank + 1]
-    blob = out.layer(
-        f"Convolution{'DepthWise' if group > 1 else ''}{rank_suffix}",
-        [turned],
-        (filters, shape[0], *result[2:]),
-        [tagged(weight), *([raw_weights(bias)] if bias is not None else [])],
-        num_output=filters,
-        bias_term=int(bias is not None),
-        weight_data_size=weight.size,
-        **({"group": group} if group > 1 else {}),
-        **_spatial("kernel", [1, *(node.ints("kernel_shape") or weight.shape[2:])]),
-        **_spatial("stride", [1, *(node.ints("strides") or [1] * rank)]),
-        **_spatial("dilation", [1, *(node.ints("dilations") or [1] * rank)]),
-        **_pads([0, *pads[:rank], 0, *pads[rank:]], rank + 1),
-    )
-    order = _SWAP[len(blob.dims)]
-    out.bind(node.output(), out.layer("Permute", [blob], (shape[0], filters, *result[2:]), order_type=order))
+def _as_depth(node: NodeView, out: Emission) -> Blob:
+    """(batch, channels, ...) as (channels, batch, ...)."""
+    batch, channels, *spatial = node.shape()
+    flat = permute(out, out.view(node.input(), (batch, channels, math.prod(spatial))), (1, 0, 2))
+    return out.reshape(flat, (channels, batch, *spatial))
 
 
-def swap_batch(out: Emission, value: Value, shape: tuple[int, ...]) -> Blob:
-    """(N, C, ...) as (C, N, ...)."""
-    blob = out.view(value, shape)
-    return out.layer("Permute", [blob], (shape[1], shape[0], *shape[2:]), order_type=_SWAP[len(shape)])
+def _as_batch(out: Emission, blob: Blob) -> Blob:
+    """What :func:`_as_depth` did, undone."""
+    channels, batch, *spatial = blob.dims
+    return permute(out, out.reshape(blob, (channels, batch, math.prod(spatial))), (1, 0, 2))
 
 
 @emits("ConvTranspose", since=22)
 def conv_transpose(node: NodeView, out: Emission) -> None:
-    inner = one_batch(node)
+    batch, *inner = node.shape()
     rank = len(inner) - 1
-    if rank not in (1, 2):
-        raise Refuse(f"{rank}-D transposed convolution is not supported", "express it with 1-D or 2-D ones")
+    if rank not in _SUFFIX:
+        raise Refuse(f"{rank}-D transposed convolution is not supported", "express it with 1-D to 3-D ones")
+    if batch > 1 and rank == 3:
+        one_batch(node)
     weight = node.const(1, "weight")
     bias = node.optional_const(2, "bias")
     if node.str("auto_pad", "NOTSET") not in ("NOTSET", "VALID") or node.has("output_shape"):
@@ -142,10 +127,17 @@ def conv_transpose(node: NodeView, out: Emission) -> None:
     # ONNX keeps (in, out / group, ...); ncnn wants the outputs first within each group.
     grouped = weight.reshape(group, inputs // group, filters // group, *weight.shape[2:])
     fused, output = take_activation(node.output(), out)
+    dims = (filters, *node.out_shape()[2:])
+    x = _as_depth(node, out) if batch > 1 else out.view(node.input(0), tuple(inner))
+    if batch > 1:
+        rank += 1
+        kernel, strides, dilations, extra = [1, *kernel], [1, *strides], [1, *dilations], [0, *extra]
+        pads = [0, *pads[: rank - 1], 0, *pads[rank - 1 :]]
+        dims = (filters, batch, *dims[1:])
     blob = out.layer(
         f"Deconvolution{'DepthWise' if group > 1 else ''}{_SUFFIX[rank]}",
-        [out.view(node.input(0), inner)],
-        (filters, *node.out_shape()[2:]),
+        [x],
+        dims,
         [tagged(np.swapaxes(grouped, 1, 2)), *([raw_weights(bias)] if bias is not None else [])],
         num_output=filters,
         bias_term=int(bias is not None),
@@ -155,7 +147,7 @@ def conv_transpose(node: NodeView, out: Emission) -> None:
         **_spatial("stride", strides),
         **_spatial("dilation", dilations),
         **_pads(pads, rank),
-        **dict(zip(("output_pad_right", "output_pad_bottom"), reversed(extra), strict=False)),
+        **dict(zip(_OUTPUT_PADS, reversed(extra), strict=False)),
         **fused.as_params(),
     )
-    out.bind(output, blob)
+    out.bind(output, _as_batch(out, blob) if batch > 1 else blob)

@@ -122,8 +122,13 @@ def _common(out: Emission, operands: Sequence[Operand], shape: tuple[int, ...]) 
 
 
 @emits("Add", "Sub", "Mul", since=14, data="exact")
-@emits("Div", since=14)
+@emits("Div", since=14, data="exact")
 def arithmetic(node: NodeView, out: Emission) -> None:
+    if node.op == "Div" and node.output().dtype != "float32":
+        from mobilekit.targets.ncnn.ops.integer import integer_division
+
+        integer_division(node, out)
+        return
     operands = [(value, static_shape(value)) for value in node.inputs()]
     out.bind(node.output(), binary(out, _TYPES[node.op], operands, node.out_shape()))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from typing import TYPE_CHECKING
 
@@ -11,7 +12,7 @@ from mobilekit.graph import Value
 from mobilekit.targets.ncnn.emit import Blob, Emission, as_float, raw, tagged
 from mobilekit.targets.ncnn.fuse import take_activation
 from mobilekit.targets.ncnn.node import NodeView, Refuse, static_shape
-from mobilekit.targets.ncnn.ops.elementwise import ADD, MUL, binary, scalar
+from mobilekit.targets.ncnn.ops.elementwise import ADD, MUL, SUB, binary, scalar
 from mobilekit.targets.ncnn.registry import emits
 
 if TYPE_CHECKING:
@@ -89,6 +90,35 @@ def matmul(node: NodeView, out: Emission) -> None:
     left, right = out.view(a, (*a_batch, *a_full[-2:])), out.view(b, (*b_batch, *b_full[-2:]))
     both = tuple(max(pair) for pair in zip(a_batch, b_batch, strict=True))
     out.bind(node.output(), out.layer("MatMul", [left, right], (*both, a_full[-2], b_full[-1])))
+
+
+@emits("Det", since=22)
+def det(node: NodeView, out: Emission) -> None:
+    """Of 2 x 2 and 3 x 3 matrices, by products of their elements."""
+    shape = node.shape()
+    size, count = shape[-1], math.prod(shape[:-2])
+    if size > 3:
+        raise Refuse(f"its matrices are {size} x {size}", "do this step in the application")
+    rows = out.view(node.input(), (count, size * size))
+
+    def element(i: int, j: int) -> Blob:
+        where = i * size + j
+        return out.layer("Crop", [rows], (count, 1), starts=[where], ends=[where + 1], axes=[1])
+
+    def product(*places: tuple[int, int]) -> Blob:
+        result = element(*places[0])
+        for place in places[1:]:
+            result = out.layer("BinaryOp", [result, element(*place)], (count, 1), op_type=MUL)
+        return result
+
+    total: Blob | None = None
+    for order in itertools.permutations(range(size)):
+        term = product(*enumerate(order))
+        odd = sum(a > b for a, b in itertools.combinations(order, 2)) % 2
+        kind = SUB if odd else ADD  # the identity comes first, and is even
+        total = term if total is None else out.layer("BinaryOp", [total, term], (count, 1), op_type=kind)
+    assert total is not None
+    out.bind(node.output(), total)
 
 
 def _take_bias(value: Value, out: Emission, columns: int) -> tuple[Value, Array | None]:

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mobilekit.targets.ncnn.emit import Emission, as_float, raw
+from mobilekit.targets.ncnn.emit import Blob, Emission, as_float, raw
 from mobilekit.targets.ncnn.layout import Dims, dim_of_axis, dims_of
 from mobilekit.targets.ncnn.node import NodeView, Refuse
 from mobilekit.targets.ncnn.ops.activation import apply
-from mobilekit.targets.ncnn.ops.conv import one_batch
+from mobilekit.targets.ncnn.ops.batch import per_item
 from mobilekit.targets.ncnn.ops.elementwise import ADD, SUB, scalar
 from mobilekit.targets.ncnn.ops.reduce import reduction
 from mobilekit.targets.ncnn.registry import emits
@@ -165,21 +165,17 @@ def rms_norm(node: NodeView, out: Emission) -> None:
 
 @emits("LRN", since=13)
 def lrn(node: NodeView, out: Emission) -> None:
-    inner = one_batch(node)
+    inner = node.shape()[1:]
     size = node.int("size", 1)
     if size % 2 == 0:
         raise Refuse("its window is of even size, ncnn's is symmetric", "use an odd size")
     dims = inner if len(inner) == 3 else (inner[0], 1, math.prod(inner[1:]))
-    blob = out.layer(
-        "LRN",
-        [out.view(node.input(), dims)],
-        dims,
-        local_size=size,
-        alpha=node.float("alpha", 0.0001),
-        beta=node.float("beta", 0.75),
-        bias=node.float("bias", 1.0),
-    )
-    out.bind(node.output(), blob)
+    alpha, beta, bias = node.float("alpha", 0.0001), node.float("beta", 0.75), node.float("bias", 1.0)
+
+    def normalise(x: Blob) -> Blob:
+        return out.layer("LRN", [x], dims, local_size=size, alpha=alpha, beta=beta, bias=bias)
+
+    out.bind(node.output(), per_item(out, node.input(), dims, normalise))
 
 
 @emits("Softmax", "LogSoftmax", since=13)

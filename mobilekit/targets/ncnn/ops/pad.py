@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
+
 from mobilekit.targets.ncnn.emit import Blob, Emission
 from mobilekit.targets.ncnn.layout import Groups, dim_of_axis, dims_of
 from mobilekit.targets.ncnn.node import NodeView, Refuse
+from mobilekit.targets.ncnn.ops.pick import pick
 from mobilekit.targets.ncnn.ops.slicing import crop
 from mobilekit.targets.ncnn.registry import emits
 
@@ -23,10 +26,11 @@ def pad(node: NodeView, out: Emission) -> None:
     given = node.optional_const(3, "axes")
     mode = node.str("mode", "constant")
     axes = list(range(len(shape))) if given is None else [node.axis(int(axis)) for axis in given.reshape(-1)]
+    if mode == "wrap" or (mode == "constant" and not math.isfinite(value)):
+        _picked(node, out, amounts, axes, mode, value)
+        return
     if mode not in _MODES:
         raise Refuse(f"ncnn has no padding mode {mode!r}", "use constant, edge or reflect")
-    if not math.isfinite(value):
-        raise Refuse(f"it pads with {value}, which ncnn's .param cannot express", "pad with a finite number")
     count = len(axes)
     pads = {a: (amounts[i], amounts[i + count]) for i, a in enumerate(axes) if amounts[i] or amounts[i + count]}
     if mode == "reflect" and any(max(pair) >= shape[axis] for axis, pair in pads.items()):
@@ -52,6 +56,23 @@ def pad(node: NodeView, out: Emission) -> None:
         current[axis] += sum(pair)
     assert result is not None
     out.bind(node.output(), result)
+
+
+def _picked(node: NodeView, out: Emission, amounts: list[int], axes: list[int], mode: str, value: float) -> None:
+    """What Padding cannot express: an element of the input, or the one number, for each of the output."""
+    shape = node.shape()
+    pads = [(0, 0)] * len(shape)
+    for index, axis in enumerate(axes):
+        pads[axis] = (amounts[index], amounts[index + len(axes)])
+    if min(map(min, pads), default=0) < 0:
+        raise Refuse(f"it has negative pads in mode {mode!r}", "crop with Slice instead")
+    size = math.prod(shape)
+    indices = np.arange(size).reshape(shape)
+    if mode == "wrap":
+        out.bind(node.output(), pick(out, [node.input()], np.pad(indices, pads, mode="wrap")))
+    else:
+        picked = np.pad(indices, pads, constant_values=size)
+        out.bind(node.output(), pick(out, [node.input(), value], picked))
 
 
 def _fitting(node: NodeView, out: Emission, axes: list[int]) -> Groups | None:

@@ -28,10 +28,13 @@ def pool(node: NodeView, out: Emission) -> None:
     include_pads = average and node.int("count_include_pad", 0) != 0
     # The output's shape, from shape inference, says what ceil_mode came to; storage_order only concerns indices.
     node.ignore("ceil_mode", "storage_order")
-    if any(d != 1 for d, k in zip(dilations, kernel, strict=True) if k > 1):
-        raise Refuse("ncnn's pooling has no dilations", "use dilation 1, or a dilated convolution")
     if min(pads) < 0:
         raise Refuse("it has negative pads", "crop the input with Slice instead")
+    if any(d != 1 for d, k in zip(dilations, kernel, strict=True) if k > 1):
+        from mobilekit.targets.ncnn.ops.window import dilated_average, dilated_maximum
+
+        (dilated_average if average else dilated_maximum)(node, out)
+        return
 
     result = node.out_shape()[2:]
     begin, end = pads[:rank], pads[rank:]

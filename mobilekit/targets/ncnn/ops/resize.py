@@ -14,6 +14,7 @@ import numpy as np
 
 from mobilekit.targets.ncnn.emit import Blob, Emission
 from mobilekit.targets.ncnn.node import NodeView, Refuse
+from mobilekit.targets.ncnn.ops.choose import choose
 from mobilekit.targets.ncnn.registry import emits
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ _NEAREST, _LINEAR, _CUBIC = 1, 2, 3
 _KINDS = {"nearest": _NEAREST, "linear": _LINEAR, "cubic": _CUBIC}
 _MOST_MATRIX_ELEMENTS = 1 << 22
 _SAME = 1e-5
+_CROP = "tf_crop_and_resize"
 
 
 @emits("Resize", since=19)
@@ -33,18 +35,19 @@ def resize(node: NodeView, out: Emission) -> None:
     kind = _KINDS.get(node.str("mode", "nearest"))
     if kind is None:
         raise Refuse(f"its mode {node.str('mode', '')!r} is unknown", "use nearest, linear or cubic")
-    if node.int("antialias", 0):
-        raise Refuse("ncnn does not smooth while it shrinks (antialias)", "resize without antialias")
-    node.ignore_input(1)
-    node.ignore("extrapolation_value")
+    smooth = node.int("antialias", 0) != 0 and kind != _NEAREST
+    beyond = node.float("extrapolation_value", 0.0)
     scales = _scales(node, shape, result)
     transform = node.str("coordinate_transformation_mode", "half_pixel")
-    if transform not in _TRANSFORMS:
+    crops = _crops(node, len(shape)) if transform == _CROP else {}
+    if transform != _CROP:
+        node.ignore_input(1)
+    if transform not in _TRANSFORMS and transform != _CROP:
         raise Refuse(f"its coordinate transformation {transform!r} is not supported", "use half_pixel")
     rounding = node.str("nearest_mode", "round_prefer_floor")
     cubic_a = node.float("cubic_coeff_a", -0.75)
     outside = node.int("exclude_outside", 0) != 0
-    changed = [a for a in range(len(shape)) if scales[a] != 1.0 or shape[a] != result[a]]
+    changed = [a for a in range(len(shape)) if scales[a] != 1.0 or shape[a] != result[a] or a in crops]
     if not changed:
         out.alias(node.output(), node.input(0))
         return
@@ -54,14 +57,25 @@ def resize(node: NodeView, out: Emission) -> None:
             "give sizes instead of scales",
         )
     maps: dict[int, Matrix] = {}
+    outer = np.zeros(result, bool)
     for axis in changed:
         n, m = shape[axis], result[axis]
         if n * m > _MOST_MATRIX_ELEMENTS:
             raise Refuse(f"it resizes {n} to {m} elements in one axis", "use a smaller size")
-        where = _TRANSFORMS[transform](np.arange(m, dtype=np.float32), np.float32(scales[axis]), n, m)
-        maps[axis] = _map(kind, where.astype(np.float32), n, rounding, cubic_a, outside)
+        if axis in crops:
+            where = _cropped(crops[axis], n, m)
+            out_of_reach = (where < 0) | (where > n - 1)
+            outer |= np.expand_dims(out_of_reach, [a for a in range(len(shape)) if a != axis])
+        elif transform == _CROP:
+            where = _cropped((0.0, 1.0), n, m)
+        else:
+            where = _TRANSFORMS[transform](np.arange(m, dtype=np.float32), np.float32(scales[axis]), n, m)
+        if smooth and scales[axis] < 1:
+            maps[axis] = _smooth_map(kind, where.astype(np.float64), n, scales[axis], cubic_a, outside)
+        else:
+            maps[axis] = _map(kind, where.astype(np.float32), n, rounding, cubic_a, outside)
     rank = len(shape)
-    if changed[0] >= rank - 2:
+    if changed[0] >= rank - 2 and not crops:
         corners = transform == "align_corners"
         if all(np.allclose(maps[a], _ncnn_map(kind, shape[a], result[a], corners), atol=_SAME) for a in changed):
             _interp(node, out, kind, shape, result, corners and kind != _NEAREST)
@@ -75,6 +89,12 @@ def resize(node: NodeView, out: Emission) -> None:
         blob = out.layer("MatMul", [matrix, blob], (dims[0], result[axis], dims[2]))
         current[axis] = result[axis]
     assert blob is not None
+    if outer.any():
+        blob = out.reshape(blob, (math.prod(result),))
+        within = out.graph.constant("within", ~outer.reshape(-1))
+        value = out.graph.constant("extrapolation", np.array(beyond, np.float32))
+        size = (math.prod(result),)
+        blob = choose(out, (within, size), (blob, size), (value, ()), size)
     out.bind(node.output(), blob)
 
 
@@ -94,6 +114,41 @@ def _interp(
         align_corner=int(corners),
     )
     out.bind(node.output(), blob)
+
+
+def _crops(node: NodeView, rank: int) -> dict[int, tuple[float, float]]:
+    """The part of each axis that is looked at, in 0 to 1."""
+    roi = [float(item) for item in np.asarray(node.const(1, "region")).reshape(-1)]
+    given = node.ints("axes")
+    axes = list(range(rank)) if given is None else [node.axis(axis) for axis in given]
+    return {axis: (roi[i], roi[i + len(axes)]) for i, axis in enumerate(axes)}
+
+
+def _cropped(part: tuple[float, float], n: int, m: int) -> Matrix:
+    start, end = part
+    if m == 1:
+        return np.array([(start + end) * (n - 1) / 2], np.float32)
+    return (start * (n - 1) + np.arange(m) * (end - start) * (n - 1) / (m - 1)).astype(np.float32)
+
+
+def _smooth_map(
+    kind: int, where: npt.NDArray[np.float64], n: int, scale: float, a: float, exclude_outside: bool
+) -> Matrix:
+    """With antialias the kernel is as wide as the step, and its weights are made to sum to 1."""
+    matrix = np.zeros((len(where), n), np.float64)
+    reach = math.ceil((1 if kind == _LINEAR else 2) / scale) + 1
+    for row, centre in enumerate(where):
+        taps = np.arange(math.floor(centre) - reach, math.floor(centre) + reach + 2)
+        distance = np.abs(taps - centre) * scale
+        if kind == _LINEAR:
+            weights = np.maximum(0.0, 1 - distance)
+        else:
+            near, far = _cubic(distance, a)[1], _cubic(distance - 1, a)[0]
+            weights = np.where(distance <= 1, near, np.where(distance < 2, far, 0.0))
+        if exclude_outside:
+            weights = np.where((taps < 0) | (taps >= n), 0.0, weights)
+        np.add.at(matrix[row], np.clip(taps, 0, n - 1), weights / weights.sum())
+    return matrix.astype(np.float32)
 
 
 def _scales(node: NodeView, shape: tuple[int, ...], result: tuple[int, ...]) -> list[float]:

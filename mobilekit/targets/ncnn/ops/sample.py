@@ -1,7 +1,8 @@
-"""Sampling an image at computed positions."""
+"""Sampling an image at computed positions, and averaging over regions."""
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -9,43 +10,58 @@ import numpy as np
 from mobilekit.targets.ncnn.emit import Blob, Emission
 from mobilekit.targets.ncnn.node import NodeView, Refuse
 from mobilekit.targets.ncnn.ops.activation import apply
-from mobilekit.targets.ncnn.ops.conv import one_batch
-from mobilekit.targets.ncnn.ops.elementwise import ADD, DIV, MUL, SUB, scalar
+from mobilekit.targets.ncnn.ops.batch import join_items, split_items
+from mobilekit.targets.ncnn.ops.elementwise import ADD, DIV, MUL, RSUB, SUB, scalar
+from mobilekit.targets.ncnn.ops.slicing import crop
 from mobilekit.targets.ncnn.registry import emits
 
 if TYPE_CHECKING:
     from mobilekit.tensors import Array
 
 _KINDS = {"linear": 1, "nearest": 1, "cubic": 3}
-_PADDINGS = {"zeros": 1, "border": 2}
+_PADDINGS = {"zeros": 1, "border": 2, "reflection": 3}
 
 
 @emits("GridSample", since=20)
 def grid_sample(node: NodeView, out: Emission) -> None:
-    image, grid = one_batch(node, 0), one_batch(node, 1)
+    (batch, *image), grid = node.shape(0), node.shape(1)[1:]
     mode, padding = node.str("mode", "linear"), node.str("padding_mode", "zeros")
     corners = node.int("align_corners", 0)
     if mode not in _KINDS:
         raise Refuse(f"its mode {mode!r} is unknown", "use linear, nearest or cubic")
     if padding not in _PADDINGS:
-        raise Refuse("ncnn reflects once at the border, ONNX as often as it takes", "pad with zeros or border")
+        raise Refuse(f"its padding mode {padding!r} is unknown", "pad with zeros, border or reflection")
     if len(image) not in (3, 4) or (mode == "cubic" and len(image) == 4):
         raise Refuse(f"ncnn does not sample so in {len(image) - 1} axes", "sample planes, or volumes linearly")
     if mode == "nearest" and min(image[1:]) == 1:
         raise Refuse("it takes the nearest of a single element", "expand the image instead")
-    positions = out.view(node.input(1), grid)
+    places = math.prod(grid[:-1])
+    positions = out.view(node.input(1), (batch, places, grid[-1]) if batch > 1 else grid)
+    if padding == "reflection":
+        positions = _folded(out, positions)
     if mode == "nearest":
-        positions = _rounded(out, positions, image[:0:-1], corners)
+        positions = _rounded(out, positions, tuple(image[:0:-1]), corners)
         corners = 1
-    blob = out.layer(
-        "GridSample",
-        [out.view(node.input(0), image), positions],
-        (image[0], *grid[:-1]),
-        sample_type=_KINDS[mode],
-        padding_mode=_PADDINGS[padding],
-        align_corner=corners,
-    )
-    out.bind(node.output(), blob)
+    parts = [
+        out.layer(
+            "GridSample",
+            [item, out.reshape(crop(out, positions, {0: (index, index + 1)}) if batch > 1 else positions, grid)],
+            (image[0], *grid[:-1]),
+            sample_type=_KINDS[mode],
+            padding_mode=_PADDINGS[padding],
+            align_corner=corners,
+        )
+        for index, item in enumerate(split_items(out, node.input(0), tuple(image)))
+    ]
+    out.bind(node.output(), join_items(out, parts))
+
+
+def _folded(out: Emission, grid: Blob) -> Blob:
+    """Coordinates reflected into [-1, 1] as often as it takes (ncnn reflects once): ``1 - |(g + 1) mod 4 - 2|``."""
+    moved = scalar(out, ADD, grid, 1.0)
+    turns = apply(out, "Floor", scalar(out, MUL, moved, 0.25))
+    rest = out.layer("BinaryOp", [moved, scalar(out, MUL, turns, 4.0)], grid.dims, op_type=SUB)
+    return scalar(out, RSUB, apply(out, "Abs", scalar(out, SUB, rest, 2.0)), 1.0)
 
 
 def _rounded(out: Emission, grid: Blob, sizes: tuple[int, ...], corners: int) -> Blob:
@@ -66,3 +82,33 @@ def _rounded(out: Emission, grid: Blob, sizes: tuple[int, ...], corners: int) ->
         where = scalar(out, SUB, where, 0.5)
     where = apply(out, "Round", where)
     return scalar(out, SUB, scalar(out, MUL, along(DIV, where, extent - 1), 2.0), 1.0)
+
+
+@emits("RoiAlign", since=22)
+def roi_align(node: NodeView, out: Emission) -> None:
+    _, channels, height, width = node.shape()
+    if node.str("mode", "avg") != "avg":
+        raise Refuse("ncnn's RoiAlign averages, it has no maximum", "use the mode avg")
+    count = node.shape(1)[0]
+    items = [int(item) for item in np.asarray(node.const(2, "batch indices")).reshape(-1)]
+    rows, columns = node.int("output_height", 1), node.int("output_width", 1)
+    aligned = node.str("coordinate_transformation_mode", "half_pixel") == "half_pixel"
+    ratio, scale = node.int("sampling_ratio", 0), node.float("spatial_scale", 1.0)
+    images = split_items(out, node.input(), (channels, height, width))
+    rois = out.view(node.input(1), (count, 4))
+    parts: list[Blob] = []
+    for index, item in enumerate(items):
+        roi = out.reshape(crop(out, rois, {0: (index, index + 1)}), (4,))
+        found = out.layer(
+            "ROIAlign",
+            [images[item], roi],
+            (channels, rows, columns),
+            pooled_width=columns,
+            pooled_height=rows,
+            spatial_scale=scale,
+            sampling_ratio=ratio,
+            aligned=int(aligned),
+            version=1,
+        )
+        parts.append(found)
+    out.bind(node.output(), join_items(out, parts))

@@ -16,6 +16,7 @@ from mobilekit.targets.ncnn.layout import Dims
 from mobilekit.targets.ncnn.node import NodeView, Refuse, static_shape
 from mobilekit.targets.ncnn.ops.activation import apply
 from mobilekit.targets.ncnn.ops.elementwise import ADD, MIN, MUL, RSUB, SUB, scalar
+from mobilekit.targets.ncnn.ops.pick import gather_elements_constant
 from mobilekit.targets.ncnn.ops.reduce import reduction
 from mobilekit.targets.ncnn.ops.transpose import permute
 from mobilekit.targets.ncnn.registry import emits
@@ -178,6 +179,9 @@ def pick_rows(node: NodeView, out: Emission, axis: int) -> None:
 
 @emits("GatherElements", since=13, data="any")
 def gather_elements(node: NodeView, out: Emission) -> None:
+    if node.input(1).const is not None:
+        gather_elements_constant(node, out)
+        return
     axis = node.axis(node.int("axis", 0))
     shape, wanted = node.shape(0), node.shape(1)
     if any(a != b for i, (a, b) in enumerate(zip(shape, wanted, strict=True)) if i != axis):
@@ -195,17 +199,4 @@ def gather_elements(node: NodeView, out: Emission) -> None:
     blob = out.layer("MatMul", [chosen, data], (rows, count, 1))
     if after > 1:
         blob = permute(out, out.reshape(blob, (before, after, count)), (0, 2, 1))
-    out.bind(node.output(), blob)
-
-
-@emits("Trilu", since=14, data="any")
-def triangle(node: NodeView, out: Emission) -> None:
-    shape = node.shape()
-    k = node.const_ints(1, "diagonal")[0] if node.optional(1) is not None else 0
-    upper = node.int("upper", 1) != 0
-    ones = np.ones(shape[-2:], np.float32)
-    mask = np.triu(ones, k) if upper else np.tril(ones, k)
-    planes = math.prod(shape[:-2])
-    dims = shape[-2:] if planes == 1 else (planes, *shape[-2:])
-    blob = _pair(out, MUL, out.view(node.input(0), dims), out.memory(mask, (*((1,) * (len(dims) - 2)), *shape[-2:])))
     out.bind(node.output(), blob)

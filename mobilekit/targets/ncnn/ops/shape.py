@@ -11,7 +11,7 @@ from mobilekit.targets.ncnn.emit import Blob, Emission
 from mobilekit.targets.ncnn.layout import MAX_DIMS, Dims, dim_of_axis, dims_of
 from mobilekit.targets.ncnn.node import NodeView, Refuse, static_shape
 from mobilekit.targets.ncnn.ops.activation import UNARY, apply
-from mobilekit.targets.ncnn.ops.conv import one_batch
+from mobilekit.targets.ncnn.ops.batch import per_item
 from mobilekit.targets.ncnn.ops.transpose import permute, permute_runs, runs_of
 from mobilekit.targets.ncnn.registry import emits
 
@@ -20,6 +20,7 @@ from mobilekit.targets.ncnn.registry import emits
 @emits("Squeeze", "Unsqueeze", since=21, data="any")
 @emits("Flatten", since=21, data="any")
 @emits("Identity", since=21, data="any")
+@emits("OptionalGetElement", since=18, data="any")
 def same_elements(node: NodeView, out: Emission) -> None:
     # Shape inference has worked out the result; what the other inputs and attributes say is in it already.
     node.ignore("axis", "allowzero", "axes")
@@ -142,9 +143,11 @@ def split(node: NodeView, out: Emission) -> None:
         return
     groups = out.groups([node.input()], [axis])
     x = out.view(node.input(), dims_of(node.shape(), groups))
+    outputs = [value for value in outputs if math.prod(static_shape(value))]  # nobody can read an empty one
     sizes = [static_shape(value)[axis] for value in outputs]
-    if min(sizes) < 1:
-        raise Refuse("one of its parts is empty", "remove that part")
+    if len(outputs) == 1:
+        out.alias(outputs[0], node.input(0))
+        return
     dims = [dims_of(static_shape(value), groups) for value in outputs]
     blobs = out.layers("Slice", [x], dims, slices=sizes, axis=dim_of_axis(groups, axis))
     for value, blob in zip(outputs, blobs, strict=True):
@@ -193,18 +196,21 @@ def expand(node: NodeView, out: Emission) -> None:
 
 @emits("DepthToSpace", since=13, data="any")
 def depth_to_space(node: NodeView, out: Emission) -> None:
-    inner = one_batch(node)
-    mode = node.str("mode", "DCR")
-    result = node.out_shape()[1:]
-    x = out.view(node.input(), inner)
-    blob = out.layer(
-        "PixelShuffle", [x], result, upscale_factor=node.int("blocksize", 1), mode=0 if mode == "CRD" else 1
-    )
-    out.bind(node.output(), blob)
+    mode = 0 if node.str("mode", "DCR") == "CRD" else 1
+    result, block = node.out_shape()[1:], node.int("blocksize", 1)
+
+    def shuffle(x: Blob) -> Blob:
+        return out.layer("PixelShuffle", [x], result, upscale_factor=block, mode=mode)
+
+    out.bind(node.output(), per_item(out, node.input(), node.shape()[1:], shuffle))
 
 
 @emits("SpaceToDepth", since=13, data="any")
 def space_to_depth(node: NodeView, out: Emission) -> None:
-    inner = one_batch(node)
-    x = out.view(node.input(), inner)
-    out.bind(node.output(), out.layer("Reorg", [x], node.out_shape()[1:], stride=node.int("blocksize", 1), mode=1))
+    mode = 0 if node.str("mode", "DCR") == "CRD" else 1
+    result, block = node.out_shape()[1:], node.int("blocksize", 1)
+
+    def reorganise(x: Blob) -> Blob:
+        return out.layer("Reorg", [x], result, stride=block, mode=mode)
+
+    out.bind(node.output(), per_item(out, node.input(), node.shape()[1:], reorganise))

@@ -106,7 +106,10 @@ def test_sampling_a_volume() -> None:
     agrees(node, {"x": rand(1, 2, 4, 5, 6), "g": grid})
 
 
-def test_repeated_reflection_is_refused() -> None:
-    node = helper.make_node("GridSample", ["x", "g"], ["y"], padding_mode="reflection")
-    found = findings(model([node], {"x": rand(1, 1, 3, 3), "g": rand(1, 2, 2, 2)}, ["y"]))
-    assert "reflect" in found[0].reason
+@pytest.mark.parametrize("mode", ["linear", "nearest", "cubic"])
+@pytest.mark.parametrize("corners", [0, 1])
+def test_reflection_as_often_as_it_takes_for_a_batch(mode: str, corners: int) -> None:
+    node = helper.make_node(
+        "GridSample", ["x", "g"], ["y"], padding_mode="reflection", mode=mode, align_corners=corners
+    )
+    agrees(node, {"x": rand(2, 3, 5, 7), "g": 3 * rand(2, 4, 6, 2)})

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import helper
 
-from tests.unit.targets.ncnn.oracle import agrees, findings, model
+from tests.unit.targets.ncnn.oracle import agrees, findings, model, run_ncnn, run_ort
 
 RNG = np.random.default_rng(7)
 
@@ -148,9 +148,17 @@ def test_pad(mode, shape, data) -> None:
     agrees(node, {"x": rand(*shape)}, consts)
 
 
-def test_pad_refuses_to_wrap() -> None:
+def test_pad_wraps() -> None:
     node = helper.make_node("Pad", ["x", "pads"], ["y"], mode="wrap")
-    assert "wrap" in findings(model([node], {"x": rand(2, 3)}, ["y"], {"pads": np.array([0, 1, 0, 1])}))[0].reason
+    agrees(node, {"x": rand(2, 3, 4)}, {"pads": np.array([0, 1, 2, 1, 2, 0])})
+
+
+def test_pad_with_an_infinity() -> None:
+    node = helper.make_node("Pad", ["x", "pads", "v"], ["y"])
+    consts = {"pads": np.array([1, 0, 0, 2]), "v": np.array(-np.inf, np.float32)}
+    proto = model([node], {"x": rand(2, 3)}, ["y"], consts)
+    inputs = {"x": rand(2, 3)}
+    np.testing.assert_array_equal(run_ncnn(proto, inputs)[0]["y"], run_ort(proto, inputs)["y"])
 
 
 @given(shapes, st.data())

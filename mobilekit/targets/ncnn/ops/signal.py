@@ -1,0 +1,114 @@
+"""Fourier transforms of a fixed length: a matrix product with the sines and cosines."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import numpy.typing as npt
+
+from mobilekit.targets.ncnn.emit import Emission, tagged
+from mobilekit.targets.ncnn.node import NodeView, Refuse
+from mobilekit.targets.ncnn.ops.transpose import permute
+from mobilekit.targets.ncnn.registry import emits
+
+_LARGEST_MATRIX = 1 << 24
+
+Matrix = npt.NDArray[np.float64]
+
+
+def _bounded(*sizes: int) -> None:
+    if math.prod(sizes) > _LARGEST_MATRIX:
+        raise Refuse("its length makes too large a matrix", "do this step in the application")
+
+
+def _matrix(length: int, bins: int, parts: int, results: int, *, inverse: bool) -> Matrix:
+    """(bins, results, length, parts): real and imaginary results from real (and imaginary) parts."""
+    angle = 2 * np.pi * (np.outer(np.arange(bins), np.arange(length)) % length) / length
+    if not inverse:
+        angle = -angle
+    cos, sin = np.cos(angle), np.sin(angle)
+    full = np.stack([np.stack([cos, -sin], -1), np.stack([sin, cos], -1)], 1)
+    matrix: Matrix = full[:, :results, :, :parts] / (length if inverse else 1)
+    return matrix
+
+
+@emits("DFT", since=20)
+def dft(node: NodeView, out: Emission) -> None:
+    shape, result = node.shape(), node.out_shape()
+    axis = _axis(node, len(shape))
+    size, parts, bins, results = shape[axis], shape[-1], result[axis], result[-1]
+    inverse, one_sided = node.int("inverse", 0) != 0, node.int("onesided", 0) != 0
+    given = node.optional_const(1, "length")
+    length = size if given is None else int(given.reshape(-1)[0])
+    if inverse and one_sided:
+        if bins != length or given is None:
+            length = bins
+        matrix = _one_sided_inverse(length, size, parts)
+    else:
+        matrix = _matrix(length, bins, parts, results, inverse=inverse)
+        # A longer signal is cut, a shorter one goes on with zeros.
+        matrix = matrix[:, :, :size]
+    used = matrix.shape[2]
+    before, after = math.prod(shape[:axis]), math.prod(shape[axis + 1 : -1])
+    _bounded(bins, results, size, parts)
+    weight = np.zeros((bins, results, size, parts), np.float32)
+    weight[:, :, :used] = matrix
+    x = out.view(node.input(), (before, size, after, parts))
+    if after > 1:
+        x = permute(out, x, (0, 2, 1, 3))
+    rows = before * after
+    x = out.reshape(x, (rows, size * parts))
+    flat = weight.reshape(bins * results, size * parts)
+    y = out.layer(
+        "InnerProduct", [x], (rows, len(flat)), [tagged(flat)], num_output=len(flat), weight_data_size=flat.size
+    )
+    if after > 1:
+        y = permute(out, out.reshape(y, (before, after, bins, results)), (0, 2, 1, 3))
+    out.bind(node.output(), y)
+
+
+def _axis(node: NodeView, rank: int) -> int:
+    given = node.optional_const(2, "axis")
+    axis = -2 if given is None else int(given.reshape(-1)[0])
+    return axis % rank
+
+
+def _one_sided_inverse(length: int, size: int, parts: int) -> Matrix:
+    """A real signal from the first half of its spectrum: each bin but the first (and the middle) counts twice."""
+    matrix = _matrix(length, length, 2, 1, inverse=True)[:, :, :size, :parts]
+    twice = np.array([1.0 if k == 0 or 2 * k == length else 2.0 for k in range(min(size, length // 2 + 1))])
+    weighed: Matrix = matrix[:, :, : len(twice)] * twice[:, None]
+    return weighed
+
+
+@emits("STFT", since=17)
+def stft(node: NodeView, out: Emission) -> None:
+    batch, size, *tail = node.shape()
+    if tail not in ([], [1]):
+        raise Refuse("its signal is complex", "transform the real and the imaginary part apart")
+    step = node.const_ints(1, "frame step")[0]
+    window = node.optional_const(2, "window")
+    given = node.optional_const(3, "frame length")
+    length = int(given.reshape(-1)[0]) if given is not None else (size if window is None else window.size)
+    _, frames, bins, _ = node.out_shape()
+    node.ignore("onesided")  # the number of bins says it
+    _bounded(bins, 2, length)
+    matrix = _matrix(length, bins, 1, 2, inverse=False)[..., 0]
+    if window is not None:
+        matrix = matrix * np.asarray(window, np.float64).reshape(1, 1, -1)
+    weight = matrix.astype(np.float32).reshape(bins * 2, 1, 1, length)
+    # A row a signal: the frames are the places of a convolution along the row.
+    y = out.layer(
+        "Convolution",
+        [out.view(node.input(), (1, batch, size))],
+        (bins * 2, batch, frames),
+        [tagged(weight)],
+        num_output=bins * 2,
+        kernel_w=length,
+        kernel_h=1,
+        stride_w=step,
+        stride_h=1,
+        weight_data_size=weight.size,
+    )
+    out.bind(node.output(), permute(out, y, (1, 2, 0)))
