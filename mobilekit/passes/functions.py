@@ -57,7 +57,10 @@ def expand(graph: Graph, node: Node, opset: int) -> list[tuple[Node, int]] | Non
     """
     if any(value is not None and (value.dtype is None or value.shape is None) for value in node.inputs):
         return None
-    function = _body(node, opset)
+    try:
+        function = _body(node, opset)
+    except (onnx.defs.SchemaError, RuntimeError, ValueError):
+        return None  # malformed: shape inference says how
     if function is None:
         return None
     inner = from_proto(_model(function, node, opset), Path())

@@ -28,9 +28,14 @@ def is_unrolled(node: Node) -> bool:
     """Whether ``node`` is a recurrence that is written out; all shapes are known."""
     if any(value is not None and _dynamic(value) for value in node.inputs):
         return False
+    if node.domain or node.op not in {"LinearAttention", *_CELLS}:
+        return False
+    if any(value is None or value.shape is None or len(value.shape) != 3 for value in [*node.inputs, None][:3]):
+        return False  # malformed: shape inference, or the target, says how
     if node.op == "LinearAttention":
-        return _shape(node.inputs[0])[1] <= _MOST_STEPS
-    if node.op not in _CELLS or not _understood(node):
+        heads = [node.attrs.get(name, 0) for name in ("q_num_heads", "kv_num_heads")]
+        return min(heads) > 0 and 0 < _shape(node.inputs[0])[1] <= _MOST_STEPS
+    if not _understood(node):
         return False
     steps, batch, directions, hidden = _sizes(node)
     if steps * directions > _MOST_STEPS or steps * directions * _CELLS[node.op] * hidden**2 > _MOST_WEIGHTS:

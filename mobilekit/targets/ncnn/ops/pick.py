@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -14,7 +15,7 @@ from mobilekit.targets.ncnn.emit import Blob, Emission
 from mobilekit.targets.ncnn.node import NodeView, Refuse, static_shape
 from mobilekit.targets.ncnn.ops.elementwise import ADD, MAX, MIN, MUL
 from mobilekit.targets.ncnn.ops.slicing import crop
-from mobilekit.targets.ncnn.registry import emits
+from mobilekit.targets.ncnn.registry import Emitter, emits
 
 __all__ = ["pick"]
 
@@ -69,6 +70,19 @@ def _sample(out: Emission, flat: Blob, wanted: Indices) -> Blob:
     return out.reshape(found, (wanted.size,))
 
 
+def _fitting(emit: Emitter) -> Emitter:
+    """Indices that do not fit the data are a refusal, not numpy's exception."""
+
+    @functools.wraps(emit)
+    def guarded(node: NodeView, out: Emission) -> None:
+        try:
+            emit(node, out)
+        except (IndexError, ValueError) as error:
+            raise Refuse(f"its indices do not fit its data ({error})", "repair the model") from None
+
+    return guarded
+
+
 def _flat(shape: Sequence[int]) -> Indices:
     return np.arange(math.prod(shape), dtype=np.int64).reshape(shape)
 
@@ -83,6 +97,7 @@ def _wrapped(indices: Indices, size: int) -> Indices:
     return indices % size
 
 
+@_fitting
 def gather_elements_constant(node: NodeView, out: Emission) -> None:
     shape = node.shape()
     axis = node.axis(node.int("axis", 0))
@@ -93,6 +108,7 @@ def gather_elements_constant(node: NodeView, out: Emission) -> None:
 
 
 @emits("GatherND", since=13, data="any")
+@_fitting
 def gather_nd(node: NodeView, out: Emission) -> None:
     shape, batch_dims = node.shape(), node.int("batch_dims", 0)
     indices = _indices(node)
@@ -108,6 +124,7 @@ def gather_nd(node: NodeView, out: Emission) -> None:
 
 
 @emits("ReverseSequence", since=10, data="any")
+@_fitting
 def reverse_sequence(node: NodeView, out: Emission) -> None:
     found = _flat(node.shape())
     batch_axis, time_axis = node.int("batch_axis", 1), node.int("time_axis", 0)
@@ -150,6 +167,7 @@ def scatter(node: NodeView, out: Emission, targets: Indices, updates: Value, red
 
 
 @emits("ScatterElements", "Scatter", since=11, data="exact")
+@_fitting
 def scatter_elements(node: NodeView, out: Emission) -> None:
     shape = node.shape()
     axis = node.axis(node.int("axis", 0))
@@ -160,6 +178,7 @@ def scatter_elements(node: NodeView, out: Emission) -> None:
 
 
 @emits("ScatterND", since=18, data="exact")
+@_fitting
 def scatter_nd(node: NodeView, out: Emission) -> None:
     shape, indices = node.shape(), _indices(node)
     depth = indices.shape[-1]
@@ -168,6 +187,7 @@ def scatter_nd(node: NodeView, out: Emission) -> None:
 
 
 @emits("TensorScatter", since=24, data="any")
+@_fitting
 def tensor_scatter(node: NodeView, out: Emission) -> None:
     shape, new = node.shape(), node.shape(1)
     axis = node.axis(node.int("axis", -2))
@@ -184,6 +204,7 @@ def tensor_scatter(node: NodeView, out: Emission) -> None:
 
 
 @emits("MaxUnpool", since=22)
+@_fitting
 def max_unpool(node: NodeView, out: Emission) -> None:
     indices = _indices(node).reshape(-1)
     node.ignore("kernel_shape", "pads", "strides")
@@ -211,6 +232,7 @@ def _recount(node: NodeView, indices: Indices, result: tuple[int, ...]) -> Indic
 
 
 @emits("Col2Im", since=18)
+@_fitting
 def col2im(node: NodeView, out: Emission) -> None:
     image = node.const_ints(1, "image shape")
     block = node.const_ints(2, "block shape")

@@ -98,3 +98,9 @@ def test_an_index_out_of_range_is_refused() -> None:
     node = helper.make_node("GatherND", ["x", "i"], ["y"])
     proto = model([node], {"x": rand(3)}, ["y"], {"i": np.array([[3]])})
     assert "outside" in findings(proto)[0].reason
+
+
+def test_indices_of_another_shape_are_refused() -> None:
+    node = helper.make_node("GatherElements", ["x", "i"], ["y"], axis=1)
+    proto = model([node], {"x": rand(2, 3)}, ["y"], {"i": np.zeros((4, 3), np.int64)})
+    assert "do not fit" in findings(proto)[0].reason
