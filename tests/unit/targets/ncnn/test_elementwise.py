@@ -144,7 +144,7 @@ def test_a_scalar_constant_costs_no_blob() -> None:
 
 
 def test_what_only_float32_can_do_is_refused_for_others() -> None:
-    node = helper.make_node("Sin", ["x"], ["y"])
-    found = findings(model([node], {"x": np.ones((2, 3), np.float64)}, ["y"]))
-    assert found
-    assert any("float64" in f.reason for f in found)
+    node = helper.make_node("MatMul", ["x", "z"], ["y"])
+    numbers = {"x": np.ones((2, 3), np.int64), "z": np.ones((3, 2), np.int64)}
+    found = findings(model([node], numbers, ["y"]))
+    assert any("int64" in f.reason for f in found)

@@ -201,9 +201,14 @@ def test_an_input_that_does_not_fit_in_four_dims_is_refused() -> None:
     assert [f.op for f in findings(proto)] == ["Input", "Output"]
 
 
-def test_float64_is_refused_by_name() -> None:
-    found = findings(model([helper.make_node("Relu", ["x"], ["y"])], {"x": np.ones((1, 3))}, ["y"]))
-    assert any("float64" in f.reason for f in found)
+def test_float64_is_computed_in_float32() -> None:
+    agrees(helper.make_node("Relu", ["x"], ["y"]), {"x": RNG.standard_normal((1, 3))})
+
+
+def test_complex_numbers_are_refused_by_name() -> None:
+    node = helper.make_node("Reshape", ["x", "s"], ["y"])
+    found = findings(model([node], {"x": np.ones((1, 3), np.complex64)}, ["y"], {"s": np.array([3])}))
+    assert any("complex64" in f.reason for f in found)
 
 
 def test_integers_beyond_float32_are_refused() -> None:
