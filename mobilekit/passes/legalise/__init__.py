@@ -19,6 +19,7 @@ def _rules() -> tuple[Rule[Any], ...]:
     from mobilekit.passes.legalise.batchnorm import FoldAffine
     from mobilekit.passes.legalise.drop import DropNoOp
     from mobilekit.passes.legalise.einsum import LowerEinsum
+    from mobilekit.passes.legalise.empty import DropEmptyParts
     from mobilekit.passes.legalise.guard import GuardedSoftmax
     from mobilekit.passes.legalise.layout import MergeReshape, MergeTranspose, PushTranspose, TransposeToReshape
     from mobilekit.passes.legalise.masking import MaskedSoftmax
@@ -29,6 +30,7 @@ def _rules() -> tuple[Rule[Any], ...]:
 
     return (
         DropNoOp(),
+        DropEmptyParts(),
         ExplicitWindow(),
         LowerEinsum(),
         LowerAffineGrid(),
