@@ -182,10 +182,24 @@ def _batch_norm(it: Lift) -> list[Node]:
     if not it.attrs.pop("spatial", 1):
         raise it.refuse("spatial=0 (statistics for every position) left ONNX with opset 9")
     it.attrs.pop("momentum", None)
-    if it.attrs.pop("training_mode", 0):
+    if it.attrs.pop("training_mode", 0) and not _own_statistics(it):
         raise it.refuse("it is in training mode", "export the model for inference (model.eval())")
     # Outputs beyond the first are training's running statistics.
     return it.done(outputs=it.node.outputs[:1])
+
+
+def _own_statistics(it: Lift) -> bool:
+    """In training mode the statistics are the input's own: constants where it is one (weights standardised so)."""
+    first = it.inputs[0]
+    if first is None or first.const is None or first.const.ndim < 2:
+        return False
+    axes = (0, *range(2, first.const.ndim))
+    for index, numbers in (
+        (3, first.const.mean(axis=axes, dtype=np.float64)),
+        (4, first.const.var(axis=axes, dtype=np.float64)),
+    ):
+        it.inputs[index] = it.constant(("mean", "variance")[index - 3], numbers, str(first.dtype))
+    return True
 
 
 def _group_norm(it: Lift) -> list[Node]:

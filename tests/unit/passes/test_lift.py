@@ -165,6 +165,22 @@ def test_batch_norm_keeps_its_first_output(tmp_path: Path) -> None:
     assert (len(made.outputs), "momentum" in made.attrs) == (1, False)
 
 
+def test_a_constant_that_is_normalised_by_itself(tmp_path: Path) -> None:
+    """What weight standardisation exports to."""
+    rng = np.random.default_rng(4)
+    weights = {"w": rng.standard_normal((1, 4, 9)), "s": rng.standard_normal(4), "b": rng.standard_normal(4)}
+    weights |= {"m": np.zeros(4), "v": np.ones(4)}
+    arrays = {name: array.astype(np.float32) for name, array in weights.items()}
+    nodes = [
+        Node("BatchNormalization", ["w", *"sbmv"], ["n", "m2", "v2"], training_mode=1),
+        Node("Mul", ["x", "n"], ["y"]),
+    ]
+    model = of_nodes(nodes, {"x": (1, 4, 9)}, {"y": (1, 4, 9)}, arrays)
+    graph = prepared(model, tmp_path)
+    assert_same(model, graph)
+    assert ops(graph) == {"Mul": 1}
+
+
 @pytest.mark.parametrize(("opset", "attrs"), [(7, {"spatial": 0}), (15, {"training_mode": 1})])
 def test_batch_norms_that_are_refused(tmp_path: Path, opset: int, attrs: dict[str, int]) -> None:
     weights = {name: np.full(3, 1.5, np.float32) for name in "sbmv"}

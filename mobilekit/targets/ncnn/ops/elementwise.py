@@ -171,6 +171,42 @@ _LARGEST_PRODUCT = 8
 _SQUARE, _SQRT, _RECIPROCAL = 4, 5, 15
 
 
+_NEVER_NEGATIVE = frozenset({"Abs", "Exp", "HardSigmoid", "ReduceL1", "ReduceL2", "ReduceSumSquare", "Relu", "Sigmoid",
+                             "Softmax", "Softplus", "Sqrt"})  # fmt: skip
+_KEEP_SIGN = frozenset({"Add", "AveragePool", "Div", "GlobalAveragePool", "GlobalMaxPool", "MaxPool", "Mul", "Pad",
+                        "Pow", "ReduceMax", "ReduceMean", "ReduceMin", "ReduceSum", "Reshape", "Slice", "Squeeze",
+                        "Transpose", "Unsqueeze"})  # fmt: skip
+
+
+def _at_least_zero(value: Value | None) -> bool:
+    """A constant without negative elements."""
+    return value is not None and value.const is not None and float(np.min(value.const, initial=0)) >= 0
+
+
+def not_negative(value: Value | None) -> bool:
+    """Whether the operators that make ``value`` cannot make a negative number."""
+    while value is not None and (node := value.producer) is not None and not node.domain:
+        first, second, third = [*node.inputs, None, None][:3]
+        if node.op in _NEVER_NEGATIVE or (node.op == "Mul" and first is second):
+            return True
+        if node.op == "Clip":
+            return _at_least_zero(second)
+        value = first
+        if node.op == "Pow":
+            number = None if second is None else _number(second)
+            if number is not None and number % 2 == 0:
+                return True
+        elif node.op in ("Add", "Mul") and first is not None and first.const is not None:
+            value, second = second, first
+        if node.op in ("Add", "Mul", "Div") and not _at_least_zero(second):
+            return False
+        if node.op == "Pad" and third is not None and not _at_least_zero(third):
+            return False
+        if node.op not in _KEEP_SIGN:
+            return False
+    return False
+
+
 @emits("Pow", since=15)
 def power(node: NodeView, out: Emission) -> None:
     """Powers by products and roots: ncnn's own is exp(y log x), wrong from zero down."""
@@ -189,6 +225,11 @@ def power(node: NodeView, out: Emission) -> None:
     power = float(exponent.const.reshape(-1)[0])
     x = out.native(base)
     whole, rest = divmod(abs(power), 1.0)
+    if power > 0 and (rest not in (0.0, 0.5) or power > _LARGEST_PRODUCT) and not_negative(base):
+        # ncnn's logarithm of zero is NaN; the smallest positive number's power is as good as zero.
+        x = scalar(out, MAX, x, float(np.finfo(np.float32).tiny))
+        out.bind(node.output(), scalar(out, POW, x, power))
+        return
     if rest not in (0.0, 0.5) or not 0 < abs(power) <= _LARGEST_PRODUCT:
         raise Refuse(
             f"ncnn's power {power:g} is right for positive numbers only",

@@ -148,3 +148,17 @@ def test_what_only_float32_can_do_is_refused_for_others() -> None:
     numbers = {"x": np.ones((2, 3), np.int64), "z": np.ones((3, 2), np.int64)}
     found = findings(model([node], numbers, ["y"]))
     assert any("int64" in f.reason for f in found)
+
+
+@pytest.mark.parametrize("power", [0.75, 1 / 3, 2.2, 9.0])
+def test_a_power_of_what_is_never_negative(power: float) -> None:
+    """As in a generalised mean: clip, power, mean, root."""
+    nodes = [
+        helper.make_node("Relu", ["x"], ["r"]),
+        helper.make_node("Pow", ["r", "p"], ["a"]),
+        helper.make_node("GlobalAveragePool", ["a"], ["m"]),
+        helper.make_node("Pow", ["m", "q"], ["y"]),
+    ]
+    agrees(nodes, {"x": rand(1, 3, 4, 5)}, {"p": np.float32(power), "q": np.float32(1 / power)}, outputs=("a", "y"))
+    found = findings(model([nodes[1]], {"r": rand(2, 3)}, ["a"], {"p": np.float32(0.75)}))
+    assert "positive" in found[0].reason
