@@ -102,7 +102,10 @@ class _Session:
                 outputs = self._session.run(names, feed)
                 latencies.append(time.perf_counter_ns() - started)
         except Exception as error:
-            raise UsageError(f"ONNX Runtime cannot run the model on these inputs: {_first_line(error)}") from error
+            raise UsageError(
+                f"ONNX Runtime cannot run the model on these inputs: {_first_line(error)}",
+                hint="where they were seeded ones: export with --no-verify, then validate with --inputs DIR of real ones",
+            ) from error
         return {"names": names, "outputs": outputs, "latencies_ns": latencies}
 
 
