@@ -104,7 +104,7 @@ class _Session:
         except Exception as error:
             raise UsageError(
                 f"ONNX Runtime cannot run the model on these inputs: {_first_line(error)}",
-                hint="where they were seeded ones: export with --no-verify, then validate with --inputs DIR of real ones",
+                hint="if they were seeded: export with --no-verify, then validate with --inputs DIR of real ones",
             ) from error
         return {"names": names, "outputs": outputs, "latencies_ns": latencies}
 
