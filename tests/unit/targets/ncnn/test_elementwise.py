@@ -67,13 +67,14 @@ UNARY = [
 @pytest.mark.parametrize("op", UNARY)
 @pytest.mark.parametrize("shape", [(), (5,), (1, 3, 4, 5), (2, 3, 2, 2, 2)])
 def test_unary(op: str, shape: tuple[int, ...]) -> None:
+    scale = 0.4 if op == "Tan" else 3  # near its poles a tangent magnifies the rounding of its argument
     if len(shape) == 5:
         nodes = [helper.make_node("Reshape", ["x", "s"], ["t"]), helper.make_node(op, ["t"], ["u"])]
         nodes.append(helper.make_node("Reshape", ["u", "flat"], ["y"]))
         consts = {"s": np.array(shape), "flat": np.array([-1])}
-        agrees(nodes, {"x": 3 * rand(6, 8)}, consts)
+        agrees(nodes, {"x": scale * rand(6, 8)}, consts)
     else:
-        agrees(helper.make_node(op, ["x"], ["y"]), {"x": 3 * rand(*shape)})
+        agrees(helper.make_node(op, ["x"], ["y"]), {"x": scale * rand(*shape)})
 
 
 @pytest.mark.parametrize("op", ["Sqrt", "Log", "Reciprocal", "Acosh"])
