@@ -281,14 +281,14 @@ def main() -> None:
         worker(arguments.worker[0], Path(arguments.worker[1]))
         return
     peer = prepare_peers()
+    machine = {"cpu": platform.processor() or platform.machine(), "cores": os.cpu_count(), "pnnx": PNNX}
     rows = []
     for model in arguments.models:
         print(f"measuring {model}", file=sys.stderr)
         rows.append(measure(model, peer, arguments.runs))
+        if arguments.json:  # after each model: an interrupted run keeps what it has
+            arguments.json.write_text(json.dumps({"machine": machine, "rows": rows}, indent=1) + "\n")
     _table(rows)
-    if arguments.json:
-        machine = {"cpu": platform.processor() or platform.machine(), "cores": os.cpu_count(), "pnnx": PNNX}
-        arguments.json.write_text(json.dumps({"machine": machine, "rows": rows}, indent=1) + "\n")
 
 
 if __name__ == "__main__":
