@@ -6,6 +6,7 @@ is imported inside the command that needs it.
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 from typing import Annotated, NoReturn
@@ -121,5 +122,8 @@ def run() -> NoReturn:
 
 
 def _interrupted() -> NoReturn:
-    print("interrupted", file=sys.stderr)
-    sys.exit(130)
+    """Everything has unwound by now. Not ``sys.exit``: Python dies of SIGINT itself where the interrupt came inside an
+    ``exec`` (a dataclass being made, say), and a script would see no 130."""
+    print("interrupted", file=sys.stderr, flush=True)
+    sys.stdout.flush()
+    os._exit(130)

@@ -315,7 +315,7 @@ def test_ctrl_c_during_start_leaves_nothing(delay_s: float) -> None:
         assert process.returncode in (130, -signal.SIGINT)  # the latter while Python itself still starts
         if process.returncode == 130:
             assert b"Traceback" not in said
-        wait_for(lambda: not alive(tree(os.getpid()) - before), 5)
+        wait_for(lambda: not alive(tree(os.getpid()) - before), 30)
         assert own.names() == set()
         assert not (own.folder / "state/virtual/hasty").exists()
 

@@ -179,7 +179,8 @@ def test_an_interruption_leaves_nothing(tmp_path: Path, number: int, code: int) 
     process.send_signal(number)
     rest = process.stderr.read()
     process.stderr.close()
-    assert process.wait(30) == code, rest
+    # Death by the signal itself is the same to a shell ($? is 128 + n); what counts is that nothing is left.
+    assert process.wait(30) in (code, -number), rest
     assert "Traceback" not in rest
     assert sorted(p.name for p in tmp_path.iterdir()) == ["models"]
 
