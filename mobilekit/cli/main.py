@@ -122,8 +122,8 @@ def run() -> NoReturn:
 
 
 def _interrupted() -> NoReturn:
-    """Everything has unwound by now. Not ``sys.exit``: Python dies of SIGINT itself where the interrupt came inside an
-    ``exec`` (a dataclass being made, say), and a script would see no 130."""
+    # Everything has unwound. Not sys.exit: where the interrupt came inside an exec (a dataclass being made), Python
+    # remembers it and ends by killing itself with SIGINT instead of giving the exit code.
     print("interrupted", file=sys.stderr, flush=True)
     sys.stdout.flush()
     os._exit(130)
