@@ -1,293 +1,125 @@
 """Side by side in one run: `mobilekit export` against the onnxsim command plus the bare pnnx binary.
 
-usage: export_vs_pnnx.py [--runs 3] [--json FILE] [MODEL ...]      (zoo ids or paths; default: the public models)
+usage: export_vs_pnnx.py [--runs 5] [--json FILE] [MODEL ...]      (zoo ids or paths; default: the public models)
 
-For each model: seconds and peak memory of both chains as whole processes, in turn; the relative L2 error of both
-results against ONNX Runtime on the same input; the latency of both ncnn models and of ONNX Runtime, in turn, each in
-a process of its own. pnnx gets ``fp16=0``, so that both store float weights. Its wheel is fetched with pip and
-unpacked, not installed (it would pull torch); onnxsim runs in a virtual environment without torch.
+For each model, as whole processes and in turn: seconds and peak memory of `mobilekit export --no-verify`, of the
+default export, which verifies, and of onnxsim and pnnx one after the other. ``own`` is what the export spends in its
+rules, emitter and writer. Medians of ``--runs`` rounds, after one that is not counted. pnnx gets ``fp16=0``, so that
+both store float weights; its wheel is fetched with pip and unpacked, not installed (it would pull torch); onnxsim runs
+in a virtual environment without torch. What the models compute, and how fast: latency_vs_pnnx.py.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
-import shutil
 import statistics
-import subprocess
 import sys
 import tempfile
-import zipfile
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from _timing import Cost, alternate, run_process
+from _peers import MODELS, Job, Peer, machine, prepare_peers
+from _timing import alternate
 
-PNNX = "20261020"
-MODELS = (
-    "pp_lcnet_orientation",
-    "pp_ocr_cls",
-    "pp_ocrv6_det",
-    "picodet_layout",
-    "yolov8n_nudenet",
-    "yolox_ddddocr",
-    "mtcnn_pnet",
-    "mtcnn_rnet",
-    "mtcnn_onet",
-    "mobilenet_v2",
-    "efficientnet_lite0",
-)
-LOOPS = 30
-
-
-@dataclass(frozen=True, slots=True)
-class Peer:
-    """Where the peers' programs are."""
-
-    onnxsim: Path
-    pnnx: Path
-
-
-def prepare_peers() -> Peer:
-    """Fetch pnnx's wheel and make onnxsim's environment, once, under the user's cache folder."""
-    from mobilekit.paths import cache_dir
-
-    base = cache_dir("benchmarks")
-    binary = base / f"pnnx-{PNNX}" / "pnnx" / "pnnx"
-    if not binary.is_file():
-        with tempfile.TemporaryDirectory() as folder:
-            pip = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "-d", folder, f"pnnx=={PNNX}"]
-            subprocess.run(pip, check=True)
-            wheel = next(Path(folder).glob("*.whl"))
-            with zipfile.ZipFile(wheel) as archive:
-                archive.extract("pnnx/pnnx", base / f"pnnx-{PNNX}")
-        binary.chmod(0o755)
-    venv = base / "onnxsim"
-    if not (venv / "bin" / "onnxsim").is_file():
-        subprocess.run([sys.executable, "-m", "venv", venv], check=True)
-        subprocess.run([venv / "bin" / "pip", "install", "-q", "onnxsim", "onnxruntime"], check=True)
-    return Peer(venv / "bin" / "onnxsim", binary)
+OWN = ("legalise", "convert")
+"""Stages of run.json that are rules, emission and writing."""
 
 
 def measure(model: str, peer: Peer, runs: int) -> dict[str, Any]:
-    from mobilekit import zoo
-    from mobilekit.importers.onnx import load
-
-    resolved = zoo.resolve(model)
-    source = load(resolved.path)
-    defaults = resolved.entry.inputs if resolved.entry else {}
-    shapes = {spec.name: defaults.get(spec.name) or spec.static_shape() for spec in source.inputs}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        original = folder / "model.onnx"
-        shutil.copyfile(resolved.path, original)
-        joined = {key: "x".join(map(str, shape)) for key, shape in shapes.items()}
-        ours_command = [
-            Path(sys.executable).parent / "mobilekit",
-            "export",
-            original,
-            "--no-verify",
-            "-o",
-            folder / "ours",
-        ]
-        for key, shape in joined.items():
-            ours_command += ["--input-shape", f"{key}:{shape}"]
-        sim_command: list[str | Path] = [peer.onnxsim, original, folder / "sim.onnx"]
-        for key, shape in shapes.items():
-            sim_command += ["--overwrite-input-shape", f"{key}:{','.join(map(str, shape))}"]
-        pnnx_shapes = ",".join(f"[{','.join(map(str, shape))}]f32" for shape in shapes.values())
-        pnnx_command = [peer.pnnx, folder / "sim.onnx", f"inputshape={pnnx_shapes}", "fp16=0"]
-        env = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+        job = Job(model, peer, folder)
+        own: list[float] = []
 
-        def ours() -> Cost:
-            return run_process(ours_command, cwd=folder, env=env)
+        def ours() -> Any:
+            cost = job.ours("--no-verify")
+            run = folder / "ours" / "run.json"
+            if run.is_file():
+                seconds = json.loads(run.read_text())["seconds"]
+                own.append(sum(seconds.get(stage, 0.0) for stage in OWN))
+            return cost
 
-        def theirs() -> Cost:
-            first = run_process(sim_command, cwd=folder, env=env)
-            return first.then(run_process(pnnx_command, cwd=folder, env=env))
-
-        ours()
-        theirs()
-        mine, other = alternate([ours, theirs], runs)
-        row: dict[str, Any] = {
+        jobs = [ours, job.ours, job.onnxsim, job.pnnx]
+        alternate(jobs, 1)
+        own.clear()
+        mine, verified, sim, pnnx = alternate(jobs, runs)
+        theirs = sim.then(pnnx)
+        row = {
             "model": model,
             "mobilekit_s": round(mine.seconds, 3),
-            "onnxsim_pnnx_s": round(other.seconds, 3),
-            "ratio": round(mine.seconds / other.seconds, 3),
+            "onnxsim_s": round(sim.seconds, 3),
+            "pnnx_s": round(pnnx.seconds, 3),
+            "ratio": round(mine.seconds / theirs.seconds, 3),
+            "own_s": round(statistics.median(own), 3) if own else None,
+            "verified_s": round(verified.seconds, 3),
+            "verified_ratio": round(verified.seconds / theirs.seconds, 3),
             "mobilekit_peak_mb": round(mine.peak_mb, 1),
-            "onnxsim_pnnx_peak_mb": round(other.peak_mb, 1),
+            "verified_peak_mb": round(verified.peak_mb, 1),
+            "onnxsim_peak_mb": round(sim.peak_mb, 1),
+            "pnnx_peak_mb": round(pnnx.peak_mb, 1),
         }
-        if mine.returncode:
-            row["mobilekit_error"] = f"exit code {mine.returncode}"
-            return row
-        return row | _latencies(folder, shapes)
-
-
-def _latencies(folder: Path, shapes: dict[str, tuple[int, ...]]) -> dict[str, Any]:
-    """Errors and latencies, each runtime in its own process, three rounds in turn."""
-    request = folder / "request.json"
-    request.write_text(json.dumps({"folder": str(folder), "shapes": {k: list(v) for k, v in shapes.items()}}))
-    found: dict[str, list[dict[str, Any]]] = {"onnxruntime": [], "mobilekit": [], "pnnx": []}
-    for _ in range(3):
-        for kind, results in found.items():
-            command = [sys.executable, __file__, "--worker", kind, str(request)]
-            done = subprocess.run(command, capture_output=True, text=True, check=False)
-            ok = done.returncode == 0 and done.stdout.startswith("{")
-            results.append(json.loads(done.stdout) if ok else {"error": f"exit code {done.returncode}"})
-    row: dict[str, Any] = {}
-    for kind, results in found.items():
-        good = [result for result in results if "ms" in result]
-        row[f"{kind}_ms"] = round(statistics.median(r["ms"] for r in good), 2) if good else None
-        if kind != "onnxruntime":
-            row[f"{kind}_rel_l2"] = max(r["rel_l2"] for r in good) if good else None
-    return row
-
-
-def worker(kind: str, request: Path) -> None:
-    """One runtime, one model: latency (median of LOOPS runs, 2 threads) and error against ONNX Runtime."""
-    import time
-
-    import numpy as np
-    import onnxruntime as ort
-
-    asked = json.loads(request.read_text())
-    folder = Path(asked["folder"])
-    rng = np.random.default_rng(0)
-    feed = {name: rng.standard_normal(shape).astype(np.float32) for name, shape in asked["shapes"].items()}
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = 2
-    options.log_severity_level = 3
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    session = ort.InferenceSession(str(folder / "model.onnx"), options, providers=["CPUExecutionProvider"])
-    expected = session.run(None, feed)
-
-    def timed(once: Any) -> float:
-        for _ in range(3):
-            once()
-        spent = []
-        for _ in range(LOOPS):
-            started = time.perf_counter()
-            once()
-            spent.append(time.perf_counter() - started)
-        return statistics.median(spent) * 1e3
-
-    if kind == "onnxruntime":
-        print(json.dumps({"ms": timed(lambda: session.run(None, feed))}))
-        return
-    run, outputs = _ncnn_model(kind, folder, feed, [value.name for value in session.get_outputs()])
-    errors = []
-    for actual, wanted in zip(outputs(), expected, strict=True):
-        flat = wanted.astype(np.float64).ravel()
-        error = np.linalg.norm(actual.astype(np.float64).ravel() - flat) if actual.size == flat.size else np.inf
-        errors.append(float(error / max(np.linalg.norm(flat), 1e-12)))
-    print(json.dumps({"ms": timed(run), "rel_l2": max(errors)}))
-
-
-def _ncnn_model(kind: str, folder: Path, feed: dict[str, Any], wanted: list[str]) -> tuple[Any, Any]:
-    """A function that runs the ncnn model once, and one that gives its outputs in ONNX order."""
-    import ncnn
-    import numpy as np
-
-    net = ncnn.Net()
-    net.opt.num_threads = 2
-    for flag in ("fp16_packed", "fp16_storage", "fp16_arithmetic", "bf16_storage"):
-        setattr(net.opt, f"use_{flag}", False)
-    if kind == "mobilekit":
-        from mobilekit.bundle import open_bundle
-        from mobilekit.runners.blobs import to_blob
-
-        bundle = open_bundle(folder / "ours")
-        artifact = bundle.manifest.ncnn
-        assert artifact is not None
-        param, weights = bundle.root / artifact.param, bundle.root / artifact.bin
-        infos = {info.name: info for info in bundle.manifest.inputs}
-        arrays = {blob.blob: to_blob(feed[blob.tensor], infos[blob.tensor], blob) for blob in artifact.inputs}
-        names = {blob.tensor: blob.blob for blob in artifact.outputs}
-        outputs = [names[name] for name in wanted]
-    else:
-        param, weights = folder / "sim.ncnn.param", folder / "sim.ncnn.bin"
-        arrays = {f"in{i}": np.ascontiguousarray(array[0]) for i, array in enumerate(feed.values())}
-        outputs = [f"out{i}" for i in range(len(wanted))]
-    if net.load_param(str(param)) or net.load_model(str(weights)):
-        raise SystemExit(3)
-    mats = {name: ncnn.Mat(array).clone() for name, array in arrays.items()}
-
-    def run() -> list[Any]:
-        with net.create_extractor() as extractor:
-            for name, mat in mats.items():
-                if extractor.input(name, mat):
-                    raise SystemExit(3)
-            found = [extractor.extract(name) for name in outputs]
-            if any(code for code, _ in found):
-                raise SystemExit(3)
-            return [np.array(mat) for _, mat in found]
-
-    return run, run
+        for key, cost in (("mobilekit_error", mine), ("verified_error", verified)):
+            if cost.returncode:
+                row[key] = f"exit code {cost.returncode}"
+        return row
 
 
 def _table(rows: list[dict[str, Any]]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    def error(value: float | None) -> str:
-        return "failed" if value is None else f"{value:.0e}" + ("" if value < 1e-3 else " WRONG")
-
-    table = Table(title="mobilekit export (--no-verify) against onnxsim + pnnx; latency on 2 threads")
-    columns = (
-        "model",
-        "ours s",
-        "theirs s",
-        "ratio",
-        "ours MB",
-        "theirs MB",
-        "ours err",
-        "pnnx err",
-        "ours ms",
-        "pnnx ms",
-        "ORT ms",
-    )
-    for column in columns:
+    table = Table(title="mobilekit export against onnxsim + pnnx: seconds and MB of whole processes")
+    columns = {
+        "model": "model",
+        "mobilekit_s": "export",
+        "verified_s": "verified",
+        "onnxsim_s": "onnxsim",
+        "pnnx_s": "pnnx",
+        "ratio": "ratio",
+        "verified_ratio": "verified ratio",
+        "own_s": "own",
+        "mobilekit_peak_mb": "MB",
+        "verified_peak_mb": "verified MB",
+        "onnxsim_peak_mb": "onnxsim MB",
+        "pnnx_peak_mb": "pnnx MB",
+    }
+    for column in columns.values():
         table.add_column(column, justify="left" if column == "model" else "right")
     for row in rows:
-        table.add_row(
-            row["model"],
-            str(row["mobilekit_s"]),
-            str(row["onnxsim_pnnx_s"]),
-            str(row["ratio"]),
-            str(row["mobilekit_peak_mb"]),
-            str(row["onnxsim_pnnx_peak_mb"]),
-            row.get("mobilekit_error") or error(row["mobilekit_rel_l2"]),
-            "-" if "mobilekit_error" in row else error(row["pnnx_rel_l2"]),
-            *(str(row.get(f"{kind}_ms") or "-") for kind in ("mobilekit", "pnnx", "onnxruntime")),
-        )
+        table.add_row(*(str(row[key]) for key in columns))
+        for key in ("mobilekit_error", "verified_error"):
+            if key in row:
+                table.add_row(f"  {key}: {row[key]}")
     Console(width=160).print(table)
-    ours, theirs = (sum(row[key] for row in rows) for key in ("mobilekit_s", "onnxsim_pnnx_s"))
-    print(f"total {ours:.2f} s against {theirs:.2f} s: ratio {ours / theirs:.2f}")
+    ours, verified, sim, pnnx, own = (
+        sum(row[key] or 0 for row in rows) for key in ("mobilekit_s", "verified_s", "onnxsim_s", "pnnx_s", "own_s")
+    )
+    largest, theirs = (max(row[key] for row in rows) for key in ("mobilekit_peak_mb", "pnnx_peak_mb"))
+    print(f"total {ours:.2f} s against {sim + pnnx:.2f} s: ratio {ours / (sim + pnnx):.2f}", end="; ")
+    print(f"the slowest {max(row['ratio'] for row in rows):.2f}")
+    print(f"verified {verified:.2f} s: ratio {verified / (sim + pnnx):.2f}", end="; ")
+    print(f"the slowest {max(row['verified_ratio'] for row in rows):.2f}")
+    print(
+        f"rules, emitter, writer {own:.2f} s: {own / pnnx:.2f} of pnnx; largest peak {largest / theirs:.2f} of pnnx's"
+    )
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("models", nargs="*", default=MODELS)
-    parser.add_argument("--runs", type=int, default=3)
+    parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--json", type=Path)
-    parser.add_argument("--worker", nargs=2, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
-    if arguments.worker:
-        worker(arguments.worker[0], Path(arguments.worker[1]))
-        return
     peer = prepare_peers()
-    machine = {"cpu": platform.processor() or platform.machine(), "cores": os.cpu_count(), "pnnx": PNNX}
     rows = []
     for model in arguments.models:
         print(f"measuring {model}", file=sys.stderr)
         rows.append(measure(model, peer, arguments.runs))
         if arguments.json:  # after each model: an interrupted run keeps what it has
-            arguments.json.write_text(json.dumps({"machine": machine, "rows": rows}, indent=1) + "\n")
+            arguments.json.write_text(json.dumps({"machine": machine(), "rows": rows}, indent=1) + "\n")
     _table(rows)
 
 

@@ -1,0 +1,107 @@
+"""What the comparisons with pnnx share: the public models, where the peers' programs are, how each one is called."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import tempfile
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from _timing import Cost, run_process
+
+__all__ = ["MODELS", "Job", "Peer", "clean_env", "machine", "prepare_peers"]
+
+PNNX = "20261020"
+MODELS = (
+    "pp_lcnet_orientation",
+    "pp_ocr_cls",
+    "pp_ocrv6_det",
+    "picodet_layout",
+    "yolov8n_nudenet",
+    "yolox_ddddocr",
+    "mtcnn_pnet",
+    "mtcnn_rnet",
+    "mtcnn_onet",
+    "mobilenet_v2",
+    "efficientnet_lite0",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Peer:
+    """Where the peers' programs are."""
+
+    onnxsim: Path
+    pnnx: Path
+
+
+def prepare_peers() -> Peer:
+    """Fetch pnnx's wheel and make onnxsim's environment, once, under the user's cache folder."""
+    from mobilekit.paths import cache_dir
+
+    base = cache_dir("benchmarks")
+    binary = base / f"pnnx-{PNNX}" / "pnnx" / "pnnx"
+    if not binary.is_file():
+        with tempfile.TemporaryDirectory() as folder:
+            pip = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "-d", folder, f"pnnx=={PNNX}"]
+            subprocess.run(pip, check=True)
+            wheel = next(Path(folder).glob("*.whl"))
+            with zipfile.ZipFile(wheel) as archive:
+                archive.extract("pnnx/pnnx", base / f"pnnx-{PNNX}")
+        binary.chmod(0o755)
+    venv = base / "onnxsim"
+    if not (venv / "bin" / "onnxsim").is_file():
+        subprocess.run([sys.executable, "-m", "venv", venv], check=True)
+        subprocess.run([venv / "bin" / "pip", "install", "-q", "onnxsim", "onnxruntime"], check=True)
+    return Peer(venv / "bin" / "onnxsim", binary)
+
+
+def machine() -> dict[str, Any]:
+    return {"cpu": platform.processor() or platform.machine(), "cores": os.cpu_count(), "pnnx": PNNX}
+
+
+def clean_env() -> dict[str, str]:
+    """As a user has it: the installed package is what runs, and Python keeps what it has compiled."""
+    dropped = ("PYTHONPATH", "PYTHONDONTWRITEBYTECODE", "PYTHONUNBUFFERED")
+    return {key: value for key, value in os.environ.items() if key not in dropped}
+
+
+class Job:
+    """One model in ``folder``, and both chains on it: ``ours`` writes ``folder/ours``, theirs ``folder/sim.ncnn.*``."""
+
+    def __init__(self, model: str, peer: Peer, folder: Path) -> None:
+        from mobilekit import zoo
+        from mobilekit.importers.onnx import load
+
+        resolved = zoo.resolve(model)
+        source = load(resolved.path)
+        defaults = resolved.entry.inputs if resolved.entry else {}
+        self.shapes = {spec.name: tuple(defaults.get(spec.name) or spec.static_shape()) for spec in source.inputs}
+        self._folder = folder
+        original = folder / "model.onnx"
+        shutil.copyfile(resolved.path, original)
+        self._ours: list[str | Path] = [Path(sys.executable).parent / "mobilekit", "export", original]
+        self._ours += ["-o", folder / "ours"]
+        self._sim: list[str | Path] = [peer.onnxsim, original, folder / "sim.onnx"]
+        for key, shape in self.shapes.items():
+            self._ours += ["--input-shape", f"{key}:{'x'.join(map(str, shape))}"]
+            self._sim += ["--overwrite-input-shape", f"{key}:{','.join(map(str, shape))}"]
+        shapes = ",".join(f"[{','.join(map(str, shape))}]f32" for shape in self.shapes.values())
+        # fp16=0: both store float weights.
+        self._pnnx: list[str | Path] = [peer.pnnx, folder / "sim.onnx", f"inputshape={shapes}", "fp16=0"]
+
+    def ours(self, *options: str) -> Cost:
+        return run_process([*self._ours, *options], cwd=self._folder, env=clean_env())
+
+    def onnxsim(self) -> Cost:
+        return run_process(self._sim, cwd=self._folder, env=clean_env())
+
+    def pnnx(self) -> Cost:
+        """After :meth:`onnxsim`. Its exit code says nothing about whether it could convert."""
+        return run_process(self._pnnx, cwd=self._folder, env=clean_env())
