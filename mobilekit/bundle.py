@@ -5,6 +5,7 @@
     DIR/manifest.json           what is here; the same input and versions give the same bytes
     DIR/run.json                measurements of the export (times, errors); not part of that identity
     DIR/source/model.onnx       the original model, byte for byte, with its external files beside it
+    DIR/fixed/0.npy             inputs of the original that were fixed to a value
     DIR/ncnn/model.param, .bin  the ncnn model
     DIR/labels.txt              one class a line, where known
 """
@@ -15,12 +16,15 @@ import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from mobilekit.errors import BundleError
 from mobilekit.preprocess import Preprocess
+
+if TYPE_CHECKING:
+    from mobilekit.tensors import Array
 
 __all__ = [
     "MANIFEST",
@@ -28,6 +32,7 @@ __all__ = [
     "SCHEMA_VERSION",
     "Bundle",
     "FileEntry",
+    "FixedInput",
     "Manifest",
     "ModelInfo",
     "NcnnArtifact",
@@ -76,6 +81,18 @@ class TensorInfo(_Frozen):
     limit: int | None = None
 
 
+class FixedInput(_Frozen):
+    """An input of the original model that was fixed to the array in ``file`` (``.npy``) before conversion.
+
+    The converted model does not have it; ONNX Runtime is given it with every run of the original.
+    """
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    file: SafePath
+
+
 class NcnnBlob(_Frozen):
     """How an ONNX tensor stands in the ncnn model.
 
@@ -122,6 +139,7 @@ class Manifest(_Frozen):
     model: ModelInfo
     inputs: tuple[TensorInfo, ...]
     outputs: tuple[TensorInfo, ...]
+    fixed: tuple[FixedInput, ...] = ()
     ncnn: NcnnArtifact | None = None
     preprocess: Preprocess | None = None
     labels: SafePath | None = None
@@ -152,6 +170,12 @@ class Bundle:
         if self.manifest.labels is None:
             return ()
         return tuple((self.root / self.manifest.labels).read_text("utf-8").splitlines())
+
+    def fixed(self) -> dict[str, Array]:
+        """The inputs of the original model that were fixed, by name."""
+        from mobilekit.tensors import load_npy
+
+        return {info.name: load_npy(self.root / info.file) for info in self.manifest.fixed}
 
     @property
     def size_bytes(self) -> int:
@@ -223,7 +247,7 @@ def open_bundle(path: Path, *, check: bool = True) -> Bundle:
 
 def _check_files(root: Path, manifest: Manifest, *, check: bool, hint: str) -> None:
     listed = {entry.path for entry in manifest.files}
-    wanted = {manifest.model.file}
+    wanted = {manifest.model.file, *(info.file for info in manifest.fixed)}
     if manifest.labels is not None:
         wanted.add(manifest.labels)
     if manifest.ncnn is not None:

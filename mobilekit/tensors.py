@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,8 +16,10 @@ if TYPE_CHECKING:
 
     Array: TypeAlias = "np.ndarray[tuple[int, ...], np.dtype[np.generic]]"
     NamedTensors: TypeAlias = Mapping[str, Array]
+    FixedValue: TypeAlias = "Array | Path | float | list[object]"
+    """What an input may be fixed to: an array, a ``.npy`` file, a number, or a nested list of numbers."""
 
-__all__ = ["TensorSpec", "format_shape", "load_npy", "parse_named_shape", "save_npy"]
+__all__ = ["TensorSpec", "format_shape", "load_npy", "parse_named_shape", "parse_named_value", "save_npy"]
 
 _SHAPE = re.compile(r"\d+(x\d+)*|scalar")
 
@@ -69,6 +72,23 @@ def parse_named_shape(text: str) -> tuple[str, tuple[int, ...]]:
     if any(axis < 1 for axis in axes):
         raise UsageError(f"an axis of {text!r} is zero", hint="every axis must be at least 1")
     return name, axes
+
+
+def parse_named_value(text: str) -> tuple[str, FixedValue]:
+    """``"sr=16000"`` -> ``("sr", 16000)``; ``"mask=mask.npy"`` -> ``("mask", Path("mask.npy"))``; lists as in JSON.
+
+    The value is what follows the last ``=``. Raises :class:`UsageError` where there is no name, or no value.
+    """
+    name, equals, value = text.rpartition("=")
+    if equals and name and value.endswith(".npy"):
+        return name, Path(value)
+    try:
+        literal = json.loads(value)
+    except ValueError:
+        literal = None
+    if not equals or not name or not isinstance(literal, bool | int | float | list):
+        raise UsageError(f"cannot read the input {text!r}", hint="write NAME=16000, NAME=[1, 2] or NAME=value.npy")
+    return name, literal
 
 
 def load_npy(path: Path) -> Array:

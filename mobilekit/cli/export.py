@@ -19,6 +19,12 @@ def export(
         list[str] | None,
         typer.Option("--input-shape", help="NAME:1x3x224x224; the shape is what follows the last colon. Repeatable."),
     ] = None,
+    input_: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--input", metavar="NAME=VALUE", help="Fix an input: NAME=16000, NAME=[1,2], NAME=value.npy. Repeatable."
+        ),
+    ] = None,
     labels: Annotated[Path | None, typer.Option(help="Class names, one a line.")] = None,
     preprocess: Annotated[
         Path | None, typer.Option(help="How a picture becomes the input: a TOML file (docs/zoo.md).")
@@ -36,12 +42,13 @@ def export(
     \b
     mobilekit export model.onnx -o build/model
     mobilekit export model.onnx --precision fp16 --input-shape images:1x3x320x320 -o build/model
+    mobilekit export vad.onnx --input sr=16000 --input-shape input:1x512 -o build/vad
     mobilekit export pp_lcnet_orientation -o build/orientation
     """
     from mobilekit.cli._common import err_console, print_json, terminal_progress
     from mobilekit.errors import UsageError
     from mobilekit.pipeline.export import ExportOptions, export_model
-    from mobilekit.tensors import parse_named_shape
+    from mobilekit.tensors import parse_named_shape, parse_named_value
 
     if target != "ncnn":
         raise UsageError(f"unknown target {target!r}", hint="the target is ncnn")
@@ -50,6 +57,7 @@ def export(
     options = ExportOptions(
         precision="fp16" if precision == "fp16" else "fp32",
         shapes=dict(parse_named_shape(text) for text in input_shape or ()),
+        fixed=dict(parse_named_value(text) for text in input_ or ()),
         labels=labels,
         preprocess=preprocess,
         simplify=simplify,

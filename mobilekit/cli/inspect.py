@@ -8,6 +8,7 @@ import typer
 
 if TYPE_CHECKING:
     from mobilekit.pipeline.inspect import ModelReport
+    from mobilekit.tensors import FixedValue
 
 __all__ = ["register"]
 
@@ -17,6 +18,12 @@ def inspect(
     input_shape: Annotated[
         list[str] | None,
         typer.Option("--input-shape", help="NAME:1x3x224x224; the shape is what follows the last colon. Repeatable."),
+    ] = None,
+    input_: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--input", metavar="NAME=VALUE", help="Fix an input: NAME=16000, NAME=[1,2], NAME=value.npy. Repeatable."
+        ),
     ] = None,
     target: Annotated[
         list[str] | None, typer.Option("--target", "-t", help="Ask this target only. Repeatable; all by default.")
@@ -28,18 +35,21 @@ def inspect(
     \b
     mobilekit inspect model.onnx
     mobilekit inspect model.onnx --input-shape images:1x3x320x320
+    mobilekit inspect vad.onnx --input sr=16000 --input-shape input:1x512
     mobilekit inspect pp_lcnet_orientation --json
     """
     from mobilekit import zoo
     from mobilekit.cli._common import print_json, terminal_progress
     from mobilekit.pipeline.inspect import inspect_model
-    from mobilekit.tensors import parse_named_shape
+    from mobilekit.tensors import parse_named_shape, parse_named_value
 
     shapes = dict(parse_named_shape(text) for text in input_shape or ())
     with terminal_progress() as progress:
         resolved = zoo.resolve(model, progress)
         defaults = {} if resolved.entry is None else {k: tuple(v) for k, v in resolved.entry.inputs.items()}
-        report = inspect_model(resolved.path, {**defaults, **shapes}, progress, targets=target)
+        fixed: dict[str, FixedValue] = {} if resolved.entry is None else {**resolved.entry.fixed}
+        fixed |= dict(parse_named_value(text) for text in input_ or ())
+        report = inspect_model(resolved.path, {**defaults, **shapes}, progress, targets=target, fixed=fixed)
     if json_:
         print_json(_facts(report))
     else:

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import onnx
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from onnx import GraphProto, ModelProto, TensorProto, ValueInfoProto
 
 from mobilekit.errors import ModelError
+from mobilekit.importers.fixed import fix_values
 from mobilekit.importers.tensors import ExternalData, dtype_name, tensor_location
 from mobilekit.tensors import TensorSpec
+
+if TYPE_CHECKING:
+    from mobilekit.tensors import FixedValue, NamedTensors
 
 __all__ = ["OLDEST_OPSET", "SourceModel", "check_names", "default_opset", "load", "spec_of", "symbol"]
 
@@ -27,7 +32,8 @@ class SourceModel:
     """A model file as read. ``inputs`` leave out the weights that old files (IR 3) list as inputs.
 
     ``external_files`` are the data files beside the model, relative to its folder; ``size_bytes`` counts them too.
-    ``proto`` is the parsed model, its external data unread.
+    ``proto`` is the parsed model, its external data unread. ``fixed`` holds the inputs that were given a value: in
+    ``proto`` they are weights.
     """
 
     path: Path
@@ -40,13 +46,15 @@ class SourceModel:
     external_files: tuple[str, ...]
     size_bytes: int
     proto: ModelProto = field(repr=False, compare=False)
+    fixed: NamedTensors = field(default_factory=dict, repr=False, compare=False)
 
 
-def load(path: Path) -> SourceModel:
-    """Read an ONNX file. Weights in external files are located, not read.
+def load(path: Path, values: Mapping[str, FixedValue] | None = None) -> SourceModel:
+    """Read an ONNX file. Weights in external files are located, not read. ``values`` fixes inputs by name.
 
-    Raises :class:`ModelError` where the file is absent, not ONNX, damaged, of an opset that is too old or too new,
-    has inputs that are no tensors, or where a data file is missing, too short, or out of the model's folder.
+    Raises :class:`UsageError` for a value that does not fit its input, :class:`ModelError` where the file is absent,
+    not ONNX, damaged, of an opset that is too old or too new, has inputs that are no tensors, or where a data file is
+    missing, too short, or out of the model's folder.
     """
     proto = _parse(path)
     graph = proto.graph
@@ -64,6 +72,10 @@ def load(path: Path) -> SourceModel:
         if len(set(names)) != len(names):
             raise ModelError(f"{path} has two {kind}s of the same name: {', '.join(names)}", hint=_RE_EXPORT)
     external, size = _external(proto, path)
+    fixed: NamedTensors = {}
+    if values:
+        fixed = fix_values(proto, inputs, values)
+        inputs = tuple(spec_of(info, "input") for info in proto.graph.input if info.name not in weights)
     return SourceModel(
         path=path,
         inputs=inputs,
@@ -75,6 +87,7 @@ def load(path: Path) -> SourceModel:
         external_files=external,
         size_bytes=size,
         proto=proto,
+        fixed=fixed,
     )
 
 

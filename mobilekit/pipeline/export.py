@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from mobilekit.importers.onnx import SourceModel
     from mobilekit.metrics.tensors import TensorError
     from mobilekit.preprocess import Preprocess
+    from mobilekit.tensors import FixedValue
     from mobilekit.zoo import ResolvedModel
 
 __all__ = ["ExportOptions", "ExportReport", "export_model"]
@@ -31,15 +32,17 @@ __all__ = ["ExportOptions", "ExportReport", "export_model"]
 class ExportOptions:
     """What to make of a model.
 
-    ``shapes`` fixes inputs by ONNX name; ``precision`` is how weights are stored and which arithmetic a device may
-    use; ``labels`` is a text file, one class a line, and ``preprocess`` a TOML file with the fields of
-    :class:`~mobilekit.preprocess.Preprocess` (a zoo entry brings its own). ``verify=False`` is recorded in the
-    manifest; ``seed`` and ``samples`` say what verification feeds the model. ``replace`` allows to overwrite a folder
-    that is no bundle.
+    ``shapes`` fixes the shapes of inputs by ONNX name; ``fixed`` gives inputs a value (an array, a ``.npy`` file, a
+    number, a list): the converted model does not have them. ``precision`` is how weights are stored and which
+    arithmetic a device may use; ``labels`` is a text file, one class a line, and ``preprocess`` a TOML file with the
+    fields of :class:`~mobilekit.preprocess.Preprocess` (a zoo entry brings its own). ``verify=False`` is recorded in
+    the manifest; ``seed`` and ``samples`` say what verification feeds the model.
+    ``replace`` allows to overwrite a folder that is no bundle.
     """
 
     precision: Literal["fp32", "fp16"] = "fp32"
     shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    fixed: Mapping[str, FixedValue] = field(default_factory=dict)
     labels: Path | None = None
     preprocess: Path | None = None
     simplify: bool = True
@@ -82,7 +85,7 @@ def export_model(
     with clock("load"):
         progress.step("reading the model")
         resolved = zoo.resolve(str(model), progress)
-        source = load(resolved.path)
+        source = load(resolved.path, _fixed(resolved, options))
     with clock("prepare"):
         progress.step("simplifying")
         graph = prepare(source, _shapes(source, resolved, options), simplify=options.simplify, progress=progress)
@@ -147,6 +150,11 @@ def _shapes(source: SourceModel, resolved: ResolvedModel, options: ExportOptions
     return shapes | dict(options.shapes)
 
 
+def _fixed(resolved: ResolvedModel, options: ExportOptions) -> dict[str, FixedValue]:
+    given: dict[str, FixedValue] = {**resolved.entry.fixed} if resolved.entry is not None else {}
+    return given | dict(options.fixed)
+
+
 def _refuse_unsupported(target: str, findings: Sequence[Finding], source: SourceModel) -> None:
     if findings:
         count = f"{len(findings)} thing{'s' if len(findings) > 1 else ''}"
@@ -172,7 +180,8 @@ def _manifest(
     graph: Graph, source: SourceModel, resolved: ResolvedModel, options: ExportOptions, root: Path
 ) -> Manifest:
     from mobilekit import __version__
-    from mobilekit.bundle import Manifest, ModelInfo, sha256_of
+    from mobilekit.bundle import FixedInput, Manifest, ModelInfo, sha256_of
+    from mobilekit.tensors import save_npy
 
     entry = resolved.entry
     info = ModelInfo(
@@ -188,11 +197,17 @@ def _manifest(
     if labels:
         (root / "labels.txt").write_text("".join(f"{label}\n" for label in labels), encoding="utf-8")
     preprocess = entry.preprocess if entry else None
+    fixed = []
+    for index, (name, array) in enumerate(source.fixed.items()):
+        (root / "fixed").mkdir(exist_ok=True)
+        save_npy(root / "fixed" / f"{index}.npy", array)
+        fixed.append(FixedInput(name=name, dtype=str(array.dtype), shape=array.shape, file=f"fixed/{index}.npy"))
     return Manifest(
         mobilekit_version=__version__,
         model=info,
         inputs=tuple(_tensor_info(value) for value in graph.inputs),
         outputs=outputs,
+        fixed=tuple(fixed),
         preprocess=_read_preprocess(options.preprocess) if options.preprocess else preprocess,
         labels="labels.txt" if labels else None,
         task=entry.task if entry else "classification" if labels else "",
@@ -260,7 +275,7 @@ def _verify(
 
     run = RunOptions(fp16=options.precision == "fp16", timeout_s=options.timeout_s)
     measured: dict[str, list[TensorError]] = {info.name: [] for info in manifest.outputs}
-    with OrtRunner(source.path) as reference, NcnnHostRunner(root, manifest) as converted:
+    with OrtRunner(source.path, fixed=source.fixed) as reference, NcnnHostRunner(root, manifest) as converted:
         for sample in seeded_samples(
             manifest.inputs, seed=options.seed, count=options.samples, preprocess=manifest.preprocess
         ):

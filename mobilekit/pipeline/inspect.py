@@ -14,6 +14,7 @@ from mobilekit.tensors import TensorSpec
 
 if TYPE_CHECKING:
     from mobilekit.graph import Graph, Value
+    from mobilekit.tensors import FixedValue
 
 __all__ = ["ModelReport", "TargetReport", "inspect_model"]
 
@@ -66,8 +67,10 @@ def inspect_model(
     progress: Progress = SILENT,
     *,
     targets: Sequence[str] | None = None,
+    fixed: Mapping[str, FixedValue] | None = None,
 ) -> ModelReport:
-    """Look at a model without converting it. ``shapes`` fixes symbolic inputs; ``targets`` names which to ask (all).
+    """Look at a model without converting it. ``shapes`` fixes symbolic inputs, ``fixed`` gives inputs a
+    value (they are no inputs then); ``targets`` names which to ask (all).
 
     Raises ``ModelError`` for a file that is no readable model and ``UsageError`` for shapes that do not fit it or a
     target that does not exist. Shapes that are missing, or depend on data, are no error: the report says so.
@@ -84,7 +87,7 @@ def inspect_model(
     for name in wanted:
         if name not in known:
             raise UsageError(f"unknown target {name!r}", hint=f"targets: {', '.join(known)}")
-    model = load(path)
+    model = load(path, fixed)
     original = from_proto(model.proto, path.parent)
     operators, weights = _count(original)
     apply_shapes(original, shapes)

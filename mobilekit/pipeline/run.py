@@ -252,7 +252,7 @@ def _runner(bundle: Bundle, settings: RunSettings) -> Runner:
     if settings.runner == "reference":
         from mobilekit.runners.ort import OrtRunner
 
-        return OrtRunner(bundle.source, threads=settings.threads)
+        return OrtRunner(bundle.source, threads=settings.threads, fixed=bundle.fixed())
     from mobilekit.runners.ncnn_host import NcnnHostRunner
 
     return NcnnHostRunner(bundle.root, bundle.manifest)

@@ -93,7 +93,7 @@ def validate_bundle(
             fp16=arithmetic == "fp16",
             timeout_s=options.timeout_s,
         )
-        with OrtRunner(opened.source) as reference:
+        with OrtRunner(opened.source, fixed=opened.fixed()) as reference:
             found = _measure(opened, runner, reference, samples, run, progress)
             reference_info = reference.info()
     return _report(opened, options, run, tolerance, facts, (reference_info.name, reference_info.version), found)

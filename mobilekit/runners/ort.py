@@ -12,7 +12,7 @@ from mobilekit.errors import ModelError, UsageError
 from mobilekit.runners.base import RunnerInfo, RunOptions, RunResult
 
 if TYPE_CHECKING:
-    from mobilekit.tensors import Array
+    from mobilekit.tensors import Array, NamedTensors
 
 __all__ = ["OrtRunner"]
 
@@ -20,12 +20,16 @@ __all__ = ["OrtRunner"]
 class OrtRunner:
     """The model file at ``model`` in an ``onnxruntime`` session (CPU provider), inputs and outputs by ONNX name.
 
-    ``optimise=False`` switches ONNX Runtime's graph optimisations off. Raises :class:`ModelError` where ONNX Runtime
-    will not load the model, :class:`UsageError` where it refuses the inputs.
+    ``fixed`` holds inputs that every run is given beside its own. ``optimise=False`` switches ONNX Runtime's graph
+    optimisations off. Raises :class:`ModelError` where ONNX Runtime will not load the model, :class:`UsageError`
+    where it refuses the inputs.
     """
 
-    def __init__(self, model: Path, *, threads: int = 0, optimise: bool = True) -> None:
+    def __init__(
+        self, model: Path, *, threads: int = 0, optimise: bool = True, fixed: NamedTensors | None = None
+    ) -> None:
         self._model = model
+        self._fixed = dict(fixed or {})
         self._arguments = {"model": str(model), "threads": threads, "optimise": optimise}
         self._child: Child | None = None
         self._load_ns = 0
@@ -60,7 +64,7 @@ class OrtRunner:
         assert self._child is not None, "use the runner in a with statement"
         answer = self._child.call(
             "run",
-            {"inputs": inputs, "warmup": options.warmup, "iterations": options.iterations},
+            {"inputs": {**self._fixed, **inputs}, "warmup": options.warmup, "iterations": options.iterations},
             timeout_s=options.timeout_s,
         )
         return RunResult(

@@ -6,7 +6,7 @@ import os
 import re
 import tomllib
 from pathlib import Path, PurePosixPath
-from typing import Annotated, Literal, TypeAlias
+from typing import Annotated, Any, Literal, TypeAlias
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -100,7 +100,8 @@ class Labels(_Frozen):
 class ZooEntry(_Frozen):
     """One model. ``sha256`` and ``size_bytes`` are those of the file as its source gives it.
 
-    ``license`` is an SPDX identifier where there is one, else words. ``inputs`` are the default shapes by ONNX name.
+    ``license`` is an SPDX identifier where there is one, else words. ``inputs`` are the default shapes by ONNX name;
+    ``fixed`` gives inputs a value, with which they are no inputs of the converted model any more.
     ``prepare`` names the recipe that makes an ONNX model of a file that is none. ``limit_bytes`` bounds what is
     unpacked. ``tolerance`` is the relative L2 error that a right fp32 conversion stays below, where the default does
     not fit. ``folder`` is where the entry was read; a TOML file does not say it.
@@ -116,6 +117,7 @@ class ZooEntry(_Frozen):
     license_note: str = ""
     task: Literal["classification", "detection", "recognition", "segmentation", "audio", "other"] = "other"
     inputs: dict[str, tuple[int, ...]] = Field(default_factory=dict)
+    fixed: dict[str, float | int | bool | list[Any]] = Field(default_factory=dict)
     preprocess: Preprocess | None = None
     labels: Labels | None = None
     tolerance: float | None = Field(default=None, gt=0)
