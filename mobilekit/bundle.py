@@ -37,6 +37,7 @@ __all__ = [
     "ModelInfo",
     "NcnnArtifact",
     "NcnnBlob",
+    "NcnnRows",
     "TensorInfo",
     "file_entries",
     "is_bundle",
@@ -93,6 +94,16 @@ class FixedInput(_Frozen):
     file: SafePath
 
 
+class NcnnRows(_Frozen):
+    """An output whose length along ``axis`` depends on data: the blob ``count`` holds it, one float32 number.
+
+    The shape that :class:`TensorInfo` gives is the upper bound; elements past the count mean nothing.
+    """
+
+    axis: int = Field(ge=0)
+    count: str
+
+
 class NcnnBlob(_Frozen):
     """How an ONNX tensor stands in the ncnn model.
 
@@ -100,12 +111,15 @@ class NcnnBlob(_Frozen):
     data is the same row-major sequence. The Mat has ``len(axes)`` dims (w | h,w | c,h,w | c,d,h,w); a tensor with
     no axis kept is a 1-dim Mat of one element. ``kind`` is what a 4-byte element holds: integers as such only for
     the ids that ``Embed`` reads, everything else is float32 (``int64`` and ``bool`` values exactly, below 2^24).
+    ``dims`` are the Mat's own where no choice of axes says them: a tensor of more than four long axes lies flat.
     """
 
     tensor: str
     blob: str
     axes: tuple[int, ...]
     kind: Literal["float32", "int32"] = "float32"
+    dims: tuple[int, ...] | None = None
+    rows: NcnnRows | None = None
 
 
 class NcnnArtifact(_Frozen):

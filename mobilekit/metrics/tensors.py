@@ -67,12 +67,20 @@ def _differs(elements: int, mismatch: str, *, bad_actual: int = 0, bad_expected:
     )
 
 
+def _other_shape(actual: tuple[int, ...], expected: tuple[int, ...]) -> str:
+    axes = [axis for axis, (a, e) in enumerate(zip(actual, expected, strict=False)) if a != e]
+    if len(actual) != len(expected) or len(axes) != 1:
+        return f"shape {list(actual)} instead of {list(expected)}"
+    # A length that depends on data (how many boxes are left) is a result of its own.
+    return f"{actual[axes[0]]} instead of {expected[axes[0]]} elements along axis {axes[0]}"
+
+
 def compare(actual: Array, expected: Array) -> TensorError:
     """Measure ``actual`` against ``expected``, both of any shape and any real dtype (bool counts as 0 and 1)."""
     import numpy as np
 
     if actual.shape != expected.shape:
-        return _differs(expected.size, f"shape {list(actual.shape)} instead of {list(expected.shape)}")
+        return _differs(expected.size, _other_shape(actual.shape, expected.shape))
     if actual.dtype != expected.dtype:
         return _differs(expected.size, f"dtype {actual.dtype} instead of {expected.dtype}")
     a = actual.astype(np.float64).ravel()

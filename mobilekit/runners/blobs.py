@@ -10,17 +10,19 @@ from mobilekit.errors import UsageError, VerificationError
 from mobilekit.tensors import format_shape
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
     from mobilekit.bundle import NcnnBlob, TensorInfo
     from mobilekit.tensors import Array
 
-__all__ = ["blob_dims", "from_blob", "to_blob"]
+__all__ = ["blob_dims", "extracted", "from_blob", "from_blobs", "to_blob"]
 
 _EXACT_INTEGER = 1 << 24
 
 
 def blob_dims(info: TensorInfo, blob: NcnnBlob) -> tuple[int, ...]:
     """The Mat's dims, outermost first: ``(w,)``, ``(h, w)``, ``(c, h, w)`` or ``(c, d, h, w)``."""
-    return tuple(info.shape[axis] for axis in blob.axes) or (1,)
+    return blob.dims or tuple(info.shape[axis] for axis in blob.axes) or (1,)
 
 
 def to_blob(array: Array, info: TensorInfo, blob: NcnnBlob) -> Array:
@@ -46,6 +48,35 @@ def to_blob(array: Array, info: TensorInfo, blob: NcnnBlob) -> Array:
                 hint="use smaller integers",
             )
     return np.ascontiguousarray(array.reshape(blob_dims(info, blob)), dtype=blob.kind)
+
+
+def extracted(outputs: Sequence[NcnnBlob]) -> list[str]:
+    """The blobs that a runner asks ncnn for: each output's, then the counts that trim them."""
+    return list(dict.fromkeys([*(o.blob for o in outputs), *(o.rows.count for o in outputs if o.rows is not None)]))
+
+
+def from_blobs(
+    found: Mapping[str, Array], infos: Iterable[TensorInfo], outputs: Sequence[NcnnBlob]
+) -> dict[str, Array]:
+    """All outputs by ONNX name, in ONNX shape and dtype, from what ncnn gave for :func:`extracted`.
+
+    One with a data-dependent length has just that many elements along its axis. Raises what :func:`from_blob` raises.
+    """
+    known = {info.name: info for info in infos}
+    made: dict[str, Array] = {}
+    for blob in outputs:
+        array = from_blob(found[blob.blob], known[blob.tensor], blob)
+        if blob.rows is not None:
+            most = array.shape[blob.rows.axis]
+            count = float(np.asarray(found[blob.rows.count]).reshape(-1)[0])
+            if not (0 <= count <= most and count == int(count)):
+                raise VerificationError(
+                    f"output {blob.tensor!r} has {count} elements along axis {blob.rows.axis}, of {most} at most",
+                    hint="export the model again; the ncnn model and its manifest do not belong together",
+                )
+            array = array[(slice(None),) * blob.rows.axis + (slice(int(count)),)]
+        made[blob.tensor] = array
+    return made
 
 
 def from_blob(data: Array, info: TensorInfo, blob: NcnnBlob) -> Array:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from mobilekit import child
 from mobilekit.errors import BundleError, ChildError, UsageError
 from mobilekit.runners.base import RunnerInfo, RunOptions, RunResult
-from mobilekit.runners.blobs import from_blob, to_blob
+from mobilekit.runners.blobs import extracted, from_blobs, to_blob
 
 if TYPE_CHECKING:
     from mobilekit.bundle import Manifest, NcnnArtifact
@@ -58,13 +58,14 @@ class NcnnHostRunner:
                 hint="give each input once, by its ONNX name",
             )
         artifact = self._artifact
+        wanted = extracted(artifact.outputs)
         answer = child.call(
             "mobilekit.runners.ncnn_host:infer",
             {
                 "param": str(self._root / artifact.param),
                 "weights": str(self._root / artifact.bin),
                 "inputs": {b.blob: to_blob(inputs[b.tensor], infos[b.tensor], b) for b in artifact.inputs},
-                "outputs": [blob.blob for blob in artifact.outputs],
+                "outputs": wanted,
                 "depth": artifact.depth,
                 "threads": options.threads,
                 "fp16": options.fp16,
@@ -75,12 +76,9 @@ class NcnnHostRunner:
             what="running the model on the ncnn wheel",
             timeout_s=options.timeout_s,
         )
-        results = {info.name: info for info in self._manifest.outputs}
+        found = dict(zip(wanted, answer["outputs"], strict=True))
         return RunResult(
-            outputs={
-                blob.tensor: from_blob(data, results[blob.tensor], blob)
-                for blob, data in zip(artifact.outputs, answer["outputs"], strict=True)
-            },
+            outputs=from_blobs(found, self._manifest.outputs, artifact.outputs),
             latencies_ns=tuple(answer["latencies_ns"]),
             load_ns=answer["load_ns"],
         )

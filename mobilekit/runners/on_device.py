@@ -14,7 +14,7 @@ from mobilekit.device.store import DEFAULT_QUOTA_BYTES, Store
 from mobilekit.errors import BundleError, DeviceError, UsageError
 from mobilekit.progress import SILENT, Progress
 from mobilekit.runners.base import RunnerInfo, RunOptions, RunResult
-from mobilekit.runners.blobs import from_blob, to_blob
+from mobilekit.runners.blobs import extracted, from_blobs, to_blob
 
 if TYPE_CHECKING:
     from mobilekit.bundle import Bundle
@@ -137,20 +137,16 @@ class DeviceRunner:
         artifact = self._artifact
         report = session.infer(
             {blob.blob: to_blob(inputs[blob.tensor], infos[blob.tensor], blob) for blob in artifact.inputs},
-            [blob.blob for blob in artifact.outputs],
+            extracted(artifact.outputs),
             warmup=options.warmup,
             iterations=options.iterations,
             timeout_s=options.timeout_s,
         )
-        results = {info.name: info for info in manifest.outputs}
-        missing = results.keys() - {blob.tensor for blob in artifact.outputs}
+        missing = {info.name for info in manifest.outputs} - {blob.tensor for blob in artifact.outputs}
         if missing:
             raise BundleError(f"the bundle maps no blob to {sorted(missing)[0]!r}", hint="export the model again")
         return RunResult(
-            outputs={
-                blob.tensor: from_blob(report.outputs[blob.blob], results[blob.tensor], blob)
-                for blob in artifact.outputs
-            },
+            outputs=from_blobs(report.outputs, manifest.outputs, artifact.outputs),
             latencies_ns=report.latencies_ns,
             load_ns=loaded.param_ns + loaded.weights_ns,
             peak_blob_bytes=report.peak_blob_bytes,

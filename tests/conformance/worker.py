@@ -14,7 +14,7 @@ from mobilekit.errors import MobilekitError, UnsupportedModelError, UsageError
 from mobilekit.graph import Graph, Value
 from mobilekit.importers.onnx import load
 from mobilekit.passes import prepare
-from mobilekit.runners.blobs import from_blob, to_blob
+from mobilekit.runners.blobs import extracted, from_blobs, to_blob
 from mobilekit.runners.ncnn_host import infer
 from mobilekit.targets.ncnn import NcnnOptions, NcnnTarget
 
@@ -70,7 +70,7 @@ class Worker:
                     param=str(root / artifact.param),
                     weights=str(root / artifact.bin),
                     inputs=blobs,
-                    outputs=[blob.blob for blob in artifact.outputs],
+                    outputs=extracted(artifact.outputs),
                     depth=artifact.depth,
                     threads=1,
                     fp16=False,
@@ -78,18 +78,16 @@ class Worker:
                     warmup=0,
                     iterations=1,
                 )
-                results = {
-                    blob.tensor: from_blob(data, infos[blob.tensor], blob)
-                    for blob, data in zip(artifact.outputs, answer["outputs"], strict=True)
-                }
+                found = dict(zip(extracted(artifact.outputs), answer["outputs"], strict=True))
+                results = from_blobs(found, infos.values(), artifact.outputs)
             except MobilekitError as error:
                 return {"outcome": "wrong", "reason": f"{type(error).__name__}: {error.message}"}
         if results.keys() != outputs.keys():
             return {"outcome": "wrong", "reason": f"it has the outputs {', '.join(results)}"}
         for name, expected in outputs.items():
-            found = difference(results[name], expected, rtol, atol)
-            if found:
-                return {"outcome": "wrong", "reason": f"output {name}: {found}"}
+            differs = difference(results[name], expected, rtol, atol)
+            if differs:
+                return {"outcome": "wrong", "reason": f"output {name}: {differs}"}
         return {"outcome": "pass", "reason": ""}
 
 

@@ -26,9 +26,8 @@ ParamValue = int | float | Sequence[int] | Sequence[float]
 EXACT_INTEGER = 1 << 24
 _TAKEN = {"float": frozenset[str](), "exact": frozenset({"int32", "int64"})}
 _SAME_ELEMENTS = frozenset({"Cast", "Flatten", "Identity", "Reshape", "Squeeze", "Unsqueeze"})
-_NO_HALF = 1 | 2 | 4
-"""Feature mask: neither fp16 nor bf16, in arithmetic or storage (``src/net.cpp``)."""
 _INTEGERS = frozenset({"int8", "uint8", "int16", "uint16", "int32", "uint32", "int64", "uint64", "bool"})
+_WIDE_INTEGERS = _INTEGERS - {"bool", "int8", "uint8"}
 _FLOATS = frozenset({"float16", "float32", "float64"})
 _TAKEN["any"] = _INTEGERS | _FLOATS
 
@@ -62,6 +61,8 @@ class Layer:
     outputs: list[Blob]
     params: dict[str, ParamValue]
     weights: tuple[Weights, ...] = ()
+    exact: bool = False
+    """It carries whole numbers (or their bits), which half precision would round: it stays in float32 on a device."""
 
 
 @dataclass(eq=False, slots=True)
@@ -72,6 +73,8 @@ class _Storage:
     const: Array | None = None
     label: str = ""
     kind: Literal["float32", "int32"] = "float32"
+    exact: bool = False
+    """One of the tensors that share it holds integers."""
     rows: int = 0
     """Of ids: how many rows the smallest table has that they point into."""
     numbers: _Storage | None = None
@@ -99,6 +102,7 @@ class Emission:
         self._outputs = {id(value) for value in graph.outputs}
         self._names: set[str] = set()
         self._node: Node | None = None
+        self._exact = False
         self._made: dict[str, list[str]] = {}
         self._absorbed: set[int] = set()
         self._counts: dict[str, int] = {}
@@ -145,6 +149,7 @@ class Emission:
             if math.prod(source.dims) != math.prod(dims):
                 raise AssertionError(f"{storage.label}: {source.dims} seen as {dims}")
             blob = self.layer("Reshape", [source], dims, **_size(dims))
+            self._layers[-1].exact |= storage.exact
         storage.views[dims] = blob
         return blob
 
@@ -159,9 +164,8 @@ class Emission:
             return None
         dims = (math.prod(static_shape(value)),)
         if dims not in storage.views:
-            source = next(iter(storage.views.values()))
-            # Bits of integers are no numbers: converted to half precision on the way they would be lost.
-            storage.views[dims] = self.layer("Reshape", [source], dims, **_size(dims), feature_mask=_NO_HALF)
+            storage.views[dims] = self.layer("Reshape", [next(iter(storage.views.values()))], dims, **_size(dims))
+            self._layers[-1].exact = True
         return storage.views[dims]
 
     def _numbers(self, storage: _Storage) -> _Storage:
@@ -169,20 +173,21 @@ class Emission:
         if storage.numbers is None:
             source = next(iter(storage.views.values()))
             count = math.prod(source.dims)
-            flat = source if len(source.dims) == 1 else self.layer(
-                "Reshape", [source], (count,), **_size((count,)), feature_mask=_NO_HALF
-            )  # fmt: skip
+            flat = self.reshape(source, (count,))
             table = np.arange(storage.rows, dtype=np.float32)
             params: dict[str, ParamValue] = {"num_output": 1, "input_dim": storage.rows, "weight_data_size": table.size}
             found = self.layer("Embed", [flat], (count, 1), [Weights((table,), tagged=True, exact=True)], **params)
-            storage.numbers = _Storage({found.dims: found}, label=storage.label)
+            for layer in self._layers[-2:]:
+                layer.exact |= found in layer.outputs or flat in layer.outputs
+            storage.numbers = _Storage({found.dims: found}, label=storage.label, exact=True)
         return storage.numbers
 
     def bind(self, value: Value, blob: Blob) -> None:
         """``blob`` holds ``value`` from now on."""
         if math.prod(blob.dims) != math.prod(static_shape(value)):
             raise AssertionError(f"{value.name}: {static_shape(value)} bound to {blob.dims}")
-        self._storages[id(value)] = _Storage({blob.dims: blob}, label=value.name)
+        exact = self._exact or _is_whole(value)
+        self._storages[id(value)] = _Storage({blob.dims: blob}, label=value.name, exact=exact)
         if blob.tensor is None:
             blob.tensor = value.name
 
@@ -191,6 +196,7 @@ class Emission:
         storage = self.storage(source)
         if storage.const is not None:
             storage = _Storage(const=storage.const, label=value.name)
+        storage.exact |= _is_whole(value)
         self._storages[id(value)] = storage
 
     def groups(self, values: Sequence[Value], isolate: Sequence[int] = (), max_dims: int = 4) -> Groups:
@@ -242,7 +248,7 @@ class Emission:
         label = self._node.label if self._node else "model"
         name = self._fresh(label if not self._made.get(label) else f"{label}/{kind}")
         self._made.setdefault(label, []).append(name)
-        self._layers.append(Layer(kind, name, list(inputs), outputs, dict(params), tuple(weights)))
+        self._layers.append(Layer(kind, name, list(inputs), outputs, dict(params), tuple(weights), self._exact))
         return outputs
 
     def _fresh(self, stem: str) -> str:
@@ -294,8 +300,9 @@ class Emission:
         for node in self.graph.nodes:
             if id(node) not in self._absorbed:
                 self._node = node
+                self._exact = any(_is_whole(value) for value in [*node.inputs, *node.outputs] if value is not None)
                 findings += self._emit(node)
-        self._node = None
+        self._node, self._exact = None, False
         outputs: list[tuple[NcnnBlob, Blob]] = []
         for value in self.graph.outputs:
             try:
@@ -314,50 +321,29 @@ class Emission:
             shape = static_shape(value)
             if math.prod(shape) == 0:
                 raise Refuse("it has no elements", "give it a shape without zeros")
-            groups = natural(shape)
-            if groups is None:
-                raise Refuse(
-                    f"its shape {list(shape)} needs more than ncnn's four dims",
-                    "merge axes of this input in the model",
-                )
+            dims = self.natural_dims(value)
             if value.dtype not in _FLOATS | _INTEGERS:
                 raise Refuse(f"ncnn has no {value.dtype} values", "give the model float32 inputs")
             finding = None
         except Refuse as refusal:
             finding = Finding(value.name, "Input", refusal.reason, refusal.remedy)
-            shape, groups = (1,), ((0,),)
-        dims = dims_of(shape, groups)
         if finding:
             self._placeholder(value)
             return finding, None
         blob = Blob(dims, value.name)
         self._layers.append(Layer("Input", self._fresh(value.name), [], [blob], _size(dims)))
         storage = self._storages[id(value)] = _Storage({dims: blob}, label=value.name)
-        storage.rows = id_rows(value)
+        storage.rows, storage.exact = id_rows(value), _is_whole(value)
         storage.kind = "int32" if storage.rows else "float32"
-        axes = kept_axes(shape, dims)
-        assert axes is not None
-        return None, (NcnnBlob(tensor=value.name, blob=value.name, axes=axes), blob)
+        return None, (_blob_info(value, shape, dims), blob)
 
     def _output(self, value: Value) -> tuple[NcnnBlob, Blob]:
         shape = static_shape(value)
         storage = self.storage(value)
-        for dims in storage.views:
-            axes = kept_axes(shape, dims)
-            if axes is not None:
-                break
-        else:
-            groups = natural(shape)
-            if groups is None:
-                raise Refuse(
-                    f"its shape {list(shape)} needs more than ncnn's four dims",
-                    "merge axes of this output in the model",
-                )
-            dims = dims_of(shape, groups)
-            axes = kept_axes(shape, dims)
-            assert axes is not None
-        blob = self._view(storage, dims)
-        return NcnnBlob(tensor=value.name, blob=value.name, axes=axes, kind=storage.kind), blob
+        fitting = (dims for dims in storage.views if kept_axes(shape, dims) is not None)
+        dims = next(fitting, None) or self.natural_dims(value)
+        info = _blob_info(value, shape, dims)
+        return info.model_copy(update={"kind": storage.kind}), self._view(storage, dims)
 
     def _emit(self, node: Node) -> list[Finding]:
         view = NodeView(node, self.graph.opsets.get(node.domain, 0))
@@ -414,6 +400,17 @@ class Emission:
                 continue
             kind = " and ".join(["float32", *sorted(_TAKEN[entry.data])])
             raise Refuse(f"{value.name!r} is {dtype}; ncnn computes this with {kind} only", "cast it to float32")
+
+
+def _blob_info(value: Value, shape: Dims, dims: Dims) -> NcnnBlob:
+    axes = kept_axes(shape, dims)
+    flat = axes is None
+    return NcnnBlob(tensor=value.name, blob=value.name, axes=axes or (), dims=dims if flat else None)
+
+
+def _is_whole(value: Value) -> bool:
+    """Computed integers; booleans and bytes are exact in half precision too."""
+    return value.const is None and value.dtype in _WIDE_INTEGERS
 
 
 def id_rows(value: Value) -> int:

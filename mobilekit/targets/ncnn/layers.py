@@ -11,7 +11,10 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Literal
 
-__all__ = ["LAYERS", "Param"]
+__all__ = ["FEATURE_MASK", "LAYERS", "Param"]
+
+FEATURE_MASK = 31
+"""The parameter that every layer has: bits that switch features off (``get_masked_option`` in ``src/net.cpp``)."""
 
 FLT_MAX = 3.4028234663852886e38
 
@@ -204,7 +207,7 @@ LAYERS: Mapping[str, Mapping[str, Param]] = MappingProxyType(
         },
         "ReLU": {"slope": _f(0, 0.0)},
         "Reorg": {"stride": _i(0, 1), "mode": _i(1, 0)},
-        "Reshape": {"w": _i(0, -233), "h": _i(1, -233), "d": _i(11, -233), "c": _i(2, -233), "feature_mask": _i(31, 0)},
+        "Reshape": {"w": _i(0, -233), "h": _i(1, -233), "d": _i(11, -233), "c": _i(2, -233)},
         "RMSNorm": {"affine_size": _i(0, 0), "eps": _f(1, 0.001), "affine": _i(2, 1)},
         "RNN": {"num_output": _i(0, 0), "weight_data_size": _i(1, 0), "direction": _i(2, 0)},
         "Scale": {"scale_data_size": _i(0, 0), "bias_term": _i(1, 0)},
@@ -216,6 +219,7 @@ LAYERS: Mapping[str, Mapping[str, Param]] = MappingProxyType(
         "Softmax": {"axis": _i(0, 0), "fixbug0": _i(1, 0)},
         "Softplus": {},
         "Split": {},
+        "Squeeze": {},
         "Swish": {},
         "TanH": {},
         "Tile": {"axis": _i(0, 0), "tiles": _i(1, 1), "repeats": _ints(2)},

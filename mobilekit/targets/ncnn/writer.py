@@ -13,13 +13,13 @@ import hashlib
 import math
 import struct
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import IO, TYPE_CHECKING, Literal
 
 import numpy as np
 
 from mobilekit.targets.ncnn.emit import Blob, Layer, Model, ParamValue, Weights
-from mobilekit.targets.ncnn.layers import LAYERS, Param
+from mobilekit.targets.ncnn.layers import FEATURE_MASK, LAYERS, Param
 
 if TYPE_CHECKING:
     from mobilekit.tensors import Array
@@ -31,6 +31,10 @@ FP16_TAG = 0x01306B47
 FLOAT32_TAG = 0
 NAME_LIMIT_BYTES = 255
 _FP16_MAX = 65504.0
+_NO_HALF = 1 | 2 | 4
+"""Feature mask: neither fp16 nor bf16, in arithmetic or storage."""
+_NEVER_HALF = frozenset({"Input", "MemoryData", "Squeeze"})
+"""What these give is float32 whatever the options."""
 _CHUNK_ELEMENTS = 1 << 20
 
 
@@ -77,19 +81,23 @@ class _Namer:
 def arrange(model: Model) -> Named:
     """Put in ``Split`` layers, name blobs and layers, and measure the depth. Linear in the model's size."""
     readers: dict[int, int] = {}
-    for blob in [blob for layer in model.layers for blob in layer.inputs] + [blob for _, blob in model.outputs]:
+    exact: set[int] = set()
+    widened = list(_widened(model.layers))
+    for layer in widened:
+        exact.update(id(blob) for blob in [*layer.inputs, *layer.outputs] if layer.exact)
+    for blob in [blob for layer in widened for blob in layer.inputs] + [blob for _, blob in model.outputs]:
         readers[id(blob)] = readers.get(id(blob), 0) + 1
 
     layers: list[Layer] = []
     branches: dict[int, Iterator[Blob]] = {}
-    for layer in model.layers:
+    for layer in widened:
         read = [next(branches[id(blob)]) if id(blob) in branches else blob for blob in layer.inputs]
-        layers.append(Layer(layer.type, layer.name, read, layer.outputs, layer.params, layer.weights))
+        layers.append(replace(layer, inputs=read))
         for blob in layer.outputs:
             count = readers.get(id(blob), 0)
             if count > 1:
                 copies = [Blob(blob.dims) for _ in range(count)]
-                layers.append(Layer("Split", f"{layer.name}/Split", [blob], copies, {}))
+                layers.append(Layer("Split", f"{layer.name}/Split", [blob], copies, {}, exact=id(blob) in exact))
                 branches[id(blob)] = iter(copies)
     outputs = tuple(next(branches[id(blob)]) if id(blob) in branches else blob for _, blob in model.outputs)
     inputs = tuple(blob for _, blob in model.inputs)
@@ -129,6 +137,25 @@ def arrange(model: Model) -> Named:
     return Named(tuple(layers), blob_names, layer_names, names, inputs, outputs, depth)
 
 
+def _widened(layers: Iterable[Layer]) -> Iterator[Layer]:
+    """A layer that carries integers takes no half precision, and ncnn does not convert what it reads: a Squeeze of
+    nothing, which knows float32 only, stands before it where that may be half."""
+    wide: set[int] = set()
+    copies: dict[int, Blob] = {}
+    for layer in layers:
+        read = layer.inputs
+        if layer.exact:
+            read = []
+            for blob in layer.inputs:
+                if id(blob) not in wide and id(blob) not in copies:
+                    copies[id(blob)] = copy = Blob(blob.dims)
+                    yield Layer("Squeeze", f"{layer.name}/float32", [blob], [copy], {})
+                read.append(copies.get(id(blob), blob))
+        if layer.exact or layer.type in _NEVER_HALF:
+            wide.update(map(id, layer.outputs))
+        yield replace(layer, inputs=read)
+
+
 def write_param(model: Named, file: IO[str]) -> None:
     """Write the ``.param`` text."""
     blobs = sum(len(layer.outputs) for layer in model.layers)
@@ -155,6 +182,8 @@ def _params(layer: Layer) -> Iterator[str]:
             value = layer.params[name]
             if param.default is None or value != param.default:
                 yield _param(param, value, f"{layer.type}.{name}")
+    if layer.exact:
+        yield f"{FEATURE_MASK}={_NO_HALF}"
 
 
 def _param(param: Param, value: ParamValue, what: str) -> str:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from mobilekit.bundle import NcnnBlob, TensorInfo
+from mobilekit.bundle import NcnnBlob, NcnnRows, TensorInfo
 from mobilekit.errors import UsageError, VerificationError
-from mobilekit.runners.blobs import blob_dims, from_blob, to_blob
+from mobilekit.runners.blobs import blob_dims, extracted, from_blob, from_blobs, to_blob
 
 
 def info(dtype: str, *shape: int) -> TensorInfo:
@@ -80,3 +80,26 @@ def test_an_output_of_another_size_is_an_error() -> None:
 def test_an_integer_output_that_is_none_is_an_error(value: float) -> None:
     with pytest.raises(VerificationError, match="integers"):
         from_blob(np.array([value], np.float32), info("int64", 1), blob(0))
+
+
+def test_rows_past_the_count_are_left_out() -> None:
+    rows = NcnnBlob(tensor="x", blob="x", axes=(0, 1), rows=NcnnRows(axis=0, count="n"))
+    data = np.arange(12, dtype=np.float32).reshape(4, 3)
+    assert extracted([rows, rows]) == ["x", "n"]
+    made = from_blobs({"x": data, "n": np.array([2], np.float32)}, [info("int64", 4, 3)], [rows])
+    np.testing.assert_array_equal(made["x"], data[:2].astype(np.int64))
+
+
+@pytest.mark.parametrize("count", [-1.0, 5.0, 1.5, np.nan, np.inf])
+def test_a_count_that_is_none_is_an_error(count: float) -> None:
+    rows = NcnnBlob(tensor="x", blob="x", axes=(0,), rows=NcnnRows(axis=0, count="n"))
+    with pytest.raises(VerificationError, match="4 at most"):
+        from_blobs({"x": np.zeros(4, np.float32), "n": np.array([count], np.float32)}, [info("float32", 4)], [rows])
+
+
+def test_more_than_four_long_axes_lie_flat() -> None:
+    flat = NcnnBlob(tensor="x", blob="x", axes=(), dims=(32,))
+    array = np.arange(32, dtype=np.float32).reshape(2, 2, 2, 2, 2)
+    there = to_blob(array, info("float32", 2, 2, 2, 2, 2), flat)
+    assert there.shape == (32,)
+    np.testing.assert_array_equal(from_blob(there, info("float32", 2, 2, 2, 2, 2), flat), array)

@@ -17,7 +17,7 @@ from mobilekit.errors import Finding
 from mobilekit.graph import Graph
 from mobilekit.importers.onnx import load
 from mobilekit.passes import prepare
-from mobilekit.runners.blobs import from_blob, to_blob
+from mobilekit.runners.blobs import extracted, from_blobs, to_blob
 from mobilekit.runners.ncnn_host import infer
 from mobilekit.targets.ncnn import NcnnOptions, NcnnTarget
 
@@ -79,7 +79,7 @@ def run_ncnn(proto: onnx.ModelProto, inputs: Arrays, **options: Any) -> tuple[di
             param=str(folder / "model.param"),
             weights=str(folder / "model.bin"),
             inputs={b.blob: to_blob(inputs[b.tensor], infos[b.tensor], b) for b in artifact.inputs},
-            outputs=[b.blob for b in artifact.outputs],
+            outputs=extracted(artifact.outputs),
             depth=artifact.depth,
             threads=1,
             fp16=False,
@@ -88,8 +88,8 @@ def run_ncnn(proto: onnx.ModelProto, inputs: Arrays, **options: Any) -> tuple[di
             iterations=1,
         )
         text = (folder / "model.param").read_text()
-    found = zip(artifact.outputs, answer["outputs"], strict=True)
-    return {blob.tensor: from_blob(data, infos[blob.tensor], blob) for blob, data in found}, text
+    found = dict(zip(extracted(artifact.outputs), answer["outputs"], strict=True))
+    return from_blobs(found, infos.values(), artifact.outputs), text
 
 
 def run_ort(proto: onnx.ModelProto, inputs: Arrays) -> dict[str, np.ndarray]:
