@@ -14,11 +14,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Annotated, Literal
-
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from mobilekit.errors import BundleError
 from mobilekit.preprocess import Preprocess
@@ -48,29 +48,46 @@ __all__ = [
 
 SCHEMA_VERSION = "1.0"
 
-
-def _safe(path: str) -> str:
-    pure = PurePosixPath(path)
-    if pure.is_absolute() or ".." in pure.parts or not pure.parts or "\0" in path or "\\" in path:
-        raise ValueError(f"unsafe path {path!r}")
-    return str(pure)
+_SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
-SafePath = Annotated[str, AfterValidator(_safe)]
-"""A relative path inside the bundle: no ``..``, not absolute."""
+def _check(right: bool, message: str) -> None:
+    if not right:
+        raise ValueError(message)
 
 
-class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+def _check_paths(*paths: str | None) -> None:
+    """Relative paths inside the bundle: no ``..``, not absolute, in their plainest form."""
+    for path in paths:
+        if path is not None:
+            pure = PurePosixPath(path)
+            inside = not pure.is_absolute() and ".." not in pure.parts and bool(pure.parts)
+            _check(inside and "\0" not in path and "\\" not in path and str(pure) == path, f"unsafe path {path!r}")
 
 
-class FileEntry(_Frozen):
-    path: SafePath
-    size_bytes: int = Field(ge=0)
-    sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+class _Strict:
+    """The parts of a manifest: plain frozen dataclasses, so that writing one needs no pydantic (0.13 s to import).
+
+    What is read from a file is held against their types by pydantic, and unknown fields are refused there.
+    """
+
+    __pydantic_config__: ClassVar[Mapping[str, str]] = {"extra": "forbid"}
 
 
-class TensorInfo(_Frozen):
+@dataclass(frozen=True, kw_only=True)
+class FileEntry(_Strict):
+    path: str
+    size_bytes: int
+    sha256: str
+
+    def __post_init__(self) -> None:
+        _check_paths(self.path)
+        _check(self.size_bytes >= 0, f"a negative size of {self.path}")
+        _check(_SHA256.fullmatch(self.sha256) is not None, f"{self.sha256!r} is no sha256")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TensorInfo(_Strict):
     """A model input or output as exported: ONNX name, numpy dtype name, fixed shape.
 
     ``limit``: the integers of this input point into a table of so many rows; ``None`` where they do not.
@@ -82,7 +99,8 @@ class TensorInfo(_Frozen):
     limit: int | None = None
 
 
-class FixedInput(_Frozen):
+@dataclass(frozen=True, kw_only=True)
+class FixedInput(_Strict):
     """An input of the original model that was fixed to the array in ``file`` (``.npy``) before conversion.
 
     The converted model does not have it; ONNX Runtime is given it with every run of the original.
@@ -91,20 +109,28 @@ class FixedInput(_Frozen):
     name: str
     dtype: str
     shape: tuple[int, ...]
-    file: SafePath
+    file: str
+
+    def __post_init__(self) -> None:
+        _check_paths(self.file)
 
 
-class NcnnRows(_Frozen):
+@dataclass(frozen=True, kw_only=True)
+class NcnnRows(_Strict):
     """An output whose length along ``axis`` depends on data: the blob ``count`` holds it, one float32 number.
 
     The shape that :class:`TensorInfo` gives is the upper bound; elements past the count mean nothing.
     """
 
-    axis: int = Field(ge=0)
+    axis: int
     count: str
 
+    def __post_init__(self) -> None:
+        _check(self.axis >= 0, "a negative axis")
 
-class NcnnBlob(_Frozen):
+
+@dataclass(frozen=True, kw_only=True)
+class NcnnBlob(_Strict):
     """How an ONNX tensor stands in the ncnn model.
 
     ``axes`` are the ONNX axes that ncnn keeps, in order; all others have size 1 (the batch axis, as a rule), so the
@@ -122,44 +148,64 @@ class NcnnBlob(_Frozen):
     rows: NcnnRows | None = None
 
 
-class NcnnArtifact(_Frozen):
-    param: SafePath
-    bin: SafePath
+@dataclass(frozen=True, kw_only=True)
+class NcnnArtifact(_Strict):
+    """The ncnn model. ``depth``: the longest chain of layers, ncnn recurses that deep. ``names``: escaped blob name ->
+    ONNX tensor name; ``nodes``: ONNX node -> ncnn layer names."""
+
+    param: str
+    bin: str
     precision: Literal["fp32", "fp16"]
     inputs: tuple[NcnnBlob, ...]
     outputs: tuple[NcnnBlob, ...]
-    layers: int = Field(ge=0)
-    depth: int = Field(ge=0, description="longest chain of layers; ncnn recurses that deep")
-    custom_layers: tuple[str, ...] = ()
-    names: dict[str, str] = Field(default_factory=dict, description="escaped blob name -> ONNX tensor name")
-    nodes: dict[str, tuple[str, ...]] = Field(default_factory=dict, description="ONNX node -> ncnn layer names")
+    layers: int
+    depth: int
     ncnn_version: str
+    custom_layers: tuple[str, ...] = ()
+    names: dict[str, str] = field(default_factory=dict)
+    nodes: dict[str, tuple[str, ...]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        _check_paths(self.param, self.bin)
+        _check(self.layers >= 0 and self.depth >= 0, "a negative count of layers")
 
 
-class ModelInfo(_Frozen):
+@dataclass(frozen=True, kw_only=True)
+class ModelInfo(_Strict):
     """What was exported. ``id`` is the zoo id, or the file's stem."""
 
     id: str
-    file: SafePath
+    file: str
     sha256: str
     opset: int
     license: str = ""
     producer: str = ""
 
+    def __post_init__(self) -> None:
+        _check_paths(self.file)
 
-class Manifest(_Frozen):
-    schema_version: str = SCHEMA_VERSION
+
+@dataclass(frozen=True, kw_only=True)
+class Manifest(_Strict):
     mobilekit_version: str
     model: ModelInfo
     inputs: tuple[TensorInfo, ...]
     outputs: tuple[TensorInfo, ...]
+    schema_version: str = SCHEMA_VERSION
     fixed: tuple[FixedInput, ...] = ()
     ncnn: NcnnArtifact | None = None
     preprocess: Preprocess | None = None
-    labels: SafePath | None = None
+    labels: str | None = None
     task: str = ""
     verified: bool = False
     files: tuple[FileEntry, ...] = ()
+
+    def __post_init__(self) -> None:
+        _check_paths(self.labels)
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON-able values."""
+        return asdict(self)
 
 
 MANIFEST = "manifest.json"
@@ -218,8 +264,8 @@ def file_entries(root: Path) -> tuple[FileEntry, ...]:
 
 def write_manifest(root: Path, manifest: Manifest) -> Manifest:
     """Complete ``manifest`` with the files found below ``root`` and write it there, in canonical form."""
-    complete = manifest.model_copy(update={"files": file_entries(root)})
-    text = json.dumps(complete.model_dump(mode="json"), indent=1, sort_keys=True, ensure_ascii=False)
+    complete = replace(manifest, files=file_entries(root))
+    text = json.dumps(complete.to_json(), indent=1, sort_keys=True, ensure_ascii=False)
     (root / MANIFEST).write_text(text + "\n", encoding="utf-8")
     return complete
 
@@ -230,6 +276,8 @@ def open_bundle(path: Path, *, check: bool = True) -> Bundle:
     Refuses a newer major schema, unknown fields, unsafe paths, symlinks, files of another size, and (with ``check``)
     of another sha256. Raises :class:`BundleError`.
     """
+    from pydantic import TypeAdapter, ValidationError
+
     file = path / MANIFEST
     hint = "make it with: mobilekit export MODEL --target ncnn -o DIR"
     if not path.exists():
@@ -250,7 +298,7 @@ def open_bundle(path: Path, *, check: bool = True) -> Bundle:
             hint="pip install -U mobilekit",
         )
     try:
-        manifest = Manifest.model_validate_json(json.dumps(raw))
+        manifest = TypeAdapter(Manifest).validate_json(json.dumps(raw))
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])

@@ -13,10 +13,10 @@ from __future__ import annotations
 
 import math
 import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
-
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from mobilekit.errors import UsageError
 
@@ -33,7 +33,8 @@ _FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 _MAX_PIXELS = 100_000_000
 
 
-class Preprocess(BaseModel):
+@dataclass(frozen=True, kw_only=True)
+class Preprocess:
     """How a picture becomes the tensor ``input`` (its ONNX name; empty: the model's only input).
 
     ``resize``, for an input of ``H`` x ``W``:
@@ -50,30 +51,34 @@ class Preprocess(BaseModel):
     channel in the order ``color`` gives; one number stands for all channels. ``pad_value`` is a pixel value too.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    __pydantic_config__: ClassVar[Mapping[str, str]] = {"extra": "forbid"}
 
     input: str = ""
     layout: Literal["NCHW", "NHWC"] = "NCHW"
     color: Literal["RGB", "BGR", "GRAY"] = "RGB"
     resize: Literal["stretch", "shorter", "letterbox", "height"] = "stretch"
-    resize_to: int | None = Field(default=None, ge=1, le=65536)
+    resize_to: int | None = None
     interpolation: Literal["nearest", "bilinear", "bicubic"] = "bilinear"
     anchor: Literal["center", "top-left"] = "center"
-    pad_value: float = Field(default=114, ge=0, le=255)
-    scale: float = Field(default=1.0, allow_inf_nan=False)
+    pad_value: float = 114.0
+    scale: float = 1.0
     mean: tuple[float, ...] = (0.0, 0.0, 0.0)
     std: tuple[float, ...] = (1.0, 1.0, 1.0)
 
-    @model_validator(mode="after")
-    def _consistent(self) -> Preprocess:
+    def __post_init__(self) -> None:
         for name, values in (("mean", self.mean), ("std", self.std)):
             if len(values) not in (1, 3) or not all(math.isfinite(value) for value in values):
                 raise ValueError(f"{name} must be one finite number, or three")
         if 0 in self.std:
             raise ValueError("std must not be zero")
+        if not math.isfinite(self.scale):
+            raise ValueError("scale must be a finite number")
+        if not 0 <= self.pad_value <= 255:
+            raise ValueError("pad_value must lie between 0 and 255")
+        if self.resize_to is not None and not 1 <= self.resize_to <= 65536:
+            raise ValueError("resize_to must lie between 1 and 65536")
         if self.resize_to is not None and self.resize != "shorter":
             raise ValueError("resize_to belongs to resize = 'shorter' only")
-        return self
 
 
 def load_picture(path: Path, spec: Preprocess, shape: tuple[int, ...], dtype: str = "float32") -> Array:

@@ -73,7 +73,7 @@ def export(
         print_json(
             {
                 "bundle": str(report.bundle),
-                "manifest": report.manifest.model_dump(mode="json"),
+                "manifest": report.manifest.to_json(),
                 "errors": {
                     name: {"relative_l2": e.relative_l2, "max_abs": e.max_abs} for name, e in report.errors.items()
                 },

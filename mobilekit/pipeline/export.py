@@ -7,7 +7,7 @@ import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -101,13 +101,13 @@ def export_model(
         with clock("bundle"):
             _copy_source(source, temporary / "source")
             manifest = _manifest(graph, source, resolved, options, temporary)
-            manifest = manifest.model_copy(update={"ncnn": artifact})
+            manifest = replace(manifest, ncnn=artifact)
         errors: Mapping[str, TensorError] = {}
         if options.verify:
             with clock("verify"):
                 progress.step("verifying against ONNX Runtime")
                 errors, verified = _verify(temporary, manifest, source, options, progress)
-                manifest = manifest.model_copy(update={"verified": verified})
+                manifest = replace(manifest, verified=verified)
         with clock("bundle"):
             from mobilekit.bundle import RUN, write_manifest
 
@@ -234,12 +234,12 @@ def _read_labels(path: Path | None, outputs: tuple[TensorInfo, ...]) -> tuple[st
 def _read_preprocess(path: Path) -> Preprocess:
     import tomllib
 
-    from pydantic import ValidationError
+    from pydantic import TypeAdapter, ValidationError
 
     from mobilekit.preprocess import Preprocess
 
     try:
-        return Preprocess.model_validate(tomllib.loads(path.read_text("utf-8")))
+        return TypeAdapter(Preprocess).validate_python(tomllib.loads(path.read_text("utf-8")))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, ValidationError) as error:
         raise UsageError(f"cannot read the preprocessing {path}: {error}", hint="see docs/zoo.md") from error
 

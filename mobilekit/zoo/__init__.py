@@ -5,15 +5,17 @@ A zoo id works wherever a model path does, through :func:`resolve`.
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from mobilekit.errors import UsageError
 from mobilekit.paths import data_dir
 from mobilekit.progress import SILENT, Progress
-from mobilekit.zoo.entry import FileSource, Labels, PypiSource, UrlSource, ZooEntry, entry_ids, load_entry
+
+if TYPE_CHECKING:
+    from mobilekit.zoo.entry import FileSource, Labels, PypiSource, UrlSource, ZooEntry
 
 __all__ = [
     "FileSource",
@@ -30,6 +32,17 @@ __all__ = [
     "list_entries",
     "resolve",
 ]
+
+_FROM_ENTRY = frozenset({"FileSource", "Labels", "PypiSource", "UrlSource", "ZooEntry"})
+
+
+def __getattr__(name: str) -> Any:
+    """The classes of an entry: imported when asked for, since a model that is a plain file needs none of them."""
+    if name in _FROM_ENTRY:
+        from mobilekit.zoo import entry
+
+        return getattr(entry, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,11 +67,15 @@ class ResolvedModel:
 
 def list_entries() -> tuple[ZooEntry, ...]:
     """Every entry, by id: those of the folder ``$MOBILEKIT_ZOO`` and those that ship with mobilekit."""
+    from mobilekit.zoo.entry import entry_ids
+
     return tuple(find_entry(id_) for id_ in entry_ids())
 
 
 def find_entry(id_: str) -> ZooEntry:
     """The entry called ``id_``; :class:`UsageError` with the closest ids where there is none."""
+    from mobilekit.zoo.entry import load_entry
+
     entry = load_entry(id_)
     if entry is None:
         raise UsageError(f"there is no zoo model {id_!r}", hint=_suggest(id_))
@@ -74,6 +91,8 @@ def resolve(ref: str, progress: Progress = SILENT) -> ResolvedModel:
     path = Path(ref)
     if path.is_file():
         return ResolvedModel(path.stem, path)
+    from mobilekit.zoo.entry import load_entry
+
     if load_entry(ref) is not None:
         return fetch(ref, progress)
     if path.is_dir():
@@ -118,6 +137,10 @@ def demo_picture() -> Path:
 
 
 def _suggest(ref: str) -> str:
+    import difflib
+
+    from mobilekit.zoo.entry import entry_ids
+
     near = difflib.get_close_matches(ref.lower(), entry_ids(), n=3, cutoff=0.5)
     known = "`mobilekit zoo list` shows all models"
     return f"did you mean {' or '.join(near)}? {known}" if near else known

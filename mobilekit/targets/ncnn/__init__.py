@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -66,11 +66,10 @@ class NcnnTarget:
             bin="ncnn/model.bin",
             precision=options.precision,
             inputs=tuple(
-                info.model_copy(update={"blob": named.name(blob)})
-                for (info, _), blob in zip(model.inputs, named.inputs, strict=True)
+                replace(info, blob=named.name(blob)) for (info, _), blob in zip(model.inputs, named.inputs, strict=True)
             ),
             outputs=tuple(
-                info.model_copy(update={"blob": named.name(blob)})
+                replace(info, blob=named.name(blob))
                 for (info, _), blob in zip(model.outputs, named.outputs, strict=True)
             ),
             layers=len(named.layers),

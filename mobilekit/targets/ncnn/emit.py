@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -310,7 +310,7 @@ class Emission:
             except Refuse as refusal:
                 findings.append(Finding(value.name, "Output", refusal.reason, refusal.remedy))
         final = [
-            (info.model_copy(update={"kind": self._storages[id(value)].kind}), blob)
+            (replace(info, kind=self._storages[id(value)].kind), blob)
             for value, (info, blob) in zip(self.graph.inputs, inputs, strict=False)
         ]
         nodes = {label: tuple(names) for label, names in self._made.items() if label != "model"}
@@ -343,7 +343,7 @@ class Emission:
         fitting = (dims for dims in storage.views if kept_axes(shape, dims) is not None)
         dims = next(fitting, None) or self.natural_dims(value)
         info = _blob_info(value, shape, dims)
-        return info.model_copy(update={"kind": storage.kind}), self._view(storage, dims)
+        return replace(info, kind=storage.kind), self._view(storage, dims)
 
     def _emit(self, node: Node) -> list[Finding]:
         view = NodeView(node, self.graph.opsets.get(node.domain, 0))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -99,7 +100,7 @@ def test_a_misshapen_input(root: Path, manifest: bundle.Manifest) -> None:
 
 def test_a_bundle_without_ncnn(root: Path, manifest: bundle.Manifest) -> None:
     with pytest.raises(UsageError, match="no ncnn model"):
-        NcnnHostRunner(root, manifest.model_copy(update={"ncnn": None}))
+        NcnnHostRunner(root, replace(manifest, ncnn=None))
 
 
 @pytest.mark.parametrize("damage", ["param", "missing"])
