@@ -30,6 +30,10 @@ def export(
         Path | None, typer.Option(help="How a picture becomes the input: a TOML file (docs/zoo.md).")
     ] = None,
     verify: Annotated[bool, typer.Option(help="Hold the result against ONNX Runtime before it is written.")] = True,
+    verify_passes: Annotated[
+        bool,
+        typer.Option("--verify-passes", help="Hold every rewrite against ONNX Runtime; names the wrong one. Slow."),
+    ] = False,
     simplify: Annotated[bool, typer.Option(help="Run onnxsim first.")] = True,
     seed: Annotated[int, typer.Option(help="Seed of the inputs that verification uses.")] = 0,
     samples: Annotated[int, typer.Option(min=1, help="How many seeded inputs verification uses.")] = 2,
@@ -62,6 +66,7 @@ def export(
         preprocess=preprocess,
         simplify=simplify,
         verify=verify,
+        verify_passes=verify_passes,
         seed=seed,
         samples=samples,
         replace=force,

@@ -37,6 +37,7 @@ from mobilekit.progress import SILENT, Progress
 if TYPE_CHECKING:
     from mobilekit.graph import Graph
     from mobilekit.importers.onnx import SourceModel
+    from mobilekit.passes.verify import PassVerifier
 
 __all__ = ["CANONICAL_OPSET", "prepare"]
 
@@ -49,12 +50,14 @@ def prepare(
     *,
     simplify: bool = True,
     progress: Progress = SILENT,
+    verifier: PassVerifier | None = None,
 ) -> Graph:
     """A legalised graph with static shapes.
 
     ``shapes`` fixes the symbolic axes of inputs by name. Raises ``UsageError`` where a shape does not fit or one is
     missing, ``ModelError`` where the model is malformed, ``UnsupportedModelError`` where a shape depends on data.
-    ``simplify=False`` leaves out onnxsim (our own folding and rules still run).
+    ``simplify=False`` leaves out onnxsim (our own folding and rules still run). ``verifier`` holds each rewrite
+    against ONNX Runtime (:mod:`mobilekit.passes.verify`) and raises ``VerificationError``.
     """
     from mobilekit.importers.convert import from_proto
     from mobilekit.passes import infer
@@ -66,14 +69,22 @@ def prepare(
     shaping.fix_inputs(graph, shapes, progress)
     infer.infer(graph, target_opset=CANONICAL_OPSET)
     infer.require_static(graph)
+    if verifier is not None:
+        verifier.begin(model, graph)
     if others := single_precision(graph):
+        if verifier is not None:
+            verifier.stage("single precision", graph, halves=bool(others - {"float64"}))
         progress.note(f"the model computes in {', '.join(sorted(others))}; the converted one does in float32")
-    legalise(graph)
+    legalise(graph, verifier)
     if simplify:
         from mobilekit.passes.simplify import simplify as run_onnxsim
 
         simplified = run_onnxsim(graph, progress)
         if simplified is not graph:
             graph = simplified
-            legalise(graph)
+            if verifier is not None:
+                verifier.stage("onnxsim", graph)
+            legalise(graph, verifier)
+    if verifier is not None:
+        verifier.finish(graph)
     return graph

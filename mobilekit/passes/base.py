@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import numpy as np
 
 from mobilekit.graph import Graph, Node, Value
 from mobilekit.passes.infer import Schemas, infer_node
+
+if TYPE_CHECKING:
+    from mobilekit.passes.verify import PassVerifier
 
 __all__ = ["ContractError", "Edit", "Refusal", "Rule", "apply_rules", "scalar"]
 
@@ -65,6 +68,7 @@ class Edit:
     graph: Graph
     refusals: list[Refusal] = field(default_factory=list)
     fired: dict[str, int] = field(default_factory=dict)
+    verifier: PassVerifier | None = None
 
     def constant(self, stem: str, data: Any, dtype: str | None = None) -> Value:
         return self.graph.constant(stem, np.asarray(data, dtype=dtype))
@@ -84,9 +88,12 @@ def scalar(value: Value | None) -> float | None:
     return float(value.const.reshape(-1)[0])
 
 
-def apply_rules(graph: Graph, rules: Sequence[Rule[Any]]) -> Edit:
-    """Apply ``rules`` until none fires. A round is linear in nodes; what a rewrite made is looked at again at once."""
-    edit = Edit(graph)
+def apply_rules(graph: Graph, rules: Sequence[Rule[Any]], verifier: PassVerifier | None = None) -> Edit:
+    """Apply ``rules`` until none fires. A round is linear in nodes; what a rewrite made is looked at again at once.
+
+    ``verifier`` is told of each rewrite.
+    """
+    edit = Edit(graph, verifier=verifier)
     by_op: dict[str, list[Rule[Any]]] = {}
     for rule in rules:
         for op in rule.ops:
@@ -157,11 +164,15 @@ def _apply(graph: Graph, node: Node, rule: Rule[Any], edit: Edit, schemas: Schem
             return None
         if (old.dtype, old.shape) != (made.dtype, made.shape):
             raise ContractError(f"rule {rule.name} at {node.label}: {old} was replaced by {made}")
+        if edit.verifier is not None:
+            edit.verifier.same(f"rule {rule.name}", node.label, old, made)
         graph.replace_value(old, made)
         graph.remove(node)
         made = []
     else:
         _swap(graph, node, made, rule, schemas)
+        if edit.verifier is not None:
+            edit.verifier.rewrite(f"rule {rule.name}", node.label, made, graph.opset)
     _drop_unread(graph, node.inputs)
     edit.fired[rule.name] = edit.fired.get(rule.name, 0) + 1
     return made

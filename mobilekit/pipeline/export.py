@@ -6,7 +6,7 @@ import json
 import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -18,11 +18,12 @@ from mobilekit.progress import SILENT, Progress
 if TYPE_CHECKING:
     from mobilekit.bundle import Manifest, TensorInfo
     from mobilekit.errors import Finding
-    from mobilekit.graph import Graph
+    from mobilekit.graph import Graph, Value
     from mobilekit.importers.onnx import SourceModel
     from mobilekit.metrics.tensors import TensorError
+    from mobilekit.passes.verify import PassVerifier
     from mobilekit.preprocess import Preprocess
-    from mobilekit.tensors import FixedValue
+    from mobilekit.tensors import Array, FixedValue
     from mobilekit.zoo import ResolvedModel
 
 __all__ = ["ExportOptions", "ExportReport", "export_model"]
@@ -37,7 +38,8 @@ class ExportOptions:
     arithmetic a device may use; ``labels`` is a text file, one class a line, and ``preprocess`` a TOML file with the
     fields of :class:`~mobilekit.preprocess.Preprocess` (a zoo entry brings its own). ``verify=False`` is recorded in
     the manifest; ``seed`` and ``samples`` say what verification feeds the model.
-    ``replace`` allows to overwrite a folder that is no bundle.
+    ``replace`` allows to overwrite a folder that is no bundle. ``verify_passes`` holds every rewrite against ONNX
+    Runtime, to find the rule behind a wrong result: slow, and it keeps every tensor of the model in memory.
     """
 
     precision: Literal["fp32", "fp16"] = "fp32"
@@ -47,6 +49,7 @@ class ExportOptions:
     preprocess: Path | None = None
     simplify: bool = True
     verify: bool = True
+    verify_passes: bool = False
     seed: int = 0
     samples: int = 2
     replace: bool = False
@@ -88,7 +91,9 @@ def export_model(
         source = load(resolved.path, _fixed(resolved, options))
     with clock("prepare"):
         progress.step("simplifying")
-        graph = prepare(source, _shapes(source, resolved, options), simplify=options.simplify, progress=progress)
+        shapes = _shapes(source, resolved, options)
+        with _pass_verifier(resolved, options) as verifier:
+            graph = prepare(source, shapes, simplify=options.simplify, progress=progress, verifier=verifier)
     # The folder appears only now: a model that cannot be converted leaves no trace.
     target, settings = NcnnTarget(), NcnnOptions(precision=options.precision)
     with clock("check"):
@@ -115,6 +120,23 @@ def export_model(
             run = {"seconds": clock.seconds, "errors": {name: asdict(error) for name, error in errors.items()}}
             (temporary / RUN).write_text(json.dumps(run, indent=1) + "\n")
     return ExportReport(folder, manifest, errors, clock.seconds)
+
+
+def _pass_verifier(
+    resolved: ResolvedModel, options: ExportOptions
+) -> AbstractContextManager[PassVerifier] | AbstractContextManager[None]:
+    """What holds each rewrite against ONNX Runtime on the seeded inputs of verification, where that is wanted."""
+    if not options.verify_passes:
+        return nullcontext()
+    from mobilekit.passes.verify import PassVerifier
+    from mobilekit.validate.inputs import seeded_inputs
+
+    preprocess = _preprocess(resolved, options)
+
+    def feeds(values: Sequence[Value]) -> Mapping[str, Array]:
+        return seeded_inputs([_tensor_info(value) for value in values], seed=options.seed, preprocess=preprocess)
+
+    return PassVerifier(feeds)
 
 
 class _Clock:
@@ -196,7 +218,6 @@ def _manifest(
     labels = _read_labels(options.labels or resolved.labels, outputs)
     if labels:
         (root / "labels.txt").write_text("".join(f"{label}\n" for label in labels), encoding="utf-8")
-    preprocess = entry.preprocess if entry else None
     fixed = []
     for index, (name, array) in enumerate(source.fixed.items()):
         (root / "fixed").mkdir(exist_ok=True)
@@ -208,7 +229,7 @@ def _manifest(
         inputs=tuple(_tensor_info(value) for value in graph.inputs),
         outputs=outputs,
         fixed=tuple(fixed),
-        preprocess=_read_preprocess(options.preprocess) if options.preprocess else preprocess,
+        preprocess=_preprocess(resolved, options),
         labels="labels.txt" if labels else None,
         task=entry.task if entry else "classification" if labels else "",
     )
@@ -229,6 +250,12 @@ def _read_labels(path: Path | None, outputs: tuple[TensorInfo, ...]) -> tuple[st
             hint="give one label a line, in the order of the classes",
         )
     return labels
+
+
+def _preprocess(resolved: ResolvedModel, options: ExportOptions) -> Preprocess | None:
+    if options.preprocess:
+        return _read_preprocess(options.preprocess)
+    return resolved.entry.preprocess if resolved.entry else None
 
 
 def _read_preprocess(path: Path) -> Preprocess:

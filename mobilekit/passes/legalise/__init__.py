@@ -8,6 +8,7 @@ from mobilekit.passes.base import Edit, Rule, apply_rules
 
 if TYPE_CHECKING:
     from mobilekit.graph import Graph
+    from mobilekit.passes.verify import PassVerifier
 
 __all__ = ["RULES", "legalise"]
 
@@ -58,12 +59,12 @@ RULES: tuple[Rule[Any], ...] = _rules()
 """In the order in which they are tried at a node."""
 
 
-def legalise(graph: Graph) -> Edit:
+def legalise(graph: Graph, verifier: PassVerifier | None = None) -> Edit:
     """Merge common subexpressions and apply every rule until none fires; says what fired and what was refused."""
     from mobilekit.passes.legalise.cse import merge_common
 
-    merge_common(graph)
-    edit = apply_rules(graph, RULES)
-    if merge_common(graph):
-        edit = apply_rules(graph, RULES)
+    merge_common(graph, verifier)
+    edit = apply_rules(graph, RULES, verifier)
+    if merge_common(graph, verifier):
+        edit = apply_rules(graph, RULES, verifier)
     return edit

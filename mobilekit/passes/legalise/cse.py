@@ -10,6 +10,7 @@ from mobilekit.passes.evaluate import RANDOM
 
 if TYPE_CHECKING:
     from mobilekit.graph import Graph, Node, Value
+    from mobilekit.passes.verify import PassVerifier
 
 __all__ = ["merge_common"]
 
@@ -17,7 +18,7 @@ _SMALL = 64
 """Constants of at most so many elements are compared by value, larger ones by identity."""
 
 
-def merge_common(graph: Graph) -> int:
+def merge_common(graph: Graph, verifier: PassVerifier | None = None) -> int:
     """Merge equal nodes in one walk, linear in nodes; how many went. Graph outputs keep a node of their own."""
     seen: dict[Any, Node] = {}
     gone: list[Node] = []
@@ -32,6 +33,8 @@ def merge_common(graph: Graph) -> int:
         if len(pairs) != len(node.outputs) or any(graph.is_output(old) for old, _ in pairs):
             continue
         for old, new in pairs:
+            if verifier is not None:
+                verifier.same("merging equal nodes", node.label, old, new)
             graph.replace_value(old, new)
         gone.append(node)
     for node in reversed(gone):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +12,14 @@ import onnx
 import onnxruntime as ort
 from onnx import helper
 
-from mobilekit.graph import Graph
+from mobilekit.graph import Graph, Value
 from mobilekit.importers.convert import to_proto
 from mobilekit.importers.onnx import load
 from mobilekit.passes import prepare
+from mobilekit.passes.verify import PassVerifier
 from tests.models import of_nodes, save
 
-__all__ = ["Node", "assert_same", "ops", "prepared", "random_feeds", "run"]
+__all__ = ["Node", "assert_same", "feeds_of", "ops", "prepared", "random_feeds", "run"]
 
 Node = helper.make_node
 
@@ -30,15 +32,29 @@ def run(model: onnx.ModelProto, feeds: dict[str, Any]) -> list[Any]:
 
 
 def prepared(
-    model: onnx.ModelProto, folder: Path, shapes: dict[str, tuple[int, ...]] | None = None, *, simplify: bool = False
+    model: onnx.ModelProto,
+    folder: Path,
+    shapes: dict[str, tuple[int, ...]] | None = None,
+    *,
+    simplify: bool = False,
+    verify: bool = True,
 ) -> Graph:
-    return prepare(load(save(model, folder / "m.onnx")), shapes or {}, simplify=simplify)
+    """The model prepared, every rewrite on the way held against ONNX Runtime unless ``verify`` is False."""
+    if not verify:
+        return prepare(load(save(model, folder / "m.onnx")), shapes or {}, simplify=simplify)
+    with PassVerifier(feeds_of, isolated=False) as verifier:
+        source = load(save(model, folder / "m.onnx"))
+        return prepare(source, shapes or {}, simplify=simplify, verifier=verifier)
 
 
 def random_feeds(graph: Graph, seed: int = 0) -> dict[str, Any]:
+    return feeds_of(graph.inputs, seed)
+
+
+def feeds_of(values: Sequence[Value], seed: int = 0) -> dict[str, Any]:
     rng = np.random.default_rng(seed)
     feeds = {}
-    for value in graph.inputs:
+    for value in values:
         data = rng.standard_normal(value.shape) * 3
         feeds[value.name] = data.astype(value.dtype)
     return feeds
