@@ -35,6 +35,9 @@ def export(
         typer.Option("--verify-passes", help="Hold every rewrite against ONNX Runtime; names the wrong one. Slow."),
     ] = False,
     simplify: Annotated[bool, typer.Option(help="Run onnxsim first.")] = True,
+    stock_only: Annotated[
+        bool, typer.Option("--stock-only", help="Use no layers but ncnn's own; refuse what they cannot do.")
+    ] = False,
     seed: Annotated[int, typer.Option(help="Seed of the inputs that verification uses.")] = 0,
     samples: Annotated[int, typer.Option(min=1, help="How many seeded inputs verification uses.")] = 2,
     timeout: Annotated[float, typer.Option(min=1, help="Seconds one verification run may take.")] = 600.0,
@@ -65,6 +68,7 @@ def export(
         labels=labels,
         preprocess=preprocess,
         simplify=simplify,
+        stock_only=stock_only,
         verify=verify,
         verify_passes=verify_passes,
         seed=seed,
@@ -94,6 +98,13 @@ def export(
     state = "verified against ONNX Runtime" if report.manifest.verified else tried
     total = sum(report.seconds.values())
     console.print(f"{report.manifest.ncnn.layers} ncnn layers, {state}, {total:.1f} s", markup=False)
+    if own := report.manifest.ncnn.custom_layers:
+        console.print(
+            f"needs our own layers {', '.join(own)}: an app adds mobilekit_layers.h of android-harness/layers;"
+            " --stock-only does without or refuses",
+            markup=False,
+            soft_wrap=True,
+        )
     typer.echo(str(report.bundle))
 
 

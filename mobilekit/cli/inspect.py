@@ -111,7 +111,8 @@ def _show(report: ModelReport) -> None:
         console.print(f"not known: {report.unknown}", markup=False)
     for target in report.targets:
         if target.supported:
-            console.print(f"{target.name}: takes every node", markup=False)
+            own = f" with our own layers {', '.join(target.custom_layers)}" if target.custom_layers else ""
+            console.print(f"{target.name}: takes every node{own}", markup=False)
         elif target.supported is None:
             console.print(f"{target.name}: cannot be told before the shapes are fixed", markup=False)
         else:

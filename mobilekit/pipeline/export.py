@@ -48,6 +48,7 @@ class ExportOptions:
     labels: Path | None = None
     preprocess: Path | None = None
     simplify: bool = True
+    stock_only: bool = False
     verify: bool = True
     verify_passes: bool = False
     seed: int = 0
@@ -95,7 +96,7 @@ def export_model(
         with _pass_verifier(resolved, options) as verifier:
             graph = prepare(source, shapes, simplify=options.simplify, progress=progress, verifier=verifier)
     # The folder appears only now: a model that cannot be converted leaves no trace.
-    target, settings = NcnnTarget(), NcnnOptions(precision=options.precision)
+    target, settings = NcnnTarget(), NcnnOptions(precision=options.precision, stock_only=options.stock_only)
     with clock("check"):
         _refuse_unsupported(target.name, target.check(graph, settings), source)
     with atomic_dir(folder) as temporary:

@@ -21,12 +21,14 @@ __all__ = ["ModelReport", "TargetReport", "inspect_model"]
 
 @dataclass(frozen=True, slots=True)
 class TargetReport:
-    """What a target says. ``supported`` is ``None`` where it cannot be told yet (``reason`` says why)."""
+    """What a target says. ``supported`` is ``None`` where it cannot be told yet (``reason`` says why);
+    ``custom_layers`` are those of our own that an app needs to run the model."""
 
     name: str
     supported: bool | None
     findings: tuple[Finding, ...] = ()
     reason: str = ""
+    custom_layers: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,8 +111,8 @@ def inspect_model(
     for name in wanted:
         if graph is not None:
             progress.step(f"asking {name}")
-            findings = known[name]()(graph)
-            reports.append(TargetReport(name, not findings, findings))
+            found = known[name]()(graph)
+            reports.append(TargetReport(name, not found.findings, found.findings, custom_layers=found.custom_layers))
         else:
             reports.append(TargetReport(name, False if obstacles else None, obstacles, unknown))
     return ModelReport(

@@ -7,19 +7,19 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from mobilekit.errors import Finding
     from mobilekit.graph import Graph
+    from mobilekit.targets.base import Survey
 
 __all__ = ["Check", "targets"]
 
-Check = Callable[["Graph"], "tuple[Finding, ...]"]
-"""A target's ``check`` with its default options."""
+Check = Callable[["Graph"], "Survey"]
+"""A target's ``survey`` with its default options."""
 
 
 def _ncnn() -> Check:
     from mobilekit.targets.ncnn import NcnnOptions, NcnnTarget
 
-    return lambda graph: NcnnTarget().check(graph, NcnnOptions())
+    return lambda graph: NcnnTarget().survey(graph, NcnnOptions())
 
 
 def targets() -> Mapping[str, Callable[[], Check]]:

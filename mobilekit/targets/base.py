@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 
@@ -10,10 +11,19 @@ from mobilekit.errors import Finding
 if TYPE_CHECKING:
     from mobilekit.graph import Graph
 
-__all__ = ["Target"]
+__all__ = ["Survey", "Target"]
 
 OptionsT_contra = TypeVar("OptionsT_contra", contravariant=True)
 ArtifactT_co = TypeVar("ArtifactT_co", covariant=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Survey:
+    """What a target says of a model before anything is written: what it cannot take, and which layers of our own
+    (``android-harness/layers``) an app needs to run it."""
+
+    findings: tuple[Finding, ...]
+    custom_layers: tuple[str, ...] = ()
 
 
 class Target(Protocol, Generic[OptionsT_contra, ArtifactT_co]):

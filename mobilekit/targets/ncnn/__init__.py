@@ -13,15 +13,20 @@ from mobilekit.paths import storage_errors
 if TYPE_CHECKING:
     from mobilekit.bundle import NcnnArtifact
     from mobilekit.graph import Graph
+    from mobilekit.targets.base import Survey
 
 __all__ = ["NcnnOptions", "NcnnTarget"]
 
 
 @dataclass(frozen=True, slots=True)
 class NcnnOptions:
-    """``precision``: how weights are stored; fp16 halves the file, arrays out of fp16's range stay float32."""
+    """``precision``: how weights are stored; fp16 halves the file, arrays out of fp16's range stay float32.
+
+    ``stock_only``: take no layers of our own; what only they can do is refused.
+    """
 
     precision: Literal["fp32", "fp16"] = "fp32"
+    stock_only: bool = False
 
 
 class NcnnTarget:
@@ -29,11 +34,17 @@ class NcnnTarget:
 
     name = "ncnn"
 
-    def check(self, graph: Graph, options: NcnnOptions) -> tuple[Finding, ...]:  # noqa: ARG002 - nothing depends on it
+    def check(self, graph: Graph, options: NcnnOptions) -> tuple[Finding, ...]:
         """Every node that cannot be taken exactly, in graph order; empty where :meth:`build` will succeed."""
+        return self.survey(graph, options).findings
+
+    def survey(self, graph: Graph, options: NcnnOptions) -> Survey:
+        """:meth:`check`'s findings, and which of our own layers :meth:`build` will use."""
+        from mobilekit.targets.base import Survey
         from mobilekit.targets.ncnn.emit import emit
 
-        return emit(graph).findings
+        model = emit(graph, stock_only=options.stock_only)
+        return Survey(model.findings, model.custom_layers)
 
     def build(self, graph: Graph, folder: Path, options: NcnnOptions) -> NcnnArtifact:
         """Write ``model.param`` and ``model.bin`` into ``folder``.
@@ -45,7 +56,7 @@ class NcnnTarget:
         from mobilekit.targets.ncnn.emit import emit
         from mobilekit.targets.ncnn.writer import arrange, write_bin, write_param
 
-        model = emit(graph)
+        model = emit(graph, stock_only=options.stock_only)
         if model.findings:
             count = len(model.findings)
             raise UnsupportedModelError(
@@ -74,6 +85,7 @@ class NcnnTarget:
             ),
             layers=len(named.layers),
             depth=named.depth,
+            custom_layers=model.custom_layers,
             names=named.names,
             nodes={label: tuple(layer_name[name] for name in names) for label, names in model.nodes.items()},
             ncnn_version=version("ncnn"),

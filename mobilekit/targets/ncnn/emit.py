@@ -11,7 +11,7 @@ import numpy as np
 
 from mobilekit.bundle import NcnnBlob
 from mobilekit.errors import Finding
-from mobilekit.targets.ncnn.layers import LAYERS
+from mobilekit.targets.ncnn.layers import LAYERS, OWN_LAYERS
 from mobilekit.targets.ncnn.layout import Dims, Groups, dims_of, kept_axes, match, merged, natural, unique
 from mobilekit.targets.ncnn.node import NodeView, Refuse, static_shape
 from mobilekit.targets.ncnn.registry import REGISTRY, Entry
@@ -91,12 +91,18 @@ class Model:
     nodes: dict[str, tuple[str, ...]]
     findings: tuple[Finding, ...]
 
+    @property
+    def custom_layers(self) -> tuple[str, ...]:
+        """The types of our own layers among them."""
+        return tuple(sorted({layer.type for layer in self.layers if layer.type in OWN_LAYERS}))
+
 
 class Emission:
     """What an emitter writes to: layers, and which blob holds which ONNX tensor."""
 
-    def __init__(self, graph: Graph) -> None:
+    def __init__(self, graph: Graph, *, stock_only: bool = False) -> None:
         self.graph = graph
+        self.stock_only = stock_only
         self._layers: list[Layer] = []
         self._storages: dict[int, _Storage] = {}
         self._outputs = {id(value) for value in graph.outputs}
@@ -248,8 +254,20 @@ class Emission:
         label = self._node.label if self._node else "model"
         name = self._fresh(label if not self._made.get(label) else f"{label}/{kind}")
         self._made.setdefault(label, []).append(name)
-        self._layers.append(Layer(kind, name, list(inputs), outputs, dict(params), tuple(weights), self._exact))
+        self._layers.append(
+            Layer(kind, name, list(inputs), outputs, dict(params), tuple(weights), self._exact or kind in OWN_LAYERS)
+        )
         return outputs
+
+    def own(self, kind: str, inputs: Sequence[Blob], dims: Sequence[Dims], /, **params: ParamValue) -> list[Blob]:
+        """One of our own layers. It takes its inputs in whatever dims they have."""
+        if self.stock_only:
+            raise Refuse(
+                f"only our own layer {kind} does this, and --stock-only leaves it out",
+                "export without --stock-only and add mobilekit_layers.h of android-harness/layers to the app",
+            )
+        shapes = {f"dims{index}": each for index, each in enumerate(dims) if len(each) > 1}
+        return self.layers(kind, inputs, dims, **params, **shapes)
 
     def _fresh(self, stem: str) -> str:
         name = stem
@@ -438,11 +456,11 @@ def is_table(array: Array, axis: int) -> bool:
     return axis in (0, -array.ndim) and array.ndim >= 2 and array.dtype.kind == "f"
 
 
-def emit(graph: Graph) -> Model:
+def emit(graph: Graph, *, stock_only: bool = False) -> Model:
     """Walk ``graph``; never raises for what it cannot take, but lists it in ``findings``."""
     import mobilekit.targets.ncnn.ops  # noqa: F401 - fills the registry
 
-    return Emission(graph).run()
+    return Emission(graph, stock_only=stock_only).run()
 
 
 def _size(dims: Dims) -> dict[str, ParamValue]:

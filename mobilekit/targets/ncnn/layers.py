@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Literal
 
-__all__ = ["FEATURE_MASK", "LAYERS", "Param"]
+__all__ = ["FEATURE_MASK", "LAYERS", "OWN_LAYERS", "Param"]
 
 FEATURE_MASK = 31
 """The parameter that every layer has: bits that switch features off (``get_masked_option`` in ``src/net.cpp``)."""
@@ -93,8 +93,80 @@ _POOL_2D = {
 }
 _SIZE = {"w": _i(0, 0), "h": _i(1, 0), "d": _i(11, 0), "c": _i(2, 0)}
 
+_RUN = {"outer": _i(0, 1), "axis": _i(1, 1), "inner": _i(2, 1)}
+_BROADCAST = {"a": _ints(10), "b": _ints(11)}
+_OWN_POOL = {
+    "planes": _i(0, 0),
+    "spatial": _ints(10),
+    "kernel": _ints(11),
+    "strides": _ints(12),
+    "pads": _ints(13),
+    "result": _ints(14),
+    "dilations": _ints(15),
+}
+_OWN: dict[str, dict[str, Param]] = {
+    "MkArg": {**_RUN, "largest": _i(3, 1), "select_last_index": _i(4, 0)},
+    "MkCumSum": {**_RUN, "exclusive": _i(3, 0), "reverse": _i(4, 0), "product": _i(5, 0)},
+    "MkDiv": {**_BROADCAST, "truncate": _i(3, 0)},
+    "MkFloat32": {},
+    "MkGather": _RUN,
+    "MkGatherElements": {"data": _ints(10), "positions": _ints(11), "axis": _i(12, 0)},
+    "MkGatherND": {"batch": _i(0, 1), "inner": _i(2, 1), "sizes": _ints(10)},
+    "MkLpPool": {**_OWN_POOL, "p": _i(3, 2)},
+    "MkMaxPoolIndices": {**_OWN_POOL, "storage_order": _i(3, 0)},
+    "MkMod": {**_BROADCAST, "fmod": _i(3, 0)},
+    "MkNonMaxSuppression": {
+        "batch": _i(0, 1),
+        "classes": _i(1, 1),
+        "boxes": _i(2, 0),
+        "max_output_boxes_per_class": _i(3, 0),
+        "iou_threshold": _f(4, 0.0),
+        "score_threshold": _f(5, 0.0),
+        "has_score_threshold": _i(6, 0),
+        "center_point_box": _i(7, 0),
+        "bound": _i(8, 0),
+    },
+    "MkNonZero": {"bound": _i(3, 0), "shape": _ints(10)},
+    "MkPow": _BROADCAST,
+    "MkRoiAlignMax": {
+        "batch": _i(0, 1),
+        "channels": _i(1, 0),
+        "height": _i(2, 0),
+        "width": _i(3, 0),
+        "output_height": _i(4, 0),
+        "output_width": _i(5, 0),
+        "sampling_ratio": _i(6, 0),
+        "spatial_scale": _f(7, 1.0),
+        "half_pixel": _i(8, 1),
+    },
+    "MkScatterElements": {"reduction": _i(3, 0), "data": _ints(10), "positions": _ints(11), "axis": _i(12, 0)},
+    "MkScatterND": {"inner": _i(2, 1), "reduction": _i(3, 0), "sizes": _ints(10)},
+    "MkTfIdf": {
+        "rows": _i(0, 1),
+        "columns": _i(1, 0),
+        "mode": _i(3, 0),
+        "min_gram_length": _i(4, 0),
+        "max_gram_length": _i(5, 0),
+        "max_skip_count": _i(6, 0),
+        "size": _i(7, 0),
+        "pool": _ints(10),
+        "ngram_counts": _ints(11),
+        "ngram_indexes": _ints(12),
+        "weights": _floats(13),
+    },
+    "MkTopK": {**_RUN, "k": _i(3), "largest": _i(4, 1)},
+    "MkUnique": {**_RUN, "sorted": _i(3, 1)},
+}
+_DIMS = {f"dims{index}": _ints(20 + index) for index in range(5)}
+
+OWN_LAYERS: Mapping[str, Mapping[str, Param]] = MappingProxyType(
+    {kind: MappingProxyType({**params, **_DIMS}) for kind, params in _OWN.items()}
+)
+"""Our own layer type -> its parameters by name: android-harness/layers/README.md. ``dims0`` ... are outputs' dims."""
+
 LAYERS: Mapping[str, Mapping[str, Param]] = MappingProxyType(
     {
+        **OWN_LAYERS,
         "BatchNorm": {"channels": _i(0, 0), "eps": _f(1, 0.0)},
         "BinaryOp": {"op_type": _i(0, 0), "with_scalar": _i(1, 0), "b": _f(2, 0.0)},
         "CELU": {"alpha": _f(0, 1.0)},
@@ -226,4 +298,4 @@ LAYERS: Mapping[str, Mapping[str, Param]] = MappingProxyType(
         "UnaryOp": {"op_type": _i(0, 0)},
     }
 )
-"""ncnn layer type -> its parameters by name."""
+"""Layer type -> its parameters by name, ncnn's and our own."""

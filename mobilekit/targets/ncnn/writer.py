@@ -19,7 +19,7 @@ from typing import IO, TYPE_CHECKING, Literal
 import numpy as np
 
 from mobilekit.targets.ncnn.emit import Blob, Layer, Model, ParamValue, Weights
-from mobilekit.targets.ncnn.layers import FEATURE_MASK, LAYERS, Param
+from mobilekit.targets.ncnn.layers import FEATURE_MASK, LAYERS, OWN_LAYERS, Param
 
 if TYPE_CHECKING:
     from mobilekit.tensors import Array
@@ -144,7 +144,7 @@ def _widened(layers: Iterable[Layer]) -> Iterator[Layer]:
     copies: dict[int, Blob] = {}
     for layer in layers:
         read = layer.inputs
-        if layer.exact:
+        if layer.exact and layer.type not in OWN_LAYERS:
             read = []
             for blob in layer.inputs:
                 if id(blob) not in wide and id(blob) not in copies:
@@ -182,7 +182,7 @@ def _params(layer: Layer) -> Iterator[str]:
             value = layer.params[name]
             if param.default is None or value != param.default:
                 yield _param(param, value, f"{layer.type}.{name}")
-    if layer.exact:
+    if layer.exact and layer.type not in OWN_LAYERS:
         yield f"{FEATURE_MASK}={_NO_HALF}"
 
 
