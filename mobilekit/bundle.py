@@ -30,12 +30,14 @@ __all__ = [
     "MANIFEST",
     "RUN",
     "SCHEMA_VERSION",
+    "BatchPlace",
     "Bundle",
     "FileEntry",
     "FixedInput",
     "Manifest",
     "ModelInfo",
     "NcnnArtifact",
+    "NcnnBatch",
     "NcnnBlob",
     "NcnnRows",
     "TensorInfo",
@@ -149,6 +151,32 @@ class NcnnBlob(_Strict):
 
 
 @dataclass(frozen=True, kw_only=True)
+class BatchPlace(_Strict):
+    """Where a tensor holds the samples of a batch: its ``axis`` counts (outer, batch, rest), row-major."""
+
+    axis: int
+    outer: int = 1
+
+    def __post_init__(self) -> None:
+        _check(self.axis >= 0 and self.outer >= 1, "no such place of a batch")
+
+
+@dataclass(frozen=True, kw_only=True)
+class NcnnBatch(_Strict):
+    """The ncnn model computes one sample; ``size`` of them, one after another, are the model as exported.
+
+    ``places``: where inputs and outputs of the whole batch hold the samples. An input that is not listed is the same
+    for all samples, an output that is not listed comes out the same for all.
+    """
+
+    size: int
+    places: dict[str, BatchPlace]
+
+    def __post_init__(self) -> None:
+        _check(self.size >= 2, "a batch of fewer than two samples")
+
+
+@dataclass(frozen=True, kw_only=True)
 class NcnnArtifact(_Strict):
     """The ncnn model. ``depth``: the longest chain of layers, ncnn recurses that deep. ``names``: escaped blob name ->
     ONNX tensor name; ``nodes``: ONNX node -> ncnn layer names."""
@@ -162,6 +190,7 @@ class NcnnArtifact(_Strict):
     depth: int
     ncnn_version: str
     custom_layers: tuple[str, ...] = ()
+    batch: NcnnBatch | None = None
     names: dict[str, str] = field(default_factory=dict)
     nodes: dict[str, tuple[str, ...]] = field(default_factory=dict)
 

@@ -37,9 +37,10 @@ from mobilekit.progress import SILENT, Progress
 if TYPE_CHECKING:
     from mobilekit.graph import Graph
     from mobilekit.importers.onnx import SourceModel
+    from mobilekit.passes.batch import Batch, Mixing
     from mobilekit.passes.verify import PassVerifier
 
-__all__ = ["CANONICAL_OPSET", "prepare"]
+__all__ = ["CANONICAL_OPSET", "prepare", "prepare_sample"]
 
 CANONICAL_OPSET = 24
 
@@ -59,15 +60,50 @@ def prepare(
     ``simplify=False`` leaves out onnxsim (our own folding and rules still run). ``verifier`` holds each rewrite
     against ONNX Runtime (:mod:`mobilekit.passes.verify`) and raises ``VerificationError``.
     """
+    graph = _inferred(model, shapes, progress, verifier=verifier)
+    return _legal(graph, simplify=simplify, progress=progress, verifier=verifier)
+
+
+def prepare_sample(
+    model: SourceModel,
+    shapes: Mapping[str, tuple[int, ...]],
+    *,
+    simplify: bool = True,
+    progress: Progress = SILENT,
+    verifier: PassVerifier | None = None,
+) -> tuple[Graph, Batch] | Mixing | None:
+    """Like :func:`prepare`, the graph of one sample of the batch, where :func:`~mobilekit.passes.batch.one_sample`
+    proves that samples stay apart; else why they do not, or ``None`` where there is no batch."""
+    from dataclasses import replace
+
+    from mobilekit.importers.convert import to_proto
+    from mobilekit.passes.batch import Batch, one_sample
+
+    graph = _inferred(model, shapes, SILENT, keep_batches=True)
+    found = one_sample(graph)
+    if not isinstance(found, Batch):
+        return found
+    if verifier is not None:
+        verifier.begin(replace(model, proto=to_proto(graph)), graph)
+    return _legal(graph, simplify=simplify, progress=progress, verifier=verifier), found
+
+
+def _inferred(
+    model: SourceModel,
+    shapes: Mapping[str, tuple[int, ...]],
+    progress: Progress,
+    *,
+    keep_batches: bool = False,
+    verifier: PassVerifier | None = None,
+) -> Graph:
     from mobilekit.importers.convert import from_proto
     from mobilekit.passes import infer
     from mobilekit.passes import shapes as shaping
-    from mobilekit.passes.legalise import legalise
     from mobilekit.passes.precision import single_precision
 
     graph = from_proto(model.proto, model.path.parent)
     shaping.fix_inputs(graph, shapes, progress)
-    infer.infer(graph, target_opset=CANONICAL_OPSET)
+    infer.infer(graph, target_opset=CANONICAL_OPSET, keep_batches=keep_batches)
     infer.require_static(graph)
     if verifier is not None:
         verifier.begin(model, graph)
@@ -75,6 +111,12 @@ def prepare(
         if verifier is not None:
             verifier.stage("single precision", graph, halves=bool(others - {"float64"}))
         progress.note(f"the model computes in {', '.join(sorted(others))}; the converted one does in float32")
+    return graph
+
+
+def _legal(graph: Graph, *, simplify: bool, progress: Progress, verifier: PassVerifier | None) -> Graph:
+    from mobilekit.passes.legalise import legalise
+
     legalise(graph, verifier)
     if simplify:
         from mobilekit.passes.simplify import simplify as run_onnxsim

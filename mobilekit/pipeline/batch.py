@@ -1,0 +1,38 @@
+"""Which way a batch goes: sample by sample through a model of one, or as it is through layers for all of it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from mobilekit.passes.batch import Mixing
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from mobilekit.graph import Graph
+    from mobilekit.importers.onnx import SourceModel
+    from mobilekit.passes.batch import Batch
+
+__all__ = ["choose_batch"]
+
+
+def choose_batch(
+    graph: Graph, source: SourceModel, shapes: Mapping[str, tuple[int, ...]], *, simplify: bool
+) -> tuple[Graph, Batch | None, Mixing | None]:
+    """The graph to convert, the batch that has to be run sample by sample on it, and what mixes samples if any does.
+
+    ncnn has no batch axis, so that layers for several samples are more, and slower ones, than for one. Only where
+    they are no more (a dense network over the rows of a matrix) the batch stays in the model.
+    """
+    from mobilekit.passes import prepare_sample
+    from mobilekit.targets.ncnn.emit import emit
+
+    if not any(value.shape and value.shape[0] != 1 for value in graph.inputs):
+        return graph, None, None
+    found = prepare_sample(source, shapes, simplify=simplify)
+    if found is None or isinstance(found, Mixing):
+        return graph, None, found
+    sample, batch = found
+    one, whole = emit(sample), emit(graph)
+    stays = not whole.findings and (one.findings or len(whole.layers) <= len(one.layers))
+    return (graph, None, None) if stays else (sample, batch, None)
