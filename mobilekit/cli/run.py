@@ -60,7 +60,8 @@ def run(
 
 
 def _print(report: RunReport) -> None:
-    typer.echo(f"{report.model} on {report.runner.name} {report.runner.version}: {report.latency_ms:.1f} ms")
+    each = f" for {report.batch} samples" if report.batch > 1 else ""
+    typer.echo(f"{report.model} on {report.runner.name} {report.runner.version}: {report.latency_ms:.1f} ms{each}")
     if report.answers:
         width = max(len(answer.label) for answer in report.answers)
         for answer in report.answers:
@@ -92,6 +93,7 @@ def _as_json(report: RunReport) -> dict[str, Any]:
         "model": report.model,
         "runner": {"name": report.runner.name, "version": report.runner.version, "device": report.runner.device},
         "latency_ms": report.latency_ms,
+        "batch": report.batch,
         "inputs": {name: str(file) for name, file in report.inputs.items()},
         "answers": [dataclasses.asdict(answer) for answer in report.answers],
         "answered_by": report.answered_by,

@@ -38,8 +38,10 @@ _GROWTH_LIMIT_BYTES = 64 << 20
 _GROWERS = frozenset({"ConstantOfShape", "Expand", "EyeLike", "OneHot", "Pad", "Resize", "Tile", "Upsample"})
 
 
-def infer(graph: Graph, *, target_opset: int | None = None) -> None:
+def infer(graph: Graph, *, target_opset: int | None = None, keep_batches: bool = False) -> None:
     """Fold, infer and (where ``target_opset`` is given) lift in one walk.
+
+    ``keep_batches``: recurrences over several sequences stay what they are.
 
     Raises ``UnsupportedModelError`` with every node that has no newer form, ``ModelError`` where operators and shapes
     contradict each other. Shapes that depend on data stay open: ask :func:`require_static`.
@@ -60,7 +62,7 @@ def infer(graph: Graph, *, target_opset: int | None = None) -> None:
             order.append(node)
             continue
         for lifted in forms:
-            inner = _opened(graph, lifted, version, target) if lifting else None
+            inner = _opened(graph, lifted, version, target, keep_batches) if lifting else None
             if inner is not None:
                 pending.extendleft(reversed(inner))
                 continue
@@ -75,7 +77,7 @@ def infer(graph: Graph, *, target_opset: int | None = None) -> None:
     graph.prune()
 
 
-def _opened(graph: Graph, node: Node, version: int, target: int) -> list[tuple[Node, int]] | None:
+def _opened(graph: Graph, node: Node, version: int, target: int, keep_batches: bool) -> list[tuple[Node, int]] | None:
     """What stands in the node's place, each with the opset that it is of, where it is made of others."""
     if node.domain:
         return None
@@ -84,7 +86,7 @@ def _opened(graph: Graph, node: Node, version: int, target: int) -> list[tuple[N
         return None if branch is None else [(inner, version) for inner in branch]
     if is_expanded(graph, node):
         return expand(graph, node, target)
-    return [(new, target) for new in unroll(graph, node)] if is_unrolled(node) else None
+    return [(new, target) for new in unroll(graph, node)] if is_unrolled(node, keep_batches=keep_batches) else None
 
 
 def _settle(graph: Graph, node: Node, schemas: Schemas, order: list[Node]) -> None:

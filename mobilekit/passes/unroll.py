@@ -24,8 +24,11 @@ _ACTIVATIONS = {"LSTM": ["Sigmoid", "Tanh", "Tanh"], "GRU": ["Sigmoid", "Tanh"],
 _KNOWN = frozenset({"Sigmoid", "Tanh", "Relu"})
 
 
-def is_unrolled(node: Node) -> bool:
-    """Whether ``node`` is a recurrence that is written out; all shapes are known."""
+def is_unrolled(node: Node, *, keep_batches: bool = False) -> bool:
+    """Whether ``node`` is a recurrence that is written out; all shapes are known.
+
+    ``keep_batches``: not because it has several sequences, which will be taken apart otherwise.
+    """
     if any(value is not None and _dynamic(value) for value in node.inputs):
         return False
     if node.domain or node.op not in {"LinearAttention", *_CELLS}:
@@ -41,7 +44,7 @@ def is_unrolled(node: Node) -> bool:
     if steps * directions > _MOST_STEPS or steps * directions * _CELLS[node.op] * hidden**2 > _MOST_WEIGHTS:
         return False
     return (
-        batch > 1
+        (batch > 1 and not keep_batches)
         or (node.op == "GRU" and not node.attrs.get("linear_before_reset", 0))
         or _input(node, 7) is not None
         or node.attrs.get("activations", _ACTIVATIONS[node.op] * directions) != _ACTIVATIONS[node.op] * directions

@@ -12,12 +12,18 @@ if TYPE_CHECKING:
     from mobilekit.graph import Graph
     from mobilekit.importers.onnx import SourceModel
     from mobilekit.passes.batch import Batch
+    from mobilekit.passes.verify import PassVerifier
 
 __all__ = ["choose_batch"]
 
 
 def choose_batch(
-    graph: Graph, source: SourceModel, shapes: Mapping[str, tuple[int, ...]], *, simplify: bool
+    graph: Graph,
+    source: SourceModel,
+    shapes: Mapping[str, tuple[int, ...]],
+    *,
+    simplify: bool,
+    verifier: PassVerifier | None = None,
 ) -> tuple[Graph, Batch | None, Mixing | None]:
     """The graph to convert, the batch that has to be run sample by sample on it, and what mixes samples if any does.
 
@@ -29,7 +35,7 @@ def choose_batch(
 
     if not any(value.shape and value.shape[0] != 1 for value in graph.inputs):
         return graph, None, None
-    found = prepare_sample(source, shapes, simplify=simplify)
+    found = prepare_sample(source, shapes, simplify=simplify, verifier=verifier)
     if found is None or isinstance(found, Mixing):
         return graph, None, found
     sample, batch = found

@@ -16,11 +16,12 @@ from mobilekit.paths import atomic_dir
 from mobilekit.progress import SILENT, Progress
 
 if TYPE_CHECKING:
-    from mobilekit.bundle import Manifest, TensorInfo
+    from mobilekit.bundle import Manifest, NcnnBatch, TensorInfo
     from mobilekit.errors import Finding
     from mobilekit.graph import Graph, Value
     from mobilekit.importers.onnx import SourceModel
     from mobilekit.metrics.tensors import TensorError
+    from mobilekit.passes.batch import Batch, Mixing
     from mobilekit.passes.verify import PassVerifier
     from mobilekit.preprocess import Preprocess
     from mobilekit.tensors import Array, FixedValue
@@ -84,6 +85,7 @@ def export_model(
     from mobilekit import zoo
     from mobilekit.importers.onnx import load
     from mobilekit.passes import prepare
+    from mobilekit.pipeline.batch import choose_batch
     from mobilekit.targets.ncnn import NcnnOptions, NcnnTarget
 
     with clock("load"):
@@ -95,10 +97,14 @@ def export_model(
         shapes = _shapes(source, resolved, options)
         with _pass_verifier(resolved, options) as verifier:
             graph = prepare(source, shapes, simplify=options.simplify, progress=progress, verifier=verifier)
+        with _pass_verifier(resolved, options) as verifier:
+            graph, batch, mixing = choose_batch(graph, source, shapes, simplify=options.simplify, verifier=verifier)
+        if batch is not None:
+            progress.note(f"ncnn computes one sample at a time: the batch of {batch.size} is run sample by sample")
     # The folder appears only now: a model that cannot be converted leaves no trace.
     target, settings = NcnnTarget(), NcnnOptions(precision=options.precision, stock_only=options.stock_only)
     with clock("check"):
-        _refuse_unsupported(target.name, target.check(graph, settings), source)
+        _refuse_unsupported(target.name, target.check(graph, settings), source, mixing)
     with atomic_dir(folder) as temporary:
         with clock("convert"):
             progress.step("converting to ncnn")
@@ -106,7 +112,8 @@ def export_model(
             artifact = target.build(graph, temporary / "ncnn", settings)
         with clock("bundle"):
             _copy_source(source, temporary / "source")
-            manifest = _manifest(graph, source, resolved, options, temporary)
+            artifact = replace(artifact, batch=_in_manifest(batch))
+            manifest = _manifest(graph, source, resolved, options, temporary, batch)
             manifest = replace(manifest, ncnn=artifact)
         errors: Mapping[str, TensorError] = {}
         if options.verify:
@@ -178,12 +185,26 @@ def _fixed(resolved: ResolvedModel, options: ExportOptions) -> dict[str, FixedVa
     return given | dict(options.fixed)
 
 
-def _refuse_unsupported(target: str, findings: Sequence[Finding], source: SourceModel) -> None:
+def _in_manifest(batch: Batch | None) -> NcnnBatch | None:
+    from mobilekit.bundle import BatchPlace, NcnnBatch
+
+    if batch is None:
+        return None
+    places = {name: BatchPlace(axis=place.axis, outer=place.outer) for name, place in batch.places.items()}
+    return NcnnBatch(size=batch.size, places=places)
+
+
+def _refuse_unsupported(
+    target: str, findings: Sequence[Finding], source: SourceModel, mixing: Mixing | None = None
+) -> None:
     if findings:
         count = f"{len(findings)} thing{'s' if len(findings) > 1 else ''}"
         raise UnsupportedModelError(
             f"{source.path.name} has {count} that the {target} target cannot take; nothing was written",
             findings=findings,
+            hint=""
+            if mixing is None
+            else f"nor can the batch be run sample by sample: {mixing.op} at {mixing.node}: {mixing.reason}",
         )
 
 
@@ -200,7 +221,12 @@ def _source_name(source: SourceModel) -> str:
 
 
 def _manifest(
-    graph: Graph, source: SourceModel, resolved: ResolvedModel, options: ExportOptions, root: Path
+    graph: Graph,
+    source: SourceModel,
+    resolved: ResolvedModel,
+    options: ExportOptions,
+    root: Path,
+    batch: Batch | None = None,
 ) -> Manifest:
     from mobilekit import __version__
     from mobilekit.bundle import FixedInput, Manifest, ModelInfo, sha256_of
@@ -215,7 +241,7 @@ def _manifest(
         license=entry.license if entry else "",
         producer=source.producer,
     )
-    outputs = tuple(_tensor_info(value) for value in graph.outputs)
+    outputs = tuple(_tensor_info(value, batch) for value in graph.outputs)
     labels = _read_labels(options.labels or resolved.labels, outputs)
     if labels:
         (root / "labels.txt").write_text("".join(f"{label}\n" for label in labels), encoding="utf-8")
@@ -227,7 +253,7 @@ def _manifest(
     return Manifest(
         mobilekit_version=__version__,
         model=info,
-        inputs=tuple(_tensor_info(value) for value in graph.inputs),
+        inputs=tuple(_tensor_info(value, batch) for value in graph.inputs),
         outputs=outputs,
         fixed=tuple(fixed),
         preprocess=_preprocess(resolved, options),
@@ -272,7 +298,7 @@ def _read_preprocess(path: Path) -> Preprocess:
         raise UsageError(f"cannot read the preprocessing {path}: {error}", hint="see docs/zoo.md") from error
 
 
-def _tensor_info(value: object) -> TensorInfo:
+def _tensor_info(value: object, batch: Batch | None = None) -> TensorInfo:
     from mobilekit.bundle import TensorInfo
     from mobilekit.graph import Value
     from mobilekit.targets.ncnn.emit import id_rows
@@ -281,6 +307,8 @@ def _tensor_info(value: object) -> TensorInfo:
     assert value.shape is not None
     assert value.dtype is not None
     shape = tuple(int(str(axis)) for axis in value.shape)
+    if batch is not None and (place := batch.places.get(value.name)) is not None:
+        shape = (*shape[: place.axis], shape[place.axis] * batch.size, *shape[place.axis + 1 :])
     limit = id_rows(value) if value.producer is None else 0
     return TensorInfo(name=value.name, dtype=value.dtype, shape=shape, limit=limit or None)
 
@@ -296,6 +324,7 @@ def _verify(
     from mobilekit.metrics.tensors import compare, worst
     from mobilekit.passes.precision import computes_in_half
     from mobilekit.runners.base import RunOptions
+    from mobilekit.runners.batch import sample_by_sample
     from mobilekit.runners.ncnn_host import NcnnHostRunner
     from mobilekit.runners.ort import OrtRunner
     from mobilekit.validate.inputs import seeded_samples
@@ -303,7 +332,8 @@ def _verify(
 
     run = RunOptions(fp16=options.precision == "fp16", timeout_s=options.timeout_s)
     measured: dict[str, list[TensorError]] = {info.name: [] for info in manifest.outputs}
-    with OrtRunner(source.path, fixed=source.fixed) as reference, NcnnHostRunner(root, manifest) as converted:
+    ncnn = sample_by_sample(manifest, lambda one: NcnnHostRunner(root, one))
+    with OrtRunner(source.path, fixed=source.fixed) as reference, ncnn as converted:
         for sample in seeded_samples(
             manifest.inputs, seed=options.seed, count=options.samples, preprocess=manifest.preprocess
         ):

@@ -83,6 +83,7 @@ def inspect_model(
     from mobilekit.passes import prepare
     from mobilekit.passes.cost import macs, peak_activation_bytes
     from mobilekit.passes.shapes import apply_shapes
+    from mobilekit.pipeline.batch import choose_batch
 
     known = registry.targets()
     wanted = list(known) if targets is None else list(targets)
@@ -103,15 +104,16 @@ def inspect_model(
         unknown = f"{error.message}; {error.hint}" if error.hint else error.message
     except UnsupportedModelError as error:
         unknown, obstacles = error.message, error.findings
+    convertible = graph and choose_batch(graph, model, shapes, simplify=False)[0]
     by_operator = {} if graph is None else macs(graph)
     bodies = [] if graph is None else sorted({node.op for node in graph.nodes if node.bodies()})
     if bodies:
         unknown = f"what runs inside of {', '.join(bodies)} is not counted"
     reports = []
     for name in wanted:
-        if graph is not None:
+        if convertible is not None:
             progress.step(f"asking {name}")
-            found = known[name]()(graph)
+            found = known[name]()(convertible)
             reports.append(TargetReport(name, not found.findings, found.findings, custom_layers=found.custom_layers))
         else:
             reports.append(TargetReport(name, False if obstacles else None, obstacles, unknown))

@@ -54,7 +54,8 @@ class OutputSummary:
 @dataclass(frozen=True, slots=True)
 class RunReport:
     """``answers`` (best first) of a classifier, from ``answered_by``; ``scores`` says what the model gave:
-    ``probabilities``, or ``logits``, which went through softmax here."""
+    ``probabilities``, or ``logits``, which went through softmax here. ``batch``: how many samples, run one after
+    another, ``latency_ms`` is for."""
 
     bundle: Path
     model: str
@@ -66,6 +67,7 @@ class RunReport:
     answers: tuple[Answer, ...] = ()
     answered_by: str = ""
     scores: Literal["", "probabilities", "logits"] = ""
+    batch: int = 1
 
 
 def run(
@@ -112,7 +114,13 @@ def run(
         answers=answers,
         answered_by=classes.name if classes else "",
         scores=kind,
+        batch=_samples(bundle, settings),
     )
+
+
+def _samples(bundle: Bundle, settings: RunSettings) -> int:
+    artifact = bundle.manifest.ncnn
+    return 1 if settings.runner == "reference" or artifact is None or artifact.batch is None else artifact.batch.size
 
 
 def file_names(names: Sequence[str]) -> dict[str, str]:
@@ -253,9 +261,10 @@ def _runner(bundle: Bundle, settings: RunSettings) -> Runner:
         from mobilekit.runners.ort import OrtRunner
 
         return OrtRunner(bundle.source, threads=settings.threads, fixed=bundle.fixed())
+    from mobilekit.runners.batch import sample_by_sample
     from mobilekit.runners.ncnn_host import NcnnHostRunner
 
-    return NcnnHostRunner(bundle.root, bundle.manifest)
+    return sample_by_sample(bundle.manifest, lambda manifest: NcnnHostRunner(bundle.root, manifest))
 
 
 def _save(outputs: NamedTensors, folder: Path) -> dict[str, Path]:

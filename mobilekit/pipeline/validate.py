@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -13,7 +13,7 @@ from mobilekit.progress import SILENT, Progress
 from mobilekit.runners.base import RunOptions
 
 if TYPE_CHECKING:
-    from mobilekit.bundle import Bundle, TensorInfo
+    from mobilekit.bundle import Bundle, Manifest, TensorInfo
     from mobilekit.metrics.tensors import TensorError
     from mobilekit.report.model import AnswerPair, DeviceFacts, LatencyReport, OutputReport, ValidationReport
     from mobilekit.runners.base import Runner, RunResult
@@ -109,13 +109,14 @@ def _runner(
 ) -> Iterator[tuple[Runner, DeviceFacts]]:
     """The runner that ``device`` asks for, started, and what it runs on."""
     from mobilekit.report.model import DeviceFacts
+    from mobilekit.runners.batch import sample_by_sample
 
     if device == LOCAL:
         import platform
 
         from mobilekit.runners.ncnn_host import NcnnHostRunner
 
-        with NcnnHostRunner(bundle.root, bundle.manifest) as host:
+        with sample_by_sample(bundle.manifest, lambda manifest: NcnnHostRunner(bundle.root, manifest)) as host:
             info = host.info()
             yield (
                 host,
@@ -135,7 +136,12 @@ def _runner(
 
     chosen = open_device(device, progress)
     about = chosen.info()
-    with DeviceRunner(chosen, bundle, quota_bytes=options.quota_bytes, progress=progress) as remote:
+
+    def on_device(manifest: Manifest) -> Runner:
+        one = replace(bundle, manifest=manifest)
+        return DeviceRunner(chosen, one, quota_bytes=options.quota_bytes, progress=progress)
+
+    with sample_by_sample(bundle.manifest, on_device) as remote:
         info = remote.info()
         yield (
             remote,
@@ -313,7 +319,9 @@ def _report(
         outputs=outputs,
         verdict=verdict,
         sentence=_sentence(outputs, f"{reference[0]} {reference[1]}", tolerance),
-        latency=_latency(found.timed.latencies_ns, virtual=facts.virtual),
+        latency=_latency(
+            found.timed.latencies_ns, manifest.ncnn.batch.size if manifest.ncnn.batch else 1, facts.virtual
+        ),
         load_ms=found.timed.load_ns / 1e6,
         peak_blob_bytes=found.timed.peak_blob_bytes,
         peak_workspace_bytes=found.timed.peak_workspace_bytes,
@@ -382,11 +390,13 @@ def _sentence(outputs: Sequence[OutputReport], reference: str, tolerance: Tolera
     )
 
 
-def _latency(latencies_ns: Sequence[int], *, virtual: bool) -> LatencyReport | None:
+def _latency(latencies_ns: Sequence[int], batch: int, virtual: bool) -> LatencyReport | None:
     from mobilekit.report.model import LatencyReport
     from mobilekit.validate.latency import latency_stats
 
     stats = latency_stats(latencies_ns)
     if stats is None:
         return None
-    return LatencyReport(**asdict(stats), comparable=not virtual, remark=_VIRTUAL_REMARK if virtual else "")
+    return LatencyReport(
+        **asdict(stats), batch=batch, comparable=not virtual, remark=_VIRTUAL_REMARK if virtual else ""
+    )

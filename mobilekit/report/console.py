@@ -87,6 +87,8 @@ def _latency(report: ValidationReport) -> str:
     if latency is None:
         return "not measured"
     text = f"{latency.p50_ms:.2f} / {latency.p90_ms:.2f} ms"
+    if latency.batch > 1:
+        text += f" for {latency.batch} samples, {latency.p50_ms / latency.batch:.2f} ms a sample"
     return text if latency.comparable else f"{text} (not comparable: {plain(latency.remark)})"
 
 

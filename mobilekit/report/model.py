@@ -78,7 +78,10 @@ class ReferenceFacts(_Frozen):
 
 
 class LatencyReport(_Frozen):
-    """Single inferences on the device, warm-up left out. ``comparable`` is False for an emulated processor."""
+    """Single inferences on the device, warm-up left out. ``comparable`` is False for an emulated processor.
+
+    ``batch``: how many samples, run one after another, an inference is; the times are those of all of them.
+    """
 
     iterations: int = Field(ge=1)
     p50_ms: float
@@ -89,6 +92,7 @@ class LatencyReport(_Frozen):
     max_ms: float
     cv: float
     spread: float
+    batch: int = Field(default=1, ge=1)
     comparable: bool
     remark: str = ""
 

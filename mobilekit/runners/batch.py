@@ -93,7 +93,7 @@ class BatchRunner:
         return self._inner.info()
 
     def run(self, inputs: Mapping[str, Array], options: RunOptions) -> RunResult:
-        """Compute all outputs of the batch; raises what the inner runner raises, and for a misshapen batch as it does."""
+        """Compute all outputs of the batch. Raises :class:`UsageError` for a misshapen one, and what the inner does."""
         places, size = self._batch.places, self._batch.size
         for name, array in inputs.items():
             info = self._inputs.get(name)
