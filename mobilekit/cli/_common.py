@@ -8,12 +8,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from mobilekit.progress import SILENT
+
 if TYPE_CHECKING:
     from rich.console import Console
 
     from mobilekit.progress import Progress, Task
 
-__all__ = ["err_console", "out_console", "print_json", "terminal_progress"]
+__all__ = ["out_console", "print_json", "remark", "terminal_progress"]
 
 
 def out_console() -> Console:
@@ -23,11 +25,9 @@ def out_console() -> Console:
     return Console(highlight=False)
 
 
-def err_console() -> Console:
-    """Progress, remarks and errors go to stderr, so that stdout stays clean for a script."""
-    from rich.console import Console
-
-    return Console(stderr=True, highlight=False)
+def remark(text: str) -> None:
+    """One line to stderr, where progress, remarks and errors go, so that stdout stays clean for a script."""
+    print(text, file=sys.stderr)
 
 
 def print_json(value: Any) -> None:
@@ -35,8 +35,23 @@ def print_json(value: Any) -> None:
     sys.stdout.write("\n")
 
 
+class _Lines:
+    """Progress as plain lines, for a log: no need of rich, which takes 0.05 s to import."""
+
+    def step(self, text: str) -> None:
+        print(text, file=sys.stderr, flush=True)
+
+    note = step
+
+    @contextmanager
+    def task(self, text: str, total: float | None = None, *, unit: str = "") -> Iterator[Task]:  # noqa: ARG002
+        self.step(text)
+        with SILENT.task(text) as silent:
+            yield silent
+
+
 class _Terminal:
-    """Progress as rich bars where stderr is a terminal, as plain lines where it is a log."""
+    """Progress as rich bars, for a terminal."""
 
     def __init__(self, console: Console) -> None:
         from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
@@ -50,16 +65,12 @@ class _Terminal:
             TimeElapsedColumn(),
             console=console,
             transient=True,
-            disable=not console.is_terminal,
         )
         self._step: Any = None
 
     def step(self, text: str) -> None:
         self.end_step()
-        if self._console.is_terminal:
-            self._step = self._bars.add_task(text, total=None, shown="")
-        else:
-            self._console.print(text, markup=False)
+        self._step = self._bars.add_task(text, total=None, shown="")
 
     def end_step(self) -> None:
         if self._step is not None:
@@ -71,8 +82,6 @@ class _Terminal:
 
     @contextmanager
     def task(self, text: str, total: float | None = None, *, unit: str = "") -> Iterator[Task]:
-        if not self._console.is_terminal:
-            self._console.print(text, markup=False)
         self.end_step()
         bar = _Bar(self._bars, self._bars.add_task(text, total=total, shown=""), total, unit)
         try:
@@ -103,7 +112,12 @@ class _Bar:
 @contextmanager
 def terminal_progress() -> Iterator[Progress]:
     """A :class:`~mobilekit.progress.Progress` on stderr for the time of one command."""
-    terminal = _Terminal(err_console())
+    if not sys.stderr.isatty():
+        yield _Lines()
+        return
+    from rich.console import Console
+
+    terminal = _Terminal(Console(stderr=True, highlight=False))
     with terminal._bars:
         try:
             yield terminal

@@ -15,6 +15,9 @@ device = typer.Typer(
 )
 
 
+device.add_typer(virtual)
+
+
 @device.command("clean")
 def _clean(
     serial: Annotated[
@@ -41,5 +44,4 @@ def _clean(
 
 
 def register(app: typer.Typer) -> None:
-    device.add_typer(virtual)
     app.add_typer(device)

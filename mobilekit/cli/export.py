@@ -52,7 +52,7 @@ def export(
     mobilekit export vad.onnx --input sr=16000 --input-shape input:1x512 -o build/vad
     mobilekit export pp_lcnet_orientation -o build/orientation
     """
-    from mobilekit.cli._common import err_console, print_json, terminal_progress
+    from mobilekit.cli._common import print_json, remark, terminal_progress
     from mobilekit.errors import UsageError
     from mobilekit.pipeline.export import ExportOptions, export_model
     from mobilekit.tensors import parse_named_shape, parse_named_value
@@ -90,20 +90,17 @@ def export(
             }
         )
         return
-    console = err_console()
     assert report.manifest.ncnn is not None
     for name, error in report.errors.items():
-        console.print(f"  {name}: relative L2 {error.relative_l2:.2e}, max abs {error.max_abs:.2e}", markup=False)
+        remark(f"  {name}: relative L2 {error.relative_l2:.2e}, max abs {error.max_abs:.2e}")
     tried = "verification proved nothing" if report.errors else "NOT verified"
     state = "verified against ONNX Runtime" if report.manifest.verified else tried
     total = sum(report.seconds.values())
-    console.print(f"{report.manifest.ncnn.layers} ncnn layers, {state}, {total:.1f} s", markup=False)
+    remark(f"{report.manifest.ncnn.layers} ncnn layers, {state}, {total:.1f} s")
     if own := report.manifest.ncnn.custom_layers:
-        console.print(
+        remark(
             f"needs our own layers {', '.join(own)}: an app adds mobilekit_layers.h of android-harness/layers;"
-            " --stock-only does without or refuses",
-            markup=False,
-            soft_wrap=True,
+            " --stock-only does without or refuses"
         )
     typer.echo(str(report.bundle))
 

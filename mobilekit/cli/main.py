@@ -15,16 +15,7 @@ import typer
 
 from mobilekit.errors import MobilekitError, SetupError, UnsupportedModelError
 
-__all__ = ["app", "run"]
-
-app = typer.Typer(
-    name="mobilekit",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
-    rich_markup_mode=None,
-)
+__all__ = ["make_app", "run"]
 
 
 def _version(value: bool) -> None:
@@ -35,7 +26,6 @@ def _version(value: bool) -> None:
         raise typer.Exit
 
 
-@app.callback()
 def _root(
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and leave.")
@@ -54,19 +44,27 @@ def _root(
     """
 
 
-def _register() -> None:
-    """One line a command; each lives in the file of its name."""
+def make_app(only: str | None = None) -> typer.Typer:
+    """The program; each command lives in the file of its name. ``only``: the others are left out if it is one."""
     import importlib
     import pkgutil
 
     import mobilekit.cli as package
 
-    for module in sorted(m.name for m in pkgutil.iter_modules(package.__path__)):
-        if module != "main" and not module.startswith("_"):
-            importlib.import_module(f"mobilekit.cli.{module}").register(app)
-
-
-_register()
+    app = typer.Typer(
+        name="mobilekit",
+        no_args_is_help=True,
+        add_completion=False,
+        pretty_exceptions_enable=False,
+        context_settings={"help_option_names": ["-h", "--help"]},
+        rich_markup_mode=None,
+    )
+    app.callback()(_root)
+    names = sorted(m.name for m in pkgutil.iter_modules(package.__path__))
+    commands = [name for name in names if name != "main" and not name.startswith("_")]
+    for name in [only] if only in commands else commands:
+        importlib.import_module(f"mobilekit.cli.{name}").register(app)
+    return app
 
 
 def _report(error: MobilekitError) -> None:
@@ -100,7 +98,10 @@ def _terminated(number: int, _frame: object) -> NoReturn:
 def run() -> NoReturn:
     """Entry point: run the command line and leave with the exit code of design decision 8."""
     signal.signal(signal.SIGTERM, _terminated)
+    # numpy's BLAS starts a thread a core when it is imported (a third of its time); nothing here multiplies matrices.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     try:
+        app = make_app(sys.argv[1] if len(sys.argv) > 1 else None)
         sys.exit(app(standalone_mode=False) or 0)
     except MobilekitError as error:
         _report(error)

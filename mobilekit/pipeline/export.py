@@ -83,6 +83,10 @@ def export_model(
     clock = _Clock()
 
     from mobilekit import zoo
+
+    resolved = zoo.resolve(str(model), progress)
+
+    # Only now what takes long to import: a wrong name is said at once.
     from mobilekit.importers.onnx import load
     from mobilekit.passes import prepare
     from mobilekit.pipeline.batch import choose_batch
@@ -90,7 +94,6 @@ def export_model(
 
     with clock("load"):
         progress.step("reading the model")
-        resolved = zoo.resolve(str(model), progress)
         source = load(resolved.path, _fixed(resolved, options))
     with clock("prepare"):
         progress.step("simplifying")

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import typer.main
 
-from mobilekit.cli.main import app
+from mobilekit.cli.main import make_app
 
 ROOT = Path(__file__).resolve().parents[3]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -30,7 +30,7 @@ def parse(line: str) -> None:
     words = shlex.split(line)[1:]
     if any(word in ("...", "[OPTIONS]") or word.startswith("[") for word in words):
         return
-    command = typer.main.get_command(app)
+    command = typer.main.get_command(make_app())
     while words and words[0] in getattr(command, "commands", {}):
         command = command.commands[words.pop(0)]  # type: ignore[attr-defined]
     if words == ["--help"] or words == ["--version"]:

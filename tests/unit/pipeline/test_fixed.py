@@ -12,7 +12,7 @@ from onnx import TensorProto, helper, numpy_helper
 from typer.testing import CliRunner
 
 from mobilekit.bundle import open_bundle
-from mobilekit.cli.main import app
+from mobilekit.cli.main import make_app
 from mobilekit.errors import BundleError, UnsupportedModelError, UsageError
 from mobilekit.pipeline.export import ExportOptions, export_model
 from mobilekit.pipeline.run import RunSettings, run
@@ -111,15 +111,17 @@ def test_the_command_line_takes_numbers_lists_and_files(model: Path, tmp_path: P
     out = str(tmp_path / "out")
     runner = CliRunner()
     for weights in ("[[1, 2, 3, 4]]", str(tmp_path / "w.npy")):
-        made = runner.invoke(app, ["export", str(model), "--input", "sr=8000", "--input", f"w={weights}", "-o", out])
+        made = runner.invoke(
+            make_app(), ["export", str(model), "--input", "sr=8000", "--input", f"w={weights}", "-o", out]
+        )
         assert made.exit_code == 0, made.output
         np.testing.assert_array_equal(open_bundle(tmp_path / "out").fixed()["w"], RATES)
-    seen = runner.invoke(app, ["inspect", str(model), "--input", "sr=8000", "--input", "w=[[1, 2]]", "--json"])
+    seen = runner.invoke(make_app(), ["inspect", str(model), "--input", "sr=8000", "--input", "w=[[1, 2]]", "--json"])
     facts = json.loads(seen.stdout)
     assert facts["shapes"] == {"x": [1, 2]}
     assert facts["targets"][0]["supported"] is True
     for wrong in ("sr", "=3", "sr=sixteen", "sr=null"):
-        assert isinstance(runner.invoke(app, ["inspect", str(model), "--input", wrong]).exception, UsageError)
+        assert isinstance(runner.invoke(make_app(), ["inspect", str(model), "--input", wrong]).exception, UsageError)
 
 
 def test_a_bundle_without_its_fixed_input_is_refused(model: Path, tmp_path: Path) -> None:

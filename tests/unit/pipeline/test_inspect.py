@@ -10,7 +10,7 @@ import pytest
 from onnx import helper
 from typer.testing import CliRunner
 
-from mobilekit.cli.main import app
+from mobilekit.cli.main import make_app
 from mobilekit.errors import ModelError, UsageError
 from mobilekit.pipeline.inspect import inspect_model
 from tests.models import conv_classifier, of_nodes, save
@@ -86,7 +86,7 @@ def test_operators_in_bodies_count_and_their_costs_are_unknown(tmp_path: Path) -
 
 def test_command_prints_a_table(tmp_path: Path) -> None:
     path = save(conv_classifier(), tmp_path / "m.onnx")
-    result = CliRunner().invoke(app, ["inspect", str(path)])
+    result = CliRunner().invoke(make_app(), ["inspect", str(path)])
     assert result.exit_code == 0
     for word in ("13.86 k", "GlobalAveragePool", INPUT, "1x3x8x8", "ncnn: takes every node"):
         assert word in result.stdout
@@ -94,7 +94,7 @@ def test_command_prints_a_table(tmp_path: Path) -> None:
 
 def test_command_prints_json(tmp_path: Path) -> None:
     path = save(conv_classifier(side="s"), tmp_path / "m.onnx")
-    result = CliRunner().invoke(app, ["inspect", str(path), "--json", "--input-shape", f"{INPUT}:1x3x8x8"])
+    result = CliRunner().invoke(make_app(), ["inspect", str(path), "--json", "--input-shape", f"{INPUT}:1x3x8x8"])
     facts = json.loads(result.stdout)
     assert facts["macs"] == 13856
     assert facts["opsets"] == {"ai.onnx": 17}
@@ -104,12 +104,12 @@ def test_command_prints_json(tmp_path: Path) -> None:
 
 def test_command_leaves_with_0_for_unsupported_models(tmp_path: Path) -> None:
     model = of_nodes([Node("Unique", ["x"], ["y"])], {"x": (4,)}, {"y": ("n",)})
-    result = CliRunner().invoke(app, ["inspect", str(save(model, tmp_path / "m.onnx"))])
+    result = CliRunner().invoke(make_app(), ["inspect", str(save(model, tmp_path / "m.onnx"))])
     assert result.exit_code == 0
     assert "Unique at y" in result.stdout
 
 
 def test_command_raises_for_what_is_no_model(tmp_path: Path) -> None:
     (tmp_path / "m.onnx").write_bytes(b"no")
-    result = CliRunner().invoke(app, ["inspect", str(tmp_path / "m.onnx")])
+    result = CliRunner().invoke(make_app(), ["inspect", str(tmp_path / "m.onnx")])
     assert isinstance(result.exception, ModelError)

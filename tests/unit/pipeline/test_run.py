@@ -15,7 +15,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from mobilekit.bundle import Manifest, ModelInfo, TensorInfo, open_bundle, write_manifest
-from mobilekit.cli.main import app
+from mobilekit.cli.main import make_app
 from mobilekit.errors import BundleError, UsageError
 from mobilekit.pipeline.export import ExportOptions, export_model
 from mobilekit.pipeline.run import RunSettings, file_names, run
@@ -219,14 +219,16 @@ def test_a_bundle_that_is_none_and_a_folder_that_is_a_file(tmp_path: Path) -> No
 
 def test_the_command_line(exported: Path, page: Path, tmp_path: Path) -> None:
     runner = CliRunner()
-    words = runner.invoke(app, ["run", str(exported), "--input", str(page), "--top", "2", "-o", str(tmp_path / "o")])
+    words = runner.invoke(
+        make_app(), ["run", str(exported), "--input", str(page), "--top", "2", "-o", str(tmp_path / "o")]
+    )
     assert words.exit_code == 0, words.output
     assert "softmax" not in words.stdout
     assert sum(line.rstrip().endswith("%") for line in words.stdout.splitlines()) == 2
     assert f"wrote {tmp_path / 'o' / 'scores.npy'}" in words.stdout
-    found = runner.invoke(app, ["run", str(exported), "-i", f"{X}={page}", "--runner", "reference", "--json"])
+    found = runner.invoke(make_app(), ["run", str(exported), "-i", f"{X}={page}", "--runner", "reference", "--json"])
     facts = json.loads(found.stdout)
     assert facts["answers"][0]["label"] in ("ant", "bee", "cat", "dog")
     assert facts["outputs"]["scores"]["shape"] == [1, 4]
     assert facts["inputs"] == {X: str(page)}
-    assert isinstance(runner.invoke(app, ["run", str(exported), "--runner", "gpu"]).exception, UsageError)
+    assert isinstance(runner.invoke(make_app(), ["run", str(exported), "--runner", "gpu"]).exception, UsageError)

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from typer.testing import CliRunner
 
 from mobilekit import zoo
-from mobilekit.cli.main import app
+from mobilekit.cli.main import make_app
 from mobilekit.errors import UsageError
 from mobilekit.paths import data_dir
 from mobilekit.zoo import PypiSource, ZooEntry
@@ -165,7 +165,7 @@ def test_the_demo_picture_is_what_its_program_draws() -> None:
 
 
 def run(*arguments: str) -> str:
-    result = CliRunner().invoke(app, ["zoo", *arguments])
+    result = CliRunner().invoke(make_app(), ["zoo", *arguments])
     assert result.exit_code == 0, result.output
     return result.stdout
 
@@ -186,6 +186,6 @@ def test_list_and_info_on_the_command_line(private_cache: Path) -> None:
 def test_fetch_on_the_command_line_prints_paths(zoo_folder: Path, tmp_path: Path, private_cache: Path) -> None:
     (zoo_folder / "x.onnx").write_bytes(b"model")
     write(zoo_folder, toml(source='{ file = "x.onnx" }', license_note='"a note"'))
-    result = CliRunner().invoke(app, ["zoo", "fetch", "toy", "-o", str(tmp_path / "out")])
+    result = CliRunner().invoke(make_app(), ["zoo", "fetch", "toy", "-o", str(tmp_path / "out")])
     assert result.stdout == f"{tmp_path / 'out' / 'toy.onnx'}\n"
     assert "toy: licence MIT (a note)" in result.stderr
