@@ -50,6 +50,7 @@ def prepare(
     shapes: Mapping[str, tuple[int, ...]],
     *,
     simplify: bool = True,
+    resize: bool = False,
     progress: Progress = SILENT,
     verifier: PassVerifier | None = None,
 ) -> Graph:
@@ -57,10 +58,11 @@ def prepare(
 
     ``shapes`` fixes the symbolic axes of inputs by name. Raises ``UsageError`` where a shape does not fit or one is
     missing, ``ModelError`` where the model is malformed, ``UnsupportedModelError`` where a shape depends on data.
-    ``simplify=False`` leaves out onnxsim (our own folding and rules still run). ``verifier`` holds each rewrite
-    against ONNX Runtime (:mod:`mobilekit.passes.verify`) and raises ``VerificationError``.
+    ``simplify=False`` leaves out onnxsim (our own folding and rules still run). With ``resize`` the shapes override
+    what the file says, fixed axes too. ``verifier`` holds each rewrite against ONNX Runtime
+    (:mod:`mobilekit.passes.verify`) and raises ``VerificationError``.
     """
-    graph = _inferred(model, shapes, progress, verifier=verifier)
+    graph = _inferred(model, shapes, progress, resize=resize, verifier=verifier)
     return _legal(graph, simplify=simplify, progress=progress, verifier=verifier)
 
 
@@ -94,6 +96,7 @@ def _inferred(
     progress: Progress,
     *,
     keep_batches: bool = False,
+    resize: bool = False,
     verifier: PassVerifier | None = None,
 ) -> Graph:
     from mobilekit.importers.convert import from_proto
@@ -102,6 +105,8 @@ def _inferred(
     from mobilekit.passes.precision import single_precision
 
     graph = from_proto(model.proto, model.path.parent)
+    if resize:
+        shaping.resize_inputs(graph, shapes)
     shaping.fix_inputs(graph, shapes, progress)
     infer.infer(graph, target_opset=CANONICAL_OPSET, keep_batches=keep_batches)
     infer.require_static(graph)

@@ -12,7 +12,7 @@ from mobilekit.tensors import format_shape
 if TYPE_CHECKING:
     from mobilekit.graph import Graph, Value
 
-__all__ = ["apply_shapes", "fix_inputs"]
+__all__ = ["apply_shapes", "fix_inputs", "resize_inputs"]
 
 
 def fix_inputs(graph: Graph, shapes: Mapping[str, tuple[int, ...]], progress: Progress) -> None:
@@ -44,6 +44,17 @@ def fix_inputs(graph: Graph, shapes: Mapping[str, tuple[int, ...]], progress: Pr
         raise UsageError(f"the input shape is not fixed: {said}", hint=f"{options} with numbers for the letters")
     if assumed:
         progress.note(f"batch size 1 is assumed for {', '.join(assumed)} (choose with --input-shape)")
+
+
+def resize_inputs(graph: Graph, shapes: Mapping[str, tuple[int, ...]]) -> None:
+    """Give the inputs the shapes named, fixed axes of the file included, and forget every shape that follows."""
+    for value in graph.inputs:
+        if value.name in shapes:
+            value.shape = shapes[value.name]
+    for node in graph.nodes:
+        for made in node.outputs:
+            if made is not None:
+                made.shape = None
 
 
 def apply_shapes(graph: Graph, shapes: Mapping[str, tuple[int, ...]]) -> None:

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from mobilekit.bundle import NcnnArtifact
     from mobilekit.graph import Graph
     from mobilekit.targets.base import Survey
+    from mobilekit.targets.ncnn.emit import Model
 
 __all__ = ["NcnnOptions", "NcnnTarget"]
 
@@ -52,11 +53,15 @@ class NcnnTarget:
         Raises :class:`UnsupportedModelError` with all findings before anything is written, and
         :class:`~mobilekit.errors.StorageError` where the disk does not take the files. Same graph, same bytes.
         """
-        from mobilekit.bundle import NcnnArtifact
         from mobilekit.targets.ncnn.emit import emit
+
+        return self.write(emit(graph, stock_only=options.stock_only), folder, options)
+
+    def write(self, model: Model, folder: Path, options: NcnnOptions) -> NcnnArtifact:
+        """:meth:`build` for what was emitted already."""
+        from mobilekit.bundle import NcnnArtifact
         from mobilekit.targets.ncnn.writer import arrange, write_bin, write_param
 
-        model = emit(graph, stock_only=options.stock_only)
         if model.findings:
             count = len(model.findings)
             raise UnsupportedModelError(

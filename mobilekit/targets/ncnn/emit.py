@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Blob", "Emission", "Layer", "Model", "ParamValue", "Weights", "emit"]
 
-ParamValue = int | float | Sequence[int] | Sequence[float]
+ParamValue = int | float | str | Sequence[int] | Sequence[float]
 EXACT_INTEGER = 1 << 24
 _TAKEN = {"float": frozenset[str](), "exact": frozenset({"int32", "int64"})}
 _SAME_ELEMENTS = frozenset({"Cast", "Flatten", "Identity", "Reshape", "Squeeze", "Unsqueeze"})

@@ -44,6 +44,10 @@ def _floats(number: int) -> Param:
     return Param(number, "floats")
 
 
+def _text(number: int) -> Param:
+    return Param(number, "text")
+
+
 _ACTIVATION = {"activation_type": _i(9, 0), "activation_params": _floats(10)}
 _CONV_COMMON = {
     "num_output": _i(0, 0),
@@ -178,7 +182,14 @@ LAYERS: Mapping[str, Mapping[str, Param]] = MappingProxyType(
         "ConvolutionDepthWise": {**_CONV_2D, **_GROUP, "pad_value": _f(18, 0.0)},
         "ConvolutionDepthWise1D": {**_CONV_COMMON, **_GROUP, "pad_value": _f(18, 0.0)},
         "ConvolutionDepthWise3D": {**_CONV_3D, **_GROUP, "pad_value": _f(18, 0.0)},
-        "Crop": {"starts": _ints(9), "ends": _ints(10), "axes": _ints(11)},
+        "Crop": {
+            "starts": _ints(9),
+            "ends": _ints(10),
+            "axes": _ints(11),
+            "starts_expr": _text(19),
+            "ends_expr": _text(20),
+            "axes_expr": _text(21),
+        },
         "CumulativeSum": {"axis": _i(0, 0)},
         "Deconvolution": {**_CONV_2D, "output_pad_right": _i(18, 0), "output_pad_bottom": _i(19)},
         "DeconvolutionDepthWise": {**_CONV_2D, **_GROUP, "output_pad_right": _i(18, 0), "output_pad_bottom": _i(19)},
@@ -221,6 +232,7 @@ LAYERS: Mapping[str, Mapping[str, Param]] = MappingProxyType(
             "output_width": _i(4, 0),
             "dynamic_target_size": _i(5, 0),
             "align_corner": _i(6, 0),
+            "size_expr": _text(9),
         },
         "LayerNorm": {"affine_size": _i(0, 0), "eps": _f(1, 0.001), "affine": _i(2, 1)},
         "LRN": {
@@ -279,7 +291,13 @@ LAYERS: Mapping[str, Mapping[str, Param]] = MappingProxyType(
         },
         "ReLU": {"slope": _f(0, 0.0)},
         "Reorg": {"stride": _i(0, 1), "mode": _i(1, 0)},
-        "Reshape": {"w": _i(0, -233), "h": _i(1, -233), "d": _i(11, -233), "c": _i(2, -233)},
+        "Reshape": {
+            "w": _i(0, -233),
+            "h": _i(1, -233),
+            "d": _i(11, -233),
+            "c": _i(2, -233),
+            "shape_expr": _text(6),
+        },
         "RMSNorm": {"affine_size": _i(0, 0), "eps": _f(1, 0.001), "affine": _i(2, 1)},
         "RNN": {"num_output": _i(0, 0), "weight_data_size": _i(1, 0), "direction": _i(2, 0)},
         "Scale": {"scale_data_size": _i(0, 0), "bias_term": _i(1, 0)},

@@ -188,9 +188,12 @@ def _params(layer: Layer) -> Iterator[str]:
 
 def _param(param: Param, value: ParamValue, what: str) -> str:
     if param.kind in ("ints", "floats"):
-        assert isinstance(value, Sequence), what
+        assert isinstance(value, Sequence) and not isinstance(value, str), what
         items = [_number(item, param.kind == "floats", what) for item in value]
         return f"{-23300 - param.id}={','.join([str(len(items)), *items])}"
+    if param.kind == "text":
+        assert isinstance(value, str), what
+        return f'{param.id}="{value}"'
     assert not isinstance(value, Sequence), what
     return f"{param.id}={_number(value, param.kind == 'float', what)}"
 
