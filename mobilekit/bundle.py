@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from mobilekit.errors import BundleError
 from mobilekit.preprocess import Preprocess
+from mobilekit.tensors import format_shape
 
 if TYPE_CHECKING:
     from mobilekit.tensors import Array
@@ -34,6 +35,7 @@ __all__ = [
     "Bundle",
     "FileEntry",
     "FixedInput",
+    "FreeAxis",
     "Manifest",
     "ModelInfo",
     "NcnnArtifact",
@@ -48,7 +50,7 @@ __all__ = [
     "write_manifest",
 ]
 
-SCHEMA_VERSION = "1.0"
+SCHEMA_VERSION = "1.1"
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
@@ -89,16 +91,65 @@ class FileEntry(_Strict):
 
 
 @dataclass(frozen=True, kw_only=True)
-class TensorInfo(_Strict):
-    """A model input or output as exported: ONNX name, numpy dtype name, fixed shape.
+class FreeAxis(_Strict):
+    """An axis whose size is chosen at run time, of a model exported with ``--dynamic``.
 
-    ``limit``: the integers of this input point into a table of so many rows; ``None`` where they do not.
+    Its sizes are ``minimum``, and every ``multiple`` of that and more up to ``maximum`` (``None``: no limit). Axes of
+    one ``symbol`` have the same size, in whatever input. Of an output's axis only its place is told (``symbol`` is
+    empty): the size follows from the inputs'.
+    """
+
+    axis: int
+    symbol: str = ""
+    minimum: int = 1
+    maximum: int | None = None
+    multiple: int = 1
+
+    def __post_init__(self) -> None:
+        _check(self.axis >= 0 and self.minimum >= 1 and self.multiple >= 1, "no such free axis")
+
+    def admits(self, size: int) -> bool:
+        return self.minimum <= size <= (self.maximum or size) and size % self.multiple == 0
+
+    def __str__(self) -> str:
+        """``320..1280, a multiple of 32``"""
+        span = f"{self.minimum}..{self.maximum if self.maximum is not None else ''}"
+        return span if self.multiple == 1 else f"{span}, a multiple of {self.multiple}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class TensorInfo(_Strict):
+    """A model input or output as exported: ONNX name, numpy dtype name, shape.
+
+    ``limit``: the integers of this input point into a table of so many rows; ``None`` where they do not. Axes in
+    ``free`` may have other sizes than ``shape`` says, which then is what the model was exported with by default.
     """
 
     name: str
     dtype: str
     shape: tuple[int, ...]
     limit: int | None = None
+    free: tuple[FreeAxis, ...] = ()
+
+    def misfit(self, shape: tuple[int, ...]) -> str | None:
+        """Why a tensor of ``shape`` is none of this model's; ``None`` where it fits."""
+        free = {axis.axis: axis for axis in self.free}
+        if len(shape) == len(self.shape):
+            wrong = [a for a, size in enumerate(shape) if a not in free and size != self.shape[a]]
+            if not wrong:
+                for index, axis in free.items():
+                    if not axis.admits(shape[index]):
+                        return f"its axis {index} has the size {shape[index]}, and takes {axis}"
+                return None
+        return f"it has shape {format_shape(shape)}, and takes {self.describe()}"
+
+    def describe(self) -> str:
+        """``1x3x320``, free axes as their range: ``1x3x64../32x64..640/32``."""
+        axes: list[int | str] = list(self.shape)
+        for axis in self.free:
+            step = f"/{axis.multiple}" if axis.multiple > 1 else ""
+            axes[axis.axis] = f"{axis.minimum}..{axis.maximum or ''}{step}" if axis.symbol else ".."
+        return format_shape(tuple(axes))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -216,6 +267,8 @@ class ModelInfo(_Strict):
 
 @dataclass(frozen=True, kw_only=True)
 class Manifest(_Strict):
+    """``sizes``: of a model with free axes, the input shapes that were verified and that validation tries in turn."""
+
     mobilekit_version: str
     model: ModelInfo
     inputs: tuple[TensorInfo, ...]
@@ -227,6 +280,7 @@ class Manifest(_Strict):
     labels: str | None = None
     task: str = ""
     verified: bool = False
+    sizes: tuple[dict[str, tuple[int, ...]], ...] = ()
     files: tuple[FileEntry, ...] = ()
 
     def __post_init__(self) -> None:
@@ -259,6 +313,11 @@ class Bundle:
         if self.manifest.labels is None:
             return ()
         return tuple((self.root / self.manifest.labels).read_text("utf-8").splitlines())
+
+    @property
+    def free(self) -> dict[str, tuple[int, ...]]:
+        """The axes that have no fixed size, by input."""
+        return {info.name: tuple(axis.axis for axis in info.free) for info in self.manifest.inputs if info.free}
 
     def fixed(self) -> dict[str, Array]:
         """The inputs of the original model that were fixed, by name."""

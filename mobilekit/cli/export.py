@@ -25,6 +25,16 @@ def export(
             "--input", metavar="NAME=VALUE", help="Fix an input: NAME=16000, NAME=[1,2], NAME=value.npy. Repeatable."
         ),
     ] = None,
+    dynamic: Annotated[
+        bool, typer.Option("--dynamic", help="Leave symbolic axes free (not the batch): one bundle, many input sizes.")
+    ] = False,
+    dynamic_shape: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--dynamic-shape",
+            help="NAME:1x3x320..1280x..: which axes are free, and their sizes; MIN..MAX/MULTIPLE. Repeatable.",
+        ),
+    ] = None,
     labels: Annotated[Path | None, typer.Option(help="Class names, one a line.")] = None,
     preprocess: Annotated[
         Path | None, typer.Option(help="How a picture becomes the input: a TOML file (docs/zoo.md).")
@@ -50,11 +60,14 @@ def export(
     mobilekit export model.onnx -o build/model
     mobilekit export model.onnx --precision fp16 --input-shape images:1x3x320x320 -o build/model
     mobilekit export vad.onnx --input sr=16000 --input-shape input:1x512 -o build/vad
+    mobilekit export detector.onnx --dynamic -o build/detector
+    mobilekit export detector.onnx --dynamic-shape images:1x3x320..1280x320..1280 -o build/detector
     mobilekit export pp_lcnet_orientation -o build/orientation
     """
     from mobilekit.cli._common import print_json, remark, terminal_progress
     from mobilekit.errors import UsageError
     from mobilekit.pipeline.export import ExportOptions, export_model
+    from mobilekit.sizes import parse_dynamic_shape
     from mobilekit.tensors import parse_named_shape, parse_named_value
 
     if target != "ncnn":
@@ -65,6 +78,8 @@ def export(
         precision="fp16" if precision == "fp16" else "fp32",
         shapes=dict(parse_named_shape(text) for text in input_shape or ()),
         fixed=dict(parse_named_value(text) for text in input_ or ()),
+        dynamic=dynamic,
+        dynamic_shapes=dict(parse_dynamic_shape(text) for text in dynamic_shape or ()),
         labels=labels,
         preprocess=preprocess,
         simplify=simplify,
@@ -93,6 +108,9 @@ def export(
     assert report.manifest.ncnn is not None
     for name, error in report.errors.items():
         remark(f"  {name}: relative L2 {error.relative_l2:.2e}, max abs {error.max_abs:.2e}")
+    for info in report.manifest.inputs:
+        if info.free:
+            remark(f"  {info.name} takes {info.describe()}")
     tried = "verification proved nothing" if report.errors else "NOT verified"
     state = "verified against ONNX Runtime" if report.manifest.verified else tried
     total = sum(report.seconds.values())

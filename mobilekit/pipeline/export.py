@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from mobilekit.metrics.tensors import TensorError
     from mobilekit.passes.batch import Batch, Mixing
     from mobilekit.passes.verify import PassVerifier
+    from mobilekit.pipeline.dynamic import DynamicModel, DynamicShape
     from mobilekit.preprocess import Preprocess
     from mobilekit.tensors import Array, FixedValue
     from mobilekit.zoo import ResolvedModel
@@ -34,17 +35,20 @@ __all__ = ["ExportOptions", "ExportReport", "export_model"]
 class ExportOptions:
     """What to make of a model.
 
-    ``shapes`` fixes the shapes of inputs by ONNX name; ``fixed`` gives inputs a value (an array, a ``.npy`` file, a
-    number, a list): the converted model does not have them. ``precision`` is how weights are stored and which
-    arithmetic a device may use; ``labels`` is a text file, one class a line, and ``preprocess`` a TOML file with the
-    fields of :class:`~mobilekit.preprocess.Preprocess` (a zoo entry brings its own). ``verify=False`` is recorded in
-    the manifest; ``seed`` and ``samples`` say what verification feeds the model.
-    ``replace`` allows to overwrite a folder that is no bundle. ``verify_passes`` holds every rewrite against ONNX
-    Runtime, to find the rule behind a wrong result: slow, and it keeps every tensor of the model in memory.
+    ``shapes`` fixes the shapes of inputs by ONNX name; with ``dynamic`` they are but the default, and the symbolic
+    axes (but the batch) stay free, or those that ``dynamic_shapes`` names (which implies ``dynamic``). ``fixed`` gives
+    inputs a value (an array, a ``.npy`` file, a number, a list): the converted model does not have them.
+    ``precision`` is how weights are stored and which arithmetic a device may use; ``labels`` is a text file, one class
+    a line, and ``preprocess`` a TOML file with the fields of :class:`~mobilekit.preprocess.Preprocess` (a zoo entry
+    brings its own). ``verify=False`` is recorded in the manifest; ``seed`` and ``samples`` say what verification feeds
+    the model. ``replace`` allows to overwrite a folder that is no bundle. ``verify_passes`` holds every rewrite
+    against ONNX Runtime, to find the rule behind a wrong result: slow, and it keeps every tensor in memory.
     """
 
     precision: Literal["fp32", "fp16"] = "fp32"
     shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    dynamic: bool = False
+    dynamic_shapes: Mapping[str, DynamicShape] = field(default_factory=dict)
     fixed: Mapping[str, FixedValue] = field(default_factory=dict)
     labels: Path | None = None
     preprocess: Path | None = None
@@ -95,29 +99,46 @@ def export_model(
     with clock("load"):
         progress.step("reading the model")
         source = load(resolved.path, _fixed(resolved, options))
+    shapes = _shapes(source, resolved, options)
+    dynamic: DynamicModel | None = None
     with clock("prepare"):
-        progress.step("simplifying")
-        shapes = _shapes(source, resolved, options)
-        with _pass_verifier(resolved, options) as verifier:
-            graph = prepare(source, shapes, simplify=options.simplify, progress=progress, verifier=verifier)
-        with _pass_verifier(resolved, options) as verifier:
-            graph, batch, mixing = choose_batch(graph, source, shapes, simplify=options.simplify, verifier=verifier)
+        batch: Batch | None = None
+        mixing: Mixing | None = None
+        if options.dynamic or options.dynamic_shapes:
+            from mobilekit.pipeline.dynamic import convert_dynamic
+
+            dynamic = convert_dynamic(
+                source, shapes, options.dynamic_shapes, stock_only=options.stock_only, progress=progress
+            )
+            graph = dynamic.graph
+        else:
+            progress.step("simplifying")
+            with _pass_verifier(resolved, options) as verifier:
+                graph = prepare(source, shapes, simplify=options.simplify, progress=progress, verifier=verifier)
+            with _pass_verifier(resolved, options) as verifier:
+                graph, batch, mixing = choose_batch(graph, source, shapes, simplify=options.simplify, verifier=verifier)
         if batch is not None:
             progress.note(f"ncnn computes one sample at a time: the batch of {batch.size} is run sample by sample")
     # The folder appears only now: a model that cannot be converted leaves no trace.
     target, settings = NcnnTarget(), NcnnOptions(precision=options.precision, stock_only=options.stock_only)
-    with clock("check"):
-        _refuse_unsupported(target.name, target.check(graph, settings), source, mixing)
+    if dynamic is None:
+        with clock("check"):
+            _refuse_unsupported(target.name, target.check(graph, settings), source, mixing)
     with atomic_dir(folder) as temporary:
         with clock("convert"):
             progress.step("converting to ncnn")
             (temporary / "ncnn").mkdir()
-            artifact = target.build(graph, temporary / "ncnn", settings)
+            if dynamic is None:
+                artifact = target.build(graph, temporary / "ncnn", settings)
+            else:
+                artifact = target.write(dynamic.model, temporary / "ncnn", settings)
         with clock("bundle"):
             _copy_source(source, temporary / "source")
             artifact = replace(artifact, batch=_in_manifest(batch))
             manifest = _manifest(graph, source, resolved, options, temporary, batch)
             manifest = replace(manifest, ncnn=artifact)
+            if dynamic is not None:
+                manifest = _freed(manifest, dynamic)
         errors: Mapping[str, TensorError] = {}
         if options.verify:
             with clock("verify"):
@@ -265,6 +286,16 @@ def _manifest(
     )
 
 
+def _freed(manifest: Manifest, dynamic: DynamicModel) -> Manifest:
+    """With the axes that are free, and the sizes to verify."""
+    return replace(
+        manifest,
+        inputs=tuple(replace(info, free=dynamic.inputs.get(info.name, ())) for info in manifest.inputs),
+        outputs=tuple(replace(info, free=dynamic.outputs.get(info.name, ())) for info in manifest.outputs),
+        sizes=dynamic.sizes,
+    )
+
+
 def _read_labels(path: Path | None, outputs: tuple[TensorInfo, ...]) -> tuple[str, ...]:
     """Class names, checked against the classes of the first output where it looks like one score a class."""
     if path is None:
@@ -335,11 +366,19 @@ def _verify(
 
     run = RunOptions(fp16=options.precision == "fp16", timeout_s=options.timeout_s)
     measured: dict[str, list[TensorError]] = {info.name: [] for info in manifest.outputs}
+    names: list[str] = []
+    free = {info.name: [axis.axis for axis in info.free] for info in manifest.inputs}
+    reference_runner = OrtRunner(source.path, fixed=source.fixed, free=free)
     ncnn = sample_by_sample(manifest, lambda one: NcnnHostRunner(root, one))
-    with OrtRunner(source.path, fixed=source.fixed) as reference, ncnn as converted:
+    with reference_runner as reference, ncnn as converted:
         for sample in seeded_samples(
-            manifest.inputs, seed=options.seed, count=options.samples, preprocess=manifest.preprocess
+            manifest.inputs,
+            seed=options.seed,
+            count=max(options.samples, len(manifest.sizes)),
+            preprocess=manifest.preprocess,
+            sizes=manifest.sizes,
         ):
+            names.append(sample.name)
             expected = reference.run(sample.tensors, run).outputs
             actual = converted.run(sample.tensors, run).outputs
             for name, found in measured.items():
@@ -348,7 +387,11 @@ def _verify(
     # A model that rounds to 16 bits itself is no closer than that to what float32 makes of it.
     tolerance = tolerance_for("fp16" if computes_in_half(source.proto) else options.precision)
     verdicts = {name: judge(error, tolerance) for name, error in errors.items()}
-    wrong = [f"{name}: {verdict.reason}" for name, verdict in verdicts.items() if verdict.verdict is Verdict.FAIL]
+    wrong = [
+        f"{name}: {verdict.reason} ({_worst_sample(names, measured[name])})"
+        for name, verdict in verdicts.items()
+        if verdict.verdict is Verdict.FAIL
+    ]
     if wrong:
         raise VerificationError(
             "the converted model does not compute what the original does; nothing was written\n  " + "\n  ".join(wrong),
@@ -358,3 +401,7 @@ def _verify(
         if verdict.verdict is Verdict.INCONCLUSIVE:
             progress.note(f"verification says little about output {name!r}: {verdict.reason}")
     return errors, overall(verdicts.values()) is Verdict.PASS
+
+
+def _worst_sample(names: Sequence[str], errors: Sequence[TensorError]) -> str:
+    return max(zip(names, errors, strict=True), key=lambda pair: pair[1].relative_l2)[0]

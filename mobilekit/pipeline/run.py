@@ -207,9 +207,9 @@ def _fitting(array: Array, info: TensorInfo, file: Path) -> Array:
     import numpy as np
 
     wanted = np.dtype(info.dtype)
-    if array.shape != info.shape:
+    if info.misfit(array.shape) is not None:
         raise UsageError(
-            f"{file} has shape {format_shape(array.shape)}, but the input {info.name!r} has {format_shape(info.shape)}",
+            f"{file} has shape {format_shape(array.shape)}, but the input {info.name!r} takes {info.describe()}",
             hint="give an array of that shape, or export with another --input-shape",
         )
     if array.dtype == wanted:
@@ -260,7 +260,7 @@ def _runner(bundle: Bundle, settings: RunSettings) -> Runner:
     if settings.runner == "reference":
         from mobilekit.runners.ort import OrtRunner
 
-        return OrtRunner(bundle.source, threads=settings.threads, fixed=bundle.fixed())
+        return OrtRunner(bundle.source, threads=settings.threads, fixed=bundle.fixed(), free=bundle.free)
     from mobilekit.runners.batch import sample_by_sample
     from mobilekit.runners.ncnn_host import NcnnHostRunner
 

@@ -80,7 +80,11 @@ def validate_bundle(
     samples: Iterator[Sample]
     if options.inputs is None:
         samples = seeded_samples(
-            manifest.inputs, seed=options.seed, count=options.samples, preprocess=manifest.preprocess
+            manifest.inputs,
+            seed=options.seed,
+            count=options.samples,
+            preprocess=manifest.preprocess,
+            sizes=manifest.sizes,
         )
     else:
         samples = file_samples(options.inputs, manifest.inputs, preprocess=manifest.preprocess)
@@ -93,7 +97,7 @@ def validate_bundle(
             fp16=arithmetic == "fp16",
             timeout_s=options.timeout_s,
         )
-        with OrtRunner(opened.source, fixed=opened.fixed()) as reference:
+        with OrtRunner(opened.source, fixed=opened.fixed(), free=opened.free) as reference:
             found = _measure(opened, runner, reference, samples, run, progress)
             reference_info = reference.info()
     return _report(opened, options, run, tolerance, facts, (reference_info.name, reference_info.version), found)
@@ -236,7 +240,9 @@ def _measure(
         for info in outputs:
             actual, wanted = _both(result.outputs, expected, info)
             errors[info.name].append(compare(actual, wanted))
-            if first is not None:
+            if first is not None and first[info.name].shape != wanted.shape:
+                variation[info.name] = float("inf")  # a device cannot answer in another shape by accident
+            elif first is not None:
                 variation[info.name] = max(variation[info.name], compare(wanted, first[info.name]).relative_l2)
             agreement = top1_agreement(actual, wanted) if classifies else None
             if agreement is not None:

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mobilekit.errors import UsageError, VerificationError
-from mobilekit.tensors import format_shape
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -15,14 +14,28 @@ if TYPE_CHECKING:
     from mobilekit.bundle import NcnnBlob, TensorInfo
     from mobilekit.tensors import Array
 
-__all__ = ["blob_dims", "extracted", "from_blob", "from_blobs", "to_blob"]
+__all__ = ["blob_dims", "check_sizes", "extracted", "from_blob", "from_blobs", "to_blob"]
 
 _EXACT_INTEGER = 1 << 24
 
 
-def blob_dims(info: TensorInfo, blob: NcnnBlob) -> tuple[int, ...]:
+def blob_dims(shape: Sequence[int], blob: NcnnBlob) -> tuple[int, ...]:
     """The Mat's dims, outermost first: ``(w,)``, ``(h, w)``, ``(c, h, w)`` or ``(c, d, h, w)``."""
-    return blob.dims or tuple(info.shape[axis] for axis in blob.axes) or (1,)
+    return blob.dims or tuple(shape[axis] for axis in blob.axes) or (1,)
+
+
+def check_sizes(infos: Iterable[TensorInfo], shapes: Mapping[str, Sequence[int]]) -> None:
+    """:class:`UsageError` where free axes of one symbol are given different sizes (``shapes`` by input name)."""
+    sizes: dict[str, tuple[int, str]] = {}
+    for info in infos:
+        for axis in info.free:
+            size = shapes[info.name][axis.axis]
+            known, where = sizes.setdefault(axis.symbol, (size, info.name))
+            if known != size:
+                raise UsageError(
+                    f"the axis {axis.symbol!r} is {known} in the input {where!r} and {size} in {info.name!r}",
+                    hint="give both the same size",
+                )
 
 
 def to_blob(array: Array, info: TensorInfo, blob: NcnnBlob) -> Array:
@@ -30,11 +43,11 @@ def to_blob(array: Array, info: TensorInfo, blob: NcnnBlob) -> Array:
 
     Raises :class:`UsageError` where shape or dtype differ from the manifest's, or an integer does not fit exactly.
     """
-    if tuple(array.shape) != info.shape:
+    problem = info.misfit(tuple(array.shape))
+    if problem is not None:
         raise UsageError(
-            f"input {info.name!r} has shape {format_shape(tuple(array.shape))}, "
-            f"the model was exported for {format_shape(info.shape)}",
-            hint="export again with --input-shape, or give an input of that shape",
+            f"input {info.name!r} does not fit: {problem}",
+            hint="give an input of that shape, or export again with --input-shape (--dynamic for many sizes)",
         )
     if array.dtype != np.dtype(info.dtype):
         raise UsageError(
@@ -47,7 +60,19 @@ def to_blob(array: Array, info: TensorInfo, blob: NcnnBlob) -> Array:
                 f"input {info.name!r} holds an integer beyond {limit}, which ncnn's {blob.kind} cannot hold",
                 hint="use smaller integers",
             )
-    return np.ascontiguousarray(array.reshape(blob_dims(info, blob)), dtype=blob.kind)
+    return np.ascontiguousarray(array.reshape(blob_dims(array.shape, blob)), dtype=blob.kind)
+
+
+def _shape_of(data: Array, info: TensorInfo, blob: NcnnBlob) -> tuple[int, ...] | None:
+    """The ONNX shape of an output, ``None`` where its Mat cannot be it."""
+    if not info.free:
+        return info.shape
+    if data.ndim != max(1, len(blob.axes)):
+        return None
+    shape = list(info.shape)
+    for axis, size in zip(blob.axes, data.shape, strict=False):
+        shape[axis] = size
+    return None if info.misfit(tuple(shape)) else tuple(shape)
 
 
 def extracted(outputs: Sequence[NcnnBlob]) -> list[str]:
@@ -82,14 +107,16 @@ def from_blobs(
 def from_blob(data: Array, info: TensorInfo, blob: NcnnBlob) -> Array:
     """An output as ncnn gave it, in ONNX shape and dtype.
 
-    Raises :class:`VerificationError` where its number of elements differs, or an integer output is not exact.
+    The sizes of free axes are those of the Mat. Raises :class:`VerificationError` where the others, or the number
+    of elements, differ from the manifest's, or an integer output is not exact.
     """
-    if data.size != int(np.prod(info.shape, dtype=np.int64)):
+    shape = _shape_of(data, info, blob)
+    if shape is None or data.size != int(np.prod(shape, dtype=np.int64)):
         raise VerificationError(
-            f"output {info.name!r} has {data.size} elements, {format_shape(info.shape)} was expected",
+            f"output {info.name!r} has {data.size} elements, {info.describe()} was expected",
             hint="export the model again; the ncnn model and its manifest do not belong together",
         )
-    flat = np.ascontiguousarray(data).reshape(info.shape)
+    flat = np.ascontiguousarray(data).reshape(shape)
     dtype = np.dtype(info.dtype)
     if blob.kind == "int32":
         return flat.view(np.int32).astype(dtype)

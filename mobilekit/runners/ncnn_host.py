@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from mobilekit import child
 from mobilekit.errors import BundleError, ChildError, UsageError
 from mobilekit.runners.base import RunnerInfo, RunOptions, RunResult
-from mobilekit.runners.blobs import extracted, from_blobs, to_blob
+from mobilekit.runners.blobs import check_sizes, extracted, from_blobs, to_blob
 
 if TYPE_CHECKING:
     from mobilekit.bundle import Manifest, NcnnArtifact
@@ -57,6 +57,7 @@ class NcnnHostRunner:
                 f"the model's inputs are {', '.join(infos)}; given: {', '.join(inputs) or 'none'}",
                 hint="give each input once, by its ONNX name",
             )
+        check_sizes(infos.values(), {name: array.shape for name, array in inputs.items()})
         artifact = self._artifact
         wanted = extracted(artifact.outputs)
         answer = child.call(

@@ -14,7 +14,7 @@ from mobilekit.device.store import DEFAULT_QUOTA_BYTES, Store
 from mobilekit.errors import BundleError, DeviceError, UsageError
 from mobilekit.progress import SILENT, Progress
 from mobilekit.runners.base import RunnerInfo, RunOptions, RunResult
-from mobilekit.runners.blobs import extracted, from_blobs, to_blob
+from mobilekit.runners.blobs import check_sizes, extracted, from_blobs, to_blob
 
 if TYPE_CHECKING:
     from mobilekit.bundle import Bundle
@@ -133,6 +133,7 @@ class DeviceRunner:
                 f"the model's inputs are {', '.join(infos)}; given: {', '.join(inputs) or 'none'}",
                 hint="give each input once, by its ONNX name",
             )
+        check_sizes(infos.values(), {name: array.shape for name, array in inputs.items()})
         loaded = self._load(session, options)
         artifact = self._artifact
         report = session.infer(

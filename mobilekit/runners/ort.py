@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,17 +20,25 @@ __all__ = ["OrtRunner"]
 class OrtRunner:
     """The model file at ``model`` in an ``onnxruntime`` session (CPU provider), inputs and outputs by ONNX name.
 
-    ``fixed`` holds inputs that every run is given beside its own. ``optimise=False`` switches ONNX Runtime's graph
+    ``fixed`` holds inputs that every run is given beside its own. ``free`` names axes by input that may have another
+    size than the file says. ``optimise=False`` switches ONNX Runtime's graph
     optimisations off. Raises :class:`ModelError` where ONNX Runtime will not load the model, :class:`UsageError`
     where it refuses the inputs.
     """
 
     def __init__(
-        self, model: Path, *, threads: int = 0, optimise: bool = True, fixed: NamedTensors | None = None
+        self,
+        model: Path,
+        *,
+        threads: int = 0,
+        optimise: bool = True,
+        fixed: NamedTensors | None = None,
+        free: Mapping[str, Sequence[int]] | None = None,
     ) -> None:
         self._model = model
         self._fixed = dict(fixed or {})
-        self._arguments = {"model": str(model), "threads": threads, "optimise": optimise}
+        free = {name: list(axes) for name, axes in (free or {}).items() if axes}
+        self._arguments = {"model": str(model), "threads": threads, "optimise": optimise, "free": free}
         self._child: Child | None = None
         self._load_ns = 0
 
@@ -77,7 +85,7 @@ class OrtRunner:
 class _Session:
     """Lives in the child."""
 
-    def __init__(self, model: str, threads: int, optimise: bool) -> None:
+    def __init__(self, model: str, threads: int, optimise: bool, free: Mapping[str, Sequence[int]]) -> None:
         import onnxruntime as ort
 
         settings = ort.SessionOptions()
@@ -88,7 +96,11 @@ class _Session:
         if not optimise:
             settings.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
         try:
-            self._session = ort.InferenceSession(model, settings, providers=["CPUExecutionProvider"])
+            opened = _opened(model, free)
+            if isinstance(opened, bytes):
+                folder = str(Path(model).parent)
+                settings.add_session_config_entry("session.model_external_initializers_file_folder_path", folder)
+            self._session = ort.InferenceSession(opened, settings, providers=["CPUExecutionProvider"])
         except Exception as error:  # ONNX Runtime's exceptions share no base class of its own
             raise ModelError(f"ONNX Runtime cannot load {Path(model).name}: {_first_line(error)}") from error
 
@@ -111,6 +123,29 @@ class _Session:
                 hint="if they were seeded: export with --no-verify, then validate with --inputs DIR of real ones",
             ) from error
         return {"names": names, "outputs": outputs, "latencies_ns": latencies}
+
+
+def _opened(model: str, free: Mapping[str, Sequence[int]]) -> str | bytes:
+    """The model's path, or its bytes without the sizes that it gives to ``free`` axes (and to what follows)."""
+    if not free:
+        return model
+    import onnx
+
+    proto = onnx.load(model, load_external_data=False)
+    fixed = False
+    for info in proto.graph.input:
+        for axis in free.get(info.name, ()):
+            dim = info.type.tensor_type.shape.dim[axis]
+            fixed = fixed or dim.HasField("dim_value")
+            dim.Clear()
+    if not fixed:
+        return model
+    del proto.graph.value_info[:]
+    for info in proto.graph.output:
+        for dim in info.type.tensor_type.shape.dim:
+            dim.Clear()
+    data: bytes = proto.SerializeToString()
+    return data
 
 
 def _first_line(error: Exception) -> str:

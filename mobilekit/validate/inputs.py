@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -60,11 +60,23 @@ def seeded_inputs(specs: Sequence[TensorInfo], *, seed: int, preprocess: Preproc
 
 
 def seeded_samples(
-    specs: Sequence[TensorInfo], *, seed: int, count: int, preprocess: Preprocess | None = None
+    specs: Sequence[TensorInfo],
+    *,
+    seed: int,
+    count: int,
+    preprocess: Preprocess | None = None,
+    sizes: Sequence[Mapping[str, tuple[int, ...]]] = (),
 ) -> Iterator[Sample]:
-    """``count`` samples of :func:`seeded_inputs` with the seeds ``seed``, ``seed + 1``, and so on."""
-    for number in range(seed, seed + count):
-        yield Sample(f"seed {number}", seeded_inputs(specs, seed=number, preprocess=preprocess))
+    """``count`` samples of :func:`seeded_inputs` with the seeds ``seed``, ``seed + 1``, and so on.
+
+    ``sizes`` holds input shapes by name, for inputs with free axes: the samples take them in turn.
+    """
+    for index, number in enumerate(range(seed, seed + count)):
+        shapes = sizes[index % len(sizes)] if sizes else {}
+        chosen = [replace(spec, shape=shapes.get(spec.name, spec.shape)) for spec in specs]
+        free = [format_shape(spec.shape) for spec in chosen if spec.free]
+        name = f"seed {number}" + (f" ({', '.join(free)})" if free else "")
+        yield Sample(name, seeded_inputs(chosen, seed=number, preprocess=preprocess))
 
 
 def picture_input(specs: Iterable[TensorInfo], preprocess: Preprocess | None) -> str | None:
@@ -219,8 +231,8 @@ def _fit(array: Array, spec: TensorInfo, path: Path) -> Array:
     import numpy as np
 
     wanted = np.dtype(spec.dtype)
-    if array.shape != spec.shape:
-        has, takes = format_shape(array.shape), format_shape(spec.shape)
+    if spec.misfit(array.shape) is not None:
+        has, takes = format_shape(array.shape), spec.describe()
         raise UsageError(f"{path} has the shape {has}, the input {spec.name!r} takes {takes}")
     if array.dtype != wanted:
         if not (np.issubdtype(array.dtype, np.floating) and np.issubdtype(wanted, np.floating)):

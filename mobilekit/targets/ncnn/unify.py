@@ -16,7 +16,6 @@ import numpy as np
 from mobilekit.errors import Finding
 from mobilekit.targets.ncnn.emit import Blob, Layer, Model, ParamValue
 from mobilekit.targets.ncnn.fit import Symbol, fit, fit_local, letter
-from mobilekit.targets.ncnn.layout import Dims
 from mobilekit.targets.ncnn.node import Refuse
 
 if TYPE_CHECKING:
@@ -146,11 +145,13 @@ class _Unifier:
         else:
             if len({len(layers_of) for layers_of in every}) > 1 and not findings:
                 findings["", ""] = Finding("the model", "Model", "it has more layers at some sizes", _REMEDY)
-        outputs = [[(info.tensor, info.axes, info.kind) for info, _ in each.model.outputs] for each in self.sized]
-        for (info, _), *others in zip(self.base.outputs, *outputs, strict=True):
-            if not findings and len(set(others)) > 1:
-                reason = "its axes stand in other places at another input size"
-                findings[info.tensor, ""] = Finding(info.tensor, "Output", reason, _REMEDY)
+        if not findings:
+            for pairs in zip(*(each.model.inputs + each.model.outputs for each in self.sized), strict=True):
+                info = pairs[0][0]
+                # ``dims``: it lies flat, and the Mat's sizes do not tell the tensor's.
+                if any(other != info for other, _ in pairs):
+                    reason = "it needs a fixed input size: ncnn holds it in another way at another size"
+                    findings[info.tensor, ""] = Finding(info.tensor, "Tensor", reason, _REMEDY)
         return Model(
             tuple(layers),
             self.base.inputs,

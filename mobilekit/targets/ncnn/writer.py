@@ -188,7 +188,8 @@ def _params(layer: Layer) -> Iterator[str]:
 
 def _param(param: Param, value: ParamValue, what: str) -> str:
     if param.kind in ("ints", "floats"):
-        assert isinstance(value, Sequence) and not isinstance(value, str), what
+        assert isinstance(value, Sequence), what
+        assert not isinstance(value, str), what
         items = [_number(item, param.kind == "floats", what) for item in value]
         return f"{-23300 - param.id}={','.join([str(len(items)), *items])}"
     if param.kind == "text":

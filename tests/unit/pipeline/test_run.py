@@ -168,7 +168,7 @@ def test_several_inputs_by_name_even_awkward_ones(tmp_path: Path) -> None:
         ([], None, r"no file is given for the input x \(1x4\)"),
         (["nope={}"], np.zeros((1, 4), np.float32), "no input 'nope'"),
         (["x={}", "{}"], np.zeros((1, 4), np.float32), "given twice"),
-        (["{}"], np.zeros((4,), np.float32), "shape 4, but the input 'x' has 1x4"),
+        (["{}"], np.zeros((4,), np.float32), "shape 4, but the input 'x' takes 1x4"),
         (["{}"], np.zeros((1, 5), np.float32), "shape 1x5"),
         (["{}"], np.zeros((1, 4), np.int64), "int64 values"),
         (["{}"], np.full((1, 4), 1e300), "float64 values"),

@@ -1,0 +1,525 @@
+"""``mobilekit export --dynamic``: which axes are free, in which steps, and the model that is right at all sizes.
+
+The graph is prepared and emitted at several sizes, :func:`~mobilekit.targets.ncnn.unify.unify` makes one model of
+that or names the nodes that need a fixed size. The sizes lie far apart and next to each other, their counts of steps
+share no pattern, and no two axes have the same; the smallest is the smallest that the bundle then admits. The step
+(``multiple of 32``) is the smallest for which this works, out of what the strides of the model multiply to.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from mobilekit.errors import Finding, ModelError, UnsupportedModelError, UsageError
+from mobilekit.progress import SILENT, Progress
+from mobilekit.sizes import AxisRange
+from mobilekit.tensors import format_shape
+
+if TYPE_CHECKING:
+    from mobilekit.bundle import FreeAxis
+    from mobilekit.graph import Graph, Node
+    from mobilekit.importers.onnx import SourceModel
+    from mobilekit.targets.ncnn.emit import Model
+    from mobilekit.targets.ncnn.unify import Sized
+    from mobilekit.tensors import Array, TensorSpec
+
+__all__ = ["DynamicModel", "DynamicShape", "convert_dynamic"]
+
+DynamicShape = tuple[int | AxisRange, ...]
+
+_MOST_SYMBOLS = 3
+_LARGEST_STRIDE = 4096
+_PICTURE, _SEQUENCE, _IDS = 256, 1024, 64
+"""The size of an axis that neither the user nor the model gives one: of pictures, of other numbers, of ids."""
+_LOW = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128)
+
+
+@dataclass(frozen=True, slots=True)
+class DynamicModel:
+    """``graph`` is the one at the default size, ``model`` the one for all; ``inputs`` and ``outputs`` hold the free
+    axes by tensor, ``sizes`` the input shapes to verify with, the default first."""
+
+    graph: Graph
+    model: Model
+    inputs: Mapping[str, tuple[FreeAxis, ...]]
+    outputs: Mapping[str, tuple[FreeAxis, ...]]
+    sizes: tuple[dict[str, tuple[int, ...]], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Symbol:
+    """A free axis; ``places`` are (input's index, axis). ``default`` is what was asked for, not yet a multiple."""
+
+    name: str
+    places: tuple[tuple[int, int], ...]
+    range: AxisRange
+    default: int
+
+    def lowest(self, step: int) -> int:
+        return -(-(self.range.minimum or 1) // step)
+
+    def highest(self, step: int) -> int | None:
+        return None if self.range.maximum is None else self.range.maximum // step
+
+    def clamp(self, steps: int, step: int) -> int:
+        return max(self.lowest(step), min(steps, self.highest(step) or steps))
+
+
+def convert_dynamic(
+    source: SourceModel,
+    shapes: Mapping[str, tuple[int, ...]],
+    dynamic: Mapping[str, DynamicShape],
+    *,
+    stock_only: bool = False,
+    progress: Progress = SILENT,
+) -> DynamicModel:
+    """One ncnn model for many input sizes.
+
+    ``dynamic`` says which axes are free; empty: all symbolic axes but the batch. ``shapes`` gives default sizes.
+    Raises :class:`UnsupportedModelError` with the nodes that need a fixed size, or that ncnn does not take at all,
+    and :class:`UsageError` where no axis is free or the shapes do not fit the model.
+    """
+    fixed, symbols = _free_axes(source, shapes, dynamic)
+    return _Search(source, fixed, symbols, stock_only=stock_only, progress=progress).run()
+
+
+def _free_axes(
+    source: SourceModel, shapes: Mapping[str, tuple[int, ...]], dynamic: Mapping[str, DynamicShape]
+) -> tuple[list[list[int]], list[_Symbol]]:
+    """The inputs' shapes, with any number for free axes, and what is free."""
+    specs = {spec.name: spec for spec in source.inputs}
+    for name in [*dynamic, *shapes]:
+        if name not in specs:
+            raise UsageError(f"the model has no input {name!r}", hint=f"its inputs: {', '.join(specs)}")
+    places: dict[str, list[tuple[int, int]]] = {}
+    ranges: dict[str, AxisRange] = {}
+    defaults: dict[str, int] = {}
+    bases: list[list[int]] = []
+    chosen = _chosen_symbols(specs, dynamic)
+    for index, spec in enumerate(source.inputs):
+        wanted = dynamic.get(spec.name)
+        known = shapes.get(spec.name)
+        for given, what in ((wanted, "--dynamic-shape"), (known, "--input-shape")):
+            if given is not None and len(given) != len(spec.shape):
+                raise UsageError(
+                    f"input {spec.name!r} has {len(spec.shape)} axes ({format_shape(spec.shape)}), not {len(given)}",
+                    hint=f"give {what} as many",
+                )
+        base: list[int] = []
+        for axis, size in enumerate(spec.shape):
+            asked = wanted[axis] if wanted is not None else None
+            symbol = size if isinstance(size, str) else f"{spec.name}.{axis}"
+            if isinstance(asked, AxisRange):
+                if axis == 0 and len(spec.shape) > 1:
+                    raise UsageError(
+                        f"the first axis of {spec.name!r} is the batch, which is always 1",
+                        hint="free other axes; run the model once for each image",
+                    )
+                ranges[symbol] = _narrower(ranges.get(symbol), asked, symbol)
+            elif asked is not None:
+                if isinstance(size, int) and size != asked:
+                    raise UsageError(f"axis {axis} of {spec.name!r} is {size} in the model, not {asked}")
+                base.append(asked)
+                continue
+            elif isinstance(size, int):
+                base.append(size)
+                continue
+            elif axis == 0 and len(spec.shape) > 1:
+                base.append(known[axis] if known is not None else 1)
+                continue
+            elif chosen is not None and symbol not in chosen:
+                if known is None:
+                    raise UsageError(
+                        f"axis {axis} of {spec.name!r} ({format_shape(spec.shape)}) is neither free nor fixed",
+                        hint="name the input in --dynamic-shape, or fix its shape with --input-shape",
+                    )
+                base.append(known[axis])
+                continue
+            places.setdefault(symbol, []).append((index, axis))
+            if known is not None:
+                if defaults.setdefault(symbol, known[axis]) != known[axis]:
+                    raise UsageError(f"the axis {symbol!r} cannot be both {defaults[symbol]} and {known[axis]}")
+            elif isinstance(size, int):
+                defaults.setdefault(symbol, size)
+            base.append(0)
+        bases.append(base)
+    if not places:
+        raise UsageError(
+            "the model has no symbolic axis but the batch, which is always 1",
+            hint="name the axes to free: "
+            + " ".join(f"--dynamic-shape '{spec.name}:{_open(spec)}'" for spec in source.inputs),
+        )
+    if len(places) > _MOST_SYMBOLS:
+        raise UsageError(
+            f"{len(places)} axes are free ({', '.join(places)}); at most {_MOST_SYMBOLS} can be",
+            hint="choose some with --dynamic-shape",
+        )
+    return bases, [
+        _Symbol(name, tuple(where), ranges.get(name, AxisRange()), defaults.get(name, _usual(source, where)))
+        for name, where in places.items()
+    ]
+
+
+def _chosen_symbols(specs: Mapping[str, TensorSpec], dynamic: Mapping[str, DynamicShape]) -> set[str] | None:
+    """Symbolic axes that the user frees; those of the same name in other inputs follow. ``None``: all are free."""
+    if not dynamic:
+        return None
+    return {
+        axis
+        for name, wanted in dynamic.items()
+        for axis, asked in zip(specs[name].shape, wanted, strict=False)
+        if isinstance(axis, str) and isinstance(asked, AxisRange)
+    }
+
+
+def _narrower(one: AxisRange | None, other: AxisRange, name: str) -> AxisRange:
+    if one is not None and one != other:
+        raise UsageError(f"the axis {name!r} has two ranges", hint="give both places the same")
+    return other
+
+
+def _open(spec: TensorSpec) -> str:
+    """The shape with its last axes free, as an example."""
+    rank = len(spec.shape)
+    first = max(1, rank - (2 if rank > 3 else 1))
+    return "x".join(".." if axis >= first else str(size or 1) for axis, size in enumerate(spec.shape))
+
+
+def _usual(source: SourceModel, places: Sequence[tuple[int, int]]) -> int:
+    spec = source.inputs[places[0][0]]
+    if "int" in spec.dtype:
+        return _IDS
+    return _PICTURE if len(spec.shape) > 3 else _SEQUENCE
+
+
+@dataclass(slots=True)
+class _Attempt:
+    """What one step came to; ``graphs`` holds (default sizes' graph or ``None``, its output shapes) of each size."""
+
+    steps: tuple[int, ...]
+    sized: list[Sized]
+    outputs: list[list[tuple[int, ...]]]
+    graph: Graph | None = None
+    model: Model | None = None
+    findings: tuple[Finding, ...] = ()
+
+    @property
+    def works(self) -> bool:
+        return self.model is not None
+
+
+class _Search:
+    def __init__(
+        self,
+        source: SourceModel,
+        bases: list[list[int]],
+        symbols: list[_Symbol],
+        *,
+        stock_only: bool,
+        progress: Progress,
+    ) -> None:
+        self.source = source
+        self.bases = bases
+        self.symbols = symbols
+        self.stock_only = stock_only
+        self.progress = progress
+        self.arrays: dict[bytes, Array] = {}
+
+    def run(self) -> DynamicModel:
+        candidates = self._candidates()
+        found = self._try(candidates[0])
+        if not found.works and len(candidates) > 1:
+            # Whatever works with a step works with its multiples.
+            low, high = 0, len(candidates) - 1
+            last = self._try(candidates[high])
+            found = last
+            while last.works and high - low > 1:
+                middle = (low + high) // 2
+                attempt = self._try(candidates[middle])
+                if attempt.works:
+                    high, found = middle, attempt
+                else:
+                    low = middle
+        if not found.works:
+            raise UnsupportedModelError(
+                f"{self.source.path.name} needs a fixed input size in some places; nothing was written",
+                findings=found.findings,
+                hint="export it without --dynamic, or free fewer axes with --dynamic-shape",
+            )
+        return self._finish(found, self._smallest(found))
+
+    # sizes
+
+    def _shapes(self, steps: Sequence[int], counts: Sequence[int]) -> dict[str, tuple[int, ...]]:
+        """Input shapes where the free axes have ``counts`` steps."""
+        made = [list(base) for base in self.bases]
+        for symbol, step, count in zip(self.symbols, steps, counts, strict=True):
+            for index, axis in symbol.places:
+                made[index][axis] = step * count
+        return {spec.name: tuple(shape) for spec, shape in zip(self.source.inputs, made, strict=True)}
+
+    def _label(self, steps: Sequence[int], counts: Sequence[int]) -> str:
+        shapes = self._shapes(steps, counts)
+        free = {self.source.inputs[index].name for symbol in self.symbols for index, _ in symbol.places}
+        shown = [format_shape(shape) if len(shapes) == 1 else f"{name} {format_shape(shape)}"
+                 for name, shape in shapes.items() if name in free]  # fmt: skip
+        return ", ".join(shown)
+
+    def _steps(self, step: int) -> tuple[int, ...]:
+        return tuple(symbol.range.multiple or step for symbol in self.symbols)
+
+    def _default(self, steps: Sequence[int]) -> tuple[int, ...]:
+        return tuple(
+            symbol.clamp(-(-symbol.default // step), step) for symbol, step in zip(self.symbols, steps, strict=True)
+        )
+
+    def _points(self, steps: tuple[int, ...]) -> list[tuple[int, ...]]:
+        """Counts of steps to look at: neighbours and far ones, each axis in an order of its own."""
+        wanted = (1 << len(self.symbols)) + 2
+        rows: list[list[int]] = []
+        for number, (symbol, step, start) in enumerate(zip(self.symbols, steps, self._default(steps), strict=True)):
+            low, high = symbol.lowest(step), symbol.highest(step)
+            far = max(2, start // 3) | 1
+            offsets = (0, 1, far + 2, 2 * far + 7, 3 * far + 4, far // 2 + 5, 4 * far, far * 5, far + 8, far + 11)
+            row = [start + offset for offset in offsets]
+            if high is not None:
+                row = list(dict.fromkeys(low + (high - low) * i // (wanted + 1) for i in range(wanted + 2)))
+                if len(row) < wanted:
+                    size = f"{symbol.range.minimum or 1}..{symbol.range.maximum}"
+                    raise UsageError(
+                        f"the axis {symbol.name!r} has {len(row)} sizes in {size} that are multiples of {step}; "
+                        f"{wanted} are needed to tell how the model follows them",
+                        hint="widen the range in --dynamic-shape, or export one bundle for each size",
+                    )
+                row = row[1::2] + row[::2]
+            shift = 2 * number
+            rows.append([value + number for value in row[shift:] + row[:shift]] if high is None
+                        else row[shift:] + row[:shift])  # fmt: skip
+        return [tuple(row[i] for row in rows) for i in range(wanted)]
+
+    def _candidates(self) -> list[int]:
+        """Steps to try, each a multiple of the one before it."""
+        if all(symbol.range.multiple for symbol in self.symbols):
+            return [1]  # not looked at
+        coarse = self._steps(64)
+        attempt = self._emit(coarse, [self._default(coarse)], self.progress)
+        if attempt.graph is None:
+            coarse = self._steps(1)
+            attempt = self._emit(coarse, [self._default(coarse)], self.progress)
+        if attempt.graph is None:
+            raise UnsupportedModelError(
+                f"{self.source.path.name} cannot be converted, whatever its input size; nothing was written",
+                findings=attempt.findings,
+            )
+        stride = min(_stride(attempt.graph), _LARGEST_STRIDE)
+        chain = [1]
+        rest = stride
+        for prime in range(2, stride + 1):
+            while rest % prime == 0:
+                chain.append(chain[-1] * prime)
+                rest //= prime
+        return [*chain, chain[-1] * 2, chain[-1] * 4]
+
+    # looking
+
+    def _emit(self, steps: tuple[int, ...], points: Sequence[tuple[int, ...]], progress: Progress = SILENT) -> _Attempt:
+        """Prepare and emit at each of ``points``; ``graph`` is ``None`` where one of them fails."""
+        from mobilekit.passes import prepare
+        from mobilekit.targets.ncnn.emit import emit
+        from mobilekit.targets.ncnn.unify import Sized
+
+        attempt = _Attempt(steps, [], [])
+        for counts in points:
+            shapes, label = self._shapes(steps, counts), self._label(steps, counts)
+            try:
+                graph = prepare(self.source, shapes, simplify=False, resize=True, progress=progress)
+            except (ModelError, UnsupportedModelError) as error:
+                attempt.graph = None
+                findings = getattr(error, "findings", ())
+                attempt.findings = tuple(findings) or (
+                    Finding("the model", "Shape", f"at {label}: {error.message}",
+                            "export it without --dynamic, or for that size only"),
+                )  # fmt: skip
+                return attempt
+            model = emit(graph, stock_only=self.stock_only)
+            if model.findings:
+                attempt.graph, attempt.findings = None, model.findings
+                return attempt
+            self._share(model)
+            attempt.sized.append(Sized(counts, label, model))
+            attempt.outputs.append([_fixed(value.shape) for value in graph.outputs])
+            attempt.graph = attempt.graph or graph
+        return attempt
+
+    def _share(self, model: Model) -> None:
+        """Weights that are the same as at another size are held once."""
+        for layer in model.layers:
+            layer.weights = tuple(
+                replace(weights, parts=tuple(self._one(part) for part in weights.parts)) for weights in layer.weights
+            )
+
+    def _one(self, array: Array) -> Array:
+        import numpy as np
+
+        whole = np.ascontiguousarray(array)
+        key = hashlib.blake2b(whole.data, digest_size=20, key=f"{array.dtype}{array.shape}".encode()[:64]).digest()
+        return self.arrays.setdefault(key, array)
+
+    def _try(self, step: int) -> _Attempt:
+        steps = self._steps(step)
+        self.progress.step(f"trying sizes in steps of {', '.join(map(str, dict.fromkeys(steps)))}")
+        return self._unite(self._emit(steps, self._points(steps)))
+
+    def _unite(self, attempt: _Attempt) -> _Attempt:
+        from mobilekit.targets.ncnn.fit import Symbol
+        from mobilekit.targets.ncnn.unify import unify
+
+        if attempt.graph is None:
+            return attempt
+        blobs = attempt.sized[0].model.inputs
+        symbols = []
+        for symbol, step in zip(self.symbols, attempt.steps, strict=True):
+            index, axis = symbol.places[0]
+            symbols.append(Symbol(symbol.name, step, index, blobs[index][0].axes.index(axis)))
+        model = unify(attempt.sized, symbols, attempt.graph)
+        attempt.findings = model.findings
+        attempt.model = None if model.findings else model
+        return attempt
+
+    def _smallest(self, found: _Attempt) -> _Attempt:
+        """``found`` with small sizes among those looked at: the smallest for which it is still the same model."""
+        steps = found.steps
+        lowest = [min(counts[i] for counts in (s.steps for s in found.sized)) for i in range(len(self.symbols))]
+        asked = [symbol.lowest(step) if symbol.range.minimum else 0
+                 for symbol, step in zip(self.symbols, steps, strict=True)]  # fmt: skip
+        tried: set[tuple[int, ...]] = set()
+        for low in _LOW if max(steps) == 1 else _LOW[1:]:  # one step leaves maps of one element: blank outputs
+            floor = tuple(
+                want or symbol.clamp(min(low, known), step)
+                for want, known, symbol, step in zip(asked, lowest, self.symbols, steps, strict=True)
+            )
+            if floor in tried:
+                continue
+            tried.add(floor)
+            points = [
+                tuple(
+                    symbol.clamp(value + (3 if j != i else 0), step)
+                    for j, (value, symbol, step) in enumerate(zip(floor, self.symbols, steps, strict=True))
+                )
+                for i in range(len(floor))
+            ]
+            more = self._emit(steps, points)
+            if more.graph is None:
+                if all(asked):
+                    raise self._too_small(more)
+                continue
+            both = _Attempt(steps, [*found.sized, *more.sized], [*found.outputs, *more.outputs], found.graph)
+            if self._unite(both).works:
+                return both
+            if all(asked):
+                raise self._too_small(both)
+        return found
+
+    def _too_small(self, attempt: _Attempt) -> UnsupportedModelError:
+        return UnsupportedModelError(
+            f"{self.source.path.name} is not the same ncnn model at the smallest size asked for; nothing was written",
+            findings=attempt.findings,
+            hint="begin the range in --dynamic-shape with a larger size, or leave its beginning out",
+        )
+
+    # the result
+
+    def _finish(self, found: _Attempt, whole: _Attempt) -> DynamicModel:
+        from mobilekit.bundle import FreeAxis
+        from mobilekit.passes import prepare
+
+        assert whole.model is not None
+        steps = found.steps
+        minima = [min(sized.steps[i] for sized in whole.sized) for i in range(len(self.symbols))]
+        default = tuple(max(a, b) for a, b in zip(self._default(steps), minima, strict=True))
+        for symbol, step, count in zip(self.symbols, steps, default, strict=True):
+            if step * count != symbol.default:
+                self.progress.note(
+                    f"the default size of the axis {symbol.name!r} is {step * count}, not {symbol.default}"
+                    + (f": a multiple of {step}" if step > 1 else "")
+                )
+        inputs: dict[str, list[FreeAxis]] = {}
+        for symbol, step, least in zip(self.symbols, steps, minima, strict=True):
+            top = symbol.highest(step)
+            for index, axis in symbol.places:
+                free = FreeAxis(
+                    axis=axis,
+                    symbol=symbol.name,
+                    minimum=least * step,
+                    maximum=None if top is None else top * step,
+                    multiple=step,
+                )
+                inputs.setdefault(self.source.inputs[index].name, []).append(free)
+        outputs: dict[str, tuple[FreeAxis, ...]] = {}
+        assert found.graph is not None
+        for number, value in enumerate(found.graph.outputs):
+            seen = list(zip(*(shapes[number] for shapes in whole.outputs), strict=True))
+            outputs[value.name] = tuple(FreeAxis(axis=a) for a, sizes in enumerate(seen) if len(set(sizes)) > 1)
+        sizes = [self._shapes(steps, counts) for counts in self._verified(default, minima, whole)]
+        graph = prepare(self.source, sizes[0], simplify=False, resize=True)
+        return DynamicModel(
+            graph, whole.model, {name: tuple(axes) for name, axes in inputs.items()}, outputs, tuple(sizes)
+        )
+
+    def _verified(self, default: tuple[int, ...], minima: Sequence[int], whole: _Attempt) -> list[tuple[int, ...]]:
+        """The default size, the smallest, and one that was not looked at, each axis with a size of its own."""
+        seen = {sized.steps for sized in whole.sized}
+        other = default
+        for more in range(1, 40):
+            other = tuple(
+                max(least, symbol.clamp(count + (count // (3 + 2 * i) + more if more % 2 else -more) + i, step))
+                for i, (count, least, symbol, step) in enumerate(
+                    zip(default, minima, self.symbols, whole.steps, strict=True)
+                )
+            )
+            if other not in seen and other != default:
+                break
+        return list(dict.fromkeys([default, tuple(minima), other]))
+
+
+def _fixed(shape: tuple[int | str | None, ...] | None) -> tuple[int, ...]:
+    return tuple(axis for axis in shape or () if isinstance(axis, int))
+
+
+def _stride(graph: Graph) -> int:
+    """What the strides along a path through ``graph`` multiply to at most, counting enlargements back."""
+    reach: dict[int, int] = {}
+    most = 1
+    for node in graph.nodes:
+        before = max((reach.get(id(value), 1) for value in node.inputs if value is not None), default=1)
+        after = max(1, before * _shrinks(node) // _grows(node))
+        most = max(most, after)
+        for value in node.outputs:
+            if value is not None:
+                reach[id(value)] = after
+    return most
+
+
+def _shrinks(node: Node) -> int:
+    if node.op == "SpaceToDepth":
+        return int(node.attrs.get("blocksize", 1))
+    if node.op == "Slice" and len(node.inputs) > 4 and node.inputs[4] is not None and node.inputs[4].const is not None:
+        return max(1, *(abs(int(step)) for step in node.inputs[4].const.reshape(-1)))
+    if node.op in ("Conv", "AveragePool", "MaxPool", "LpPool"):
+        return max([1, *(int(stride) for stride in node.attrs.get("strides", ()))])
+    return 1
+
+
+def _grows(node: Node) -> int:
+    if node.op == "DepthToSpace":
+        return int(node.attrs.get("blocksize", 1))
+    if node.op == "ConvTranspose":
+        return max([1, *(int(stride) for stride in node.attrs.get("strides", ()))])
+    if node.op == "Resize" and node.inputs[0] is not None and node.outputs[0] is not None:
+        pairs = zip(_fixed(node.inputs[0].shape), _fixed(node.outputs[0].shape), strict=False)
+        return max([1, *(math.ceil(after / before) for before, after in pairs)])
+    return 1

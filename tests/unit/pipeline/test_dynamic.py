@@ -1,0 +1,118 @@
+"""One export, many input sizes: right at sizes that were not looked at, or refused with the node."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+
+from mobilekit.bundle import Bundle, open_bundle
+from mobilekit.errors import UnsupportedModelError, UsageError
+from mobilekit.pipeline.export import ExportOptions, export_model
+from mobilekit.runners.base import RunOptions
+from mobilekit.runners.ncnn_host import NcnnHostRunner
+from mobilekit.runners.ort import OrtRunner
+from mobilekit.sizes import AxisRange
+from tests.models import save
+from tests.unit.pipeline import dynamic_models as models
+
+Shape = tuple[int, ...]
+
+
+def export(model: onnx.ModelProto, folder: Path, **options: object) -> Bundle:
+    path = save(model, folder / "model.onnx")
+    export_model(path, folder / "bundle", ExportOptions(dynamic=True, **options))  # type: ignore[arg-type]
+    return open_bundle(folder / "bundle")
+
+
+def agrees(bundle: Bundle, shapes: Sequence[Shape]) -> None:
+    """ncnn computes what ONNX Runtime does, shapes included, at each of ``shapes``."""
+    rng = np.random.default_rng(3)
+    with OrtRunner(bundle.source, free=bundle.free) as reference, NcnnHostRunner(bundle.root, bundle.manifest) as ncnn:
+        for shape in shapes:
+            inputs = {"x": rng.standard_normal(shape).astype(np.float32)}
+            wanted, made = (runner.run(inputs, RunOptions()).outputs for runner in (reference, ncnn))
+            for name, array in wanted.items():
+                assert made[name].shape == array.shape
+                np.testing.assert_allclose(made[name], array, rtol=1e-3, atol=1e-4, err_msg=f"{name} at {shape}")
+
+
+@pytest.mark.parametrize(
+    ("build", "multiple", "shapes"),
+    [
+        (models.u_net, 4, [(1, 3, 20, 76), (1, 3, 144, 36), (1, 3, 256, 256)]),
+        (models.fcn_by_scale, 1, [(1, 3, 33, 50), (1, 3, 71, 18)]),
+        (models.fcn_by_shape, 1, [(1, 3, 33, 50), (1, 3, 71, 118)]),
+        (models.feature_pyramid, 8, [(1, 3, 40, 88), (1, 3, 176, 56)]),
+        (models.super_resolution, 1, [(1, 1, 19, 50), (1, 1, 61, 60)]),
+        (models.torch_pixel_shuffle, 1, [(1, 3, 19, 50), (1, 3, 31, 31)]),
+        (models.wave, 1, [(1, 1, 333), (1, 1, 4001)]),
+        (models.recogniser, 1, [(1, 3, 8, 37), (1, 3, 8, 200)]),
+        (models.attention_over_pixels, 2, [(1, 3, 18, 30), (1, 3, 34, 20)]),
+        (models.cropped_centre, 2, [(1, 3, 20, 34), (1, 3, 46, 46)]),
+        (models.scaled_by_mean, 1, [(1, 3, 17, 30), (1, 3, 64, 64)]),
+    ],
+    ids=lambda value: getattr(value, "__name__", None),
+)
+def test_a_model_runs_at_sizes_that_no_one_looked_at(
+    build: Callable[[], onnx.ModelProto], multiple: int, shapes: list[Shape], tmp_path: Path
+) -> None:
+    bundle = export(build(), tmp_path)
+    (info,) = bundle.manifest.inputs
+    assert bundle.manifest.verified
+    assert len(bundle.manifest.sizes) == 3
+    assert {axis.multiple for axis in info.free} == {multiple}
+    agrees(bundle, shapes)
+
+
+@pytest.mark.parametrize(
+    ("build", "node", "says"),
+    [(models.position_table, "/Add_", "a constant"), (models.dense_head, "Gemm", "1x3x")],
+    ids=lambda value: getattr(value, "__name__", None),
+)
+def test_what_needs_a_fixed_size_is_named(
+    build: Callable[[], onnx.ModelProto], node: str, says: str, tmp_path: Path
+) -> None:
+    path = save(build(), tmp_path / "model.onnx")
+    with pytest.raises(UnsupportedModelError, match="fixed input size") as caught:
+        export_model(path, tmp_path / "bundle", ExportOptions(dynamic_shapes={"x": (1, 3, AxisRange(), AxisRange())}))
+    told = [f"{finding.node} {finding.reason}" for finding in caught.value.findings]
+    assert any(node in line and says in line for line in told), told
+    assert not (tmp_path / "bundle").exists()
+
+
+def test_a_model_of_fixed_shape_is_freed_by_naming_its_axes(tmp_path: Path) -> None:
+    model = models.scaled_by_mean()
+    for axis, size in zip(model.graph.input[0].type.tensor_type.shape.dim, (1, 3, 32, 32), strict=True):
+        axis.dim_value = size
+    path = save(model, tmp_path / "model.onnx")
+    with pytest.raises(UsageError, match="no symbolic axis"):
+        export_model(path, tmp_path / "bundle", ExportOptions(dynamic=True))
+    bundle = export(model, tmp_path, dynamic_shapes={"x": (1, 3, AxisRange(16, 100), AxisRange(None, 128, 8))})
+    (info,) = bundle.manifest.inputs
+    assert info.shape == (1, 3, 32, 32)
+    assert info.describe().startswith("1x3x16..100x")
+    agrees(bundle, [(1, 3, 16, 128), (1, 3, 77, 40)])
+
+
+def test_a_size_that_the_bundle_does_not_admit_is_refused_when_it_runs(tmp_path: Path) -> None:
+    bundle = export(models.u_net(), tmp_path)
+    for shape, says in (((1, 3, 22, 40), "multiple of 4"), ((1, 3, 0, 40), "axis 2"), ((2, 3, 40, 40), "1x3x")):
+        with NcnnHostRunner(bundle.root, bundle.manifest) as ncnn, pytest.raises(UsageError, match=says):
+            ncnn.run({"x": np.zeros(shape, np.float32)}, RunOptions())
+
+
+def test_the_batch_is_never_free(tmp_path: Path) -> None:
+    path = save(models.u_net(), tmp_path / "model.onnx")
+    shape = (AxisRange(), 3, AxisRange(), AxisRange())
+    with pytest.raises(UsageError, match="batch"):
+        export_model(path, tmp_path / "bundle", ExportOptions(dynamic_shapes={"x": shape}))
+
+
+def test_the_default_size_is_what_input_shape_says(tmp_path: Path) -> None:
+    bundle = export(models.u_net(), tmp_path, shapes={"x": (1, 3, 50, 72)})
+    assert bundle.manifest.inputs[0].shape == (1, 3, 52, 72)
+    assert bundle.manifest.sizes[0] == {"x": (1, 3, 52, 72)}
