@@ -193,7 +193,7 @@ class PassVerifier:
         if self._random:
             return
         expected = {value.name: self._names[value.name] for value in graph.outputs}
-        found = self._run(to_proto(graph), self._inputs, {}, expected)
+        found = self._run(_with_outputs(to_proto(graph), ()), self._inputs, {}, expected)
         if found.get("error"):
             raise VerificationError(f"ONNX Runtime cannot run the prepared model: {found['error']}", hint=_HINT)
         for value in graph.outputs:
@@ -202,12 +202,14 @@ class PassVerifier:
     def _lifting(self, value: Value) -> str:
         """What was done to the original node that made the tensor."""
         op = self._ops.get(value.name, ("", ""))[0]
-        if value.const is not None or (value.producer is not None and value.producer.op == "Identity"):
+        if value.const is not None:
             what = "folding"
         elif op in EXPANDED or op == "LayerNormalization":
             what = "the function body"
+        elif op in _RECURRENCES:
+            what = "unrolling"
         else:
-            what = "unrolling" if op in _RECURRENCES else "lifting"
+            what = "folding" if value.producer is not None and value.producer.op == "Identity" else "lifting"
         return f"{what} of {op or 'a node'}"
 
     def _label(self, value: Value) -> str:
@@ -279,6 +281,8 @@ def _with_outputs(proto: ModelProto, names: Iterable[str]) -> ModelProto:
     wide.CopyFrom(proto)
     there = {info.name for info in wide.graph.output}
     wide.graph.output.extend(ValueInfoProto(name=name) for name in names if name not in there)
+    for node in wide.graph.node:
+        node.name = ""  # ONNX Runtime wants them to be unique, ONNX does not
     return wide
 
 

@@ -104,7 +104,8 @@ class Emission:
         self.graph = graph
         self.stock_only = stock_only
         self._layers: list[Layer] = []
-        self._storages: dict[int, _Storage] = {}
+        # By the value itself, not its id: constants made on the way are freed, and ids used again.
+        self._storages: dict[Value, _Storage] = {}
         self._outputs = {id(value) for value in graph.outputs}
         self._names: set[str] = set()
         self._node: Node | None = None
@@ -116,11 +117,11 @@ class Emission:
     # tensors
 
     def storage(self, value: Value) -> _Storage:
-        found = self._storages.get(id(value))
+        found = self._storages.get(value)
         if found is None:
             if value.const is None:
                 raise Refuse(f"nothing produces {value.name!r}", "repair the model")
-            found = self._storages[id(value)] = _Storage(const=value.const, label=value.name)
+            found = self._storages[value] = _Storage(const=value.const, label=value.name)
         return found
 
     def is_const(self, value: Value) -> bool:
@@ -193,7 +194,7 @@ class Emission:
         if math.prod(blob.dims) != math.prod(static_shape(value)):
             raise AssertionError(f"{value.name}: {static_shape(value)} bound to {blob.dims}")
         exact = self._exact or _is_whole(value)
-        self._storages[id(value)] = _Storage({blob.dims: blob}, label=value.name, exact=exact)
+        self._storages[value] = _Storage({blob.dims: blob}, label=value.name, exact=exact)
         if blob.tensor is None:
             blob.tensor = value.name
 
@@ -203,7 +204,7 @@ class Emission:
         if storage.const is not None:
             storage = _Storage(const=storage.const, label=value.name)
         storage.exact |= _is_whole(value)
-        self._storages[id(value)] = storage
+        self._storages[value] = storage
 
     def groups(self, values: Sequence[Value], isolate: Sequence[int] = (), max_dims: int = 4) -> Groups:
         """A grouping that gives each axis of ``isolate`` a dim of its own, for all ``values`` (equal but on those).
@@ -328,7 +329,7 @@ class Emission:
             except Refuse as refusal:
                 findings.append(Finding(value.name, "Output", refusal.reason, refusal.remedy))
         final = [
-            (replace(info, kind=self._storages[id(value)].kind), blob)
+            (replace(info, kind=self._storages[value].kind), blob)
             for value, (info, blob) in zip(self.graph.inputs, inputs, strict=False)
         ]
         nodes = {label: tuple(names) for label, names in self._made.items() if label != "model"}
@@ -350,7 +351,7 @@ class Emission:
             return finding, None
         blob = Blob(dims, value.name)
         self._layers.append(Layer("Input", self._fresh(value.name), [], [blob], _size(dims)))
-        storage = self._storages[id(value)] = _Storage({dims: blob}, label=value.name)
+        storage = self._storages[value] = _Storage({dims: blob}, label=value.name)
         storage.rows, storage.exact = id_rows(value), _is_whole(value)
         storage.kind = "int32" if storage.rows else "float32"
         return None, (_blob_info(value, shape, dims), blob)
@@ -385,7 +386,7 @@ class Emission:
             except Refuse as refusal:
                 refuse(refusal.reason, refusal.remedy or "rewrite this part of the model")
         for value in node.outputs:
-            if value is None or id(value) in self._storages or not self._wanted(value):
+            if value is None or value in self._storages or not self._wanted(value):
                 continue
             if not findings:
                 refuse(f"its output {value.name!r} is not supported", "remove what reads that output")
@@ -402,7 +403,7 @@ class Emission:
             dims = self.natural_dims(value)
         except Refuse:
             dims = (1,)
-        self._storages[id(value)] = _Storage({dims: Blob(dims, value.name)}, label=value.name)
+        self._storages[value] = _Storage({dims: Blob(dims, value.name)}, label=value.name)
 
     def _check_types(self, view: NodeView, entry: Entry) -> None:
         node = view.node

@@ -133,3 +133,11 @@ def test_channel_shuffle_is_one_layer() -> None:
 
 def test_thresholded_relu() -> None:
     agrees(helper.make_node("ThresholdedRelu", ["x"], ["y"], alpha=0.4), {"x": rand(3, 5)}, opset=22)
+
+
+def test_constants_that_the_emission_makes_are_not_mistaken_for_each_other() -> None:
+    """Each Trilu makes a mask; a freed one's id is soon another's."""
+    nodes = [helper.make_node("Trilu", ["x", f"k{k}"], [f"y{k}"], upper=k % 2) for k in range(24)]
+    constants = {f"k{k}": np.array(k // 2 - 6, np.int64) for k in range(24)}
+    x = np.random.default_rng(0).standard_normal((5, 5)).astype(np.float32)
+    agrees(nodes, {"x": x}, constants, outputs=[f"y{k}" for k in range(24)])
