@@ -33,6 +33,12 @@ class ExplicitWindow(Rule[Node]):
             return None
         return node if node.inputs[0] is not None and node.inputs[0].shape is not None else None
 
+    def check(self, match: Node, edit: Edit) -> str:  # noqa: ARG002
+        same = match.attrs.get("auto_pad", "NOTSET") in ("SAME_UPPER", "SAME_LOWER")
+        if same and match.op in _POOLS and any(dilation != 1 for dilation in match.attrs.get("dilations", [])):
+            return "ONNX Runtime pads a dilated pool less than ONNX says"
+        return ""
+
     def rewrite(self, match: Node, edit: Edit) -> list[Node]:  # noqa: ARG002
         source, out = match.inputs[0], match.outputs[0]
         assert source is not None
@@ -65,8 +71,6 @@ class ExplicitWindow(Rule[Node]):
             attrs.pop("ceil_mode", None)
         elif mode == "VALID":
             attrs["pads"] = [0] * (2 * rank)
-            if match.op in _POOLS:
-                attrs.pop("ceil_mode", None)
         attrs.setdefault("pads", [0] * (2 * rank))
         return [Node(match.name, match.op, match.inputs, match.outputs, attrs)]
 

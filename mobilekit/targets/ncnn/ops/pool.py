@@ -6,6 +6,7 @@ import math
 
 from mobilekit.targets.ncnn.emit import Emission, ParamValue
 from mobilekit.targets.ncnn.node import NodeView, Refuse
+from mobilekit.targets.ncnn.ops.window import dilated_average, dilated_maximum, refuse_wide
 from mobilekit.targets.ncnn.registry import emits
 
 _MAX, _AVERAGE = 0, 1
@@ -19,7 +20,7 @@ def pool(node: NodeView, out: Emission) -> None:
     if rank not in (1, 2, 3):
         raise Refuse(f"ncnn has no {rank}-D pooling", "express it with 1-D to 3-D pooling")
     if node.str("auto_pad", "NOTSET") not in ("NOTSET", "VALID"):
-        raise Refuse("its auto_pad was not resolved to pads", "give explicit pads")
+        raise Refuse("ONNX and ONNX Runtime disagree about auto_pad of a dilated pool", "give explicit pads")
     kernel = node.ints("kernel_shape") or []
     strides = node.ints("strides") or [1] * rank
     dilations = node.ints("dilations") or [1] * rank
@@ -30,9 +31,8 @@ def pool(node: NodeView, out: Emission) -> None:
     node.ignore("ceil_mode", "storage_order")
     if min(pads) < 0:
         raise Refuse("it has negative pads", "crop the input with Slice instead")
+    refuse_wide(node)
     if any(d != 1 for d, k in zip(dilations, kernel, strict=True) if k > 1):
-        from mobilekit.targets.ncnn.ops.window import dilated_average, dilated_maximum
-
         (dilated_average if average else dilated_maximum)(node, out)
         return
 

@@ -13,7 +13,7 @@ from mobilekit.targets.ncnn.ops.activation import apply
 from mobilekit.targets.ncnn.ops.elementwise import MAX, MUL
 from mobilekit.targets.ncnn.registry import emits
 
-__all__ = ["dilated_average", "dilated_maximum", "window_sums"]
+__all__ = ["dilated_average", "dilated_maximum", "refuse_wide", "window_sums"]
 
 _MOST_STEPS = 64
 
@@ -27,6 +27,16 @@ def _spread(node: NodeView, rank: int) -> tuple[list[int], list[int], list[int],
         node.ints("dilations") or [1] * rank,
         node.ints("pads") or [0] * (2 * rank),
     )
+
+
+def refuse_wide(node: NodeView) -> None:
+    """Refuse a window that its input, padded, does not hold: runtimes round its number of places as they like."""
+    spatial = node.shape()[2:]
+    rank = len(spatial)
+    kernel, _, dilations, pads = _spread(node, rank)
+    for size, k, d, before, after in zip(spatial, kernel, dilations, pads[:rank], pads[rank:], strict=True):
+        if d * (k - 1) + 1 > size + before + after:
+            raise Refuse("its window is larger than its padded input", "use a smaller kernel_shape")
 
 
 def window_sums(node: NodeView, out: Emission, source: Blob) -> Blob:
@@ -138,9 +148,10 @@ def lp_pool(node: NodeView, out: Emission) -> None:
     power = node.int("p", 2)
     node.ignore("ceil_mode")
     if node.str("auto_pad", "NOTSET") not in ("NOTSET", "VALID"):
-        raise Refuse("its auto_pad was not resolved to pads", "give explicit pads")
+        raise Refuse("ONNX and ONNX Runtime disagree about auto_pad of a dilated pool", "give explicit pads")
     if power not in (1, 2):
         raise Refuse(f"its p is {power}", "use the 1-norm or the 2-norm")
+    refuse_wide(node)
     x = out.view(node.input(), _planes(node))
     sums = window_sums(node, out, apply(out, "Square" if power == 2 else "Abs", x))
     out.bind(node.output(), apply(out, "Sqrt", sums) if power == 2 else sums)

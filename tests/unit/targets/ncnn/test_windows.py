@@ -188,3 +188,21 @@ def test_resize_of_a_part(outside: float) -> None:
     )  # fmt: skip
     roi = np.array([0, 0, 0.2, -0.3, 1, 1, 0.7, 1.2], np.float32)
     agrees(node, {"x": rand(1, 2, 6, 8)}, {"roi": roi, "sizes": np.array([1, 2, 4, 5], np.int64)})
+
+
+@pytest.mark.parametrize("op", ["MaxPool", "AveragePool", "LpPool"])
+def test_auto_pad_valid_with_ceil_mode(op: str) -> None:
+    node = helper.make_node(op, ["x"], ["y"], auto_pad="VALID", ceil_mode=1, kernel_shape=[3, 3], strides=[3, 2])
+    agrees(node, {"x": rand(1, 4, 8, 6)})
+
+
+@pytest.mark.parametrize("op", ["MaxPool", "AveragePool", "LpPool"])
+def test_pools_on_which_the_references_disagree_are_refused(op: str) -> None:
+    same = helper.make_node(op, ["x"], ["y"], auto_pad="SAME_UPPER", dilations=[1, 2], kernel_shape=[1, 2])
+    assert "disagree" in findings(model([same], {"x": rand(1, 4, 5, 3)}, ["y"]))[0].reason
+
+
+@pytest.mark.parametrize("op", ["MaxPool", "AveragePool", "LpPool"])
+def test_a_window_larger_than_its_input_is_refused(op: str) -> None:
+    wide = helper.make_node(op, ["x"], ["y"], kernel_shape=[1, 2], strides=[1, 3])
+    assert "larger than its padded input" in findings(model([wide], {"x": rand(1, 6, 2, 1)}, ["y"]))[0].reason
