@@ -167,7 +167,7 @@ def prelu(node: NodeView, out: Emission) -> None:
             ((0,),),
         )
         dims = dims_of(shape, groups)
-        if dims[0] != channels or len(dims) == 1:
+        if dims[0] != channels:
             dims = (channels, math.prod(shape) // channels)
         blob = out.layer("PReLU", [out.view(value, dims)], dims, [raw(slope.const)], num_slope=channels)
     else:

@@ -6,10 +6,11 @@ import math
 
 import numpy as np
 
-from mobilekit.targets.ncnn.emit import Blob, Emission, ParamValue, tagged
+from mobilekit.targets.ncnn.emit import Blob, Emission, ParamValue, as_float, tagged
 from mobilekit.targets.ncnn.emit import raw as raw_weights
 from mobilekit.targets.ncnn.fuse import take_activation
 from mobilekit.targets.ncnn.node import NodeView, Refuse
+from mobilekit.targets.ncnn.ops.matmul import dense
 from mobilekit.targets.ncnn.ops.transpose import permute
 from mobilekit.targets.ncnn.registry import emits
 
@@ -61,8 +62,12 @@ def conv(node: NodeView, out: Emission) -> None:
     if min(pads) < 0:
         raise Refuse("it has negative pads", "crop the input with Slice instead")
     output = node.output()
-    fused, output = take_activation(output, out)
     filters = int(weight.shape[0])
+    if batch == 1 and group == 1 and set(inner[1:]) == set(kernel) == {1} and not any(pads):
+        # One pixel: a matrix times a vector, and what pools to one pixel comes as a vector.
+        dense(out, node.input(), as_float(weight, "weight").reshape(filters, -1), bias, output)
+        return
+    fused, output = take_activation(output, out)
     dims = (filters, *node.out_shape()[2:])
     x = _as_depth(node, out) if batch > 1 else out.view(node.input(0), tuple(inner))
     if batch > 1:

@@ -9,7 +9,7 @@ import numpy as np
 
 from mobilekit.graph import Value
 from mobilekit.targets.ncnn.emit import Blob, Emission, as_float
-from mobilekit.targets.ncnn.layout import MAX_DIMS, Groups, dims_of, match, natural, unique
+from mobilekit.targets.ncnn.layout import MAX_DIMS, Dims, Groups, dims_of, match, natural, unique
 from mobilekit.targets.ncnn.node import NodeView, Refuse, static_shape
 from mobilekit.targets.ncnn.registry import emits
 
@@ -42,13 +42,28 @@ def binary(out: Emission, op: int, operands: Sequence[Operand], shape: tuple[int
             return scalar(out, _SWAPPED[op] if swap else op, x, number)
     shapes = [(1,) * (len(shape) - len(s)) + tuple(s) for s in (a_shape, b_shape)]
     groups = _common(out, [(a, shapes[0]), (b, shapes[1])], shape)
+    dims = [dims_of(padded, groups) for padded in shapes]
     blobs = [
-        out.view(operand, dims_of(padded, groups))
-        if isinstance(operand, Value)
-        else out.reshape(operand, dims_of(padded, groups))
-        for operand, padded in zip((a, b), shapes, strict=True)
+        _channel_vector(operand, own, other, out)
+        or (out.view(operand, own) if isinstance(operand, Value) else out.reshape(operand, own))
+        for operand, own, other in zip((a, b), dims, dims[::-1], strict=True)
     ]
     return out.layer("BinaryOp", blobs, dims_of(shape, groups), op_type=op)
+
+
+def _channel_vector(operand: Value | Blob, dims: Dims, other: Dims, out: Emission) -> Blob | None:
+    """``operand`` as the 1-dim Mat it is, where it holds a number for each channel of ``other``.
+
+    Of ncnn's own rules for Mats with fewer dims the one that cannot be mistaken: as long as the outermost dim.
+    """
+    if not 2 <= len(dims) == len(other) or dims[0] != other[0] or math.prod(dims) != dims[0] or dims == other:
+        return None
+    if isinstance(operand, Blob):
+        return operand if operand.dims == dims[:1] else None
+    storage = out.storage(operand)
+    if storage.const is not None or storage.kind != "float32" or dims in storage.views:
+        return None
+    return storage.views.get(dims[:1])
 
 
 def _number(operand: Value | Blob) -> float | None:
@@ -112,11 +127,13 @@ def _common(out: Emission, operands: Sequence[Operand], shape: tuple[int, ...]) 
             "expand one operand in the model first",
         )
 
+    def reshapes(have: list[Dims], own: Dims, other: Dims) -> bool:
+        vector = math.prod(own) == own[0] == other[0] and own[:1] in have
+        return bool(have) and own not in have and not vector
+
     def cost(groups: Groups) -> int:
-        return sum(
-            bool(dims_list) and dims_of(s, groups) not in dims_list
-            for dims_list, (_, s) in zip(views, operands, strict=True)
-        )
+        wanted = [dims_of(s, groups) for _, s in operands]
+        return sum(map(reshapes, views, wanted, wanted[::-1]))
 
     return min(fitting, key=cost)
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mobilekit.graph import Value
-from mobilekit.targets.ncnn.emit import Blob, Emission, as_float, raw, tagged
+from mobilekit.targets.ncnn.emit import Blob, Emission, Weights, as_float, raw, tagged
 from mobilekit.targets.ncnn.fuse import take_activation
 from mobilekit.targets.ncnn.node import NodeView, Refuse, static_shape
 from mobilekit.targets.ncnn.ops.elementwise import ADD, MUL, SUB, binary, scalar
@@ -18,23 +18,43 @@ from mobilekit.targets.ncnn.registry import emits
 if TYPE_CHECKING:
     from mobilekit.tensors import Array
 
+_NO_BIAS, _BIAS_A_COLUMN = -1, 4
+"""Gemm's ``constant_broadcast_type_C`` (``src/layer/gemm.h``)."""
 
-def _dense(out: Emission, x: Value, weight: Array, bias: Array | None, output: Value) -> None:
-    """``output = x @ weight.T + bias`` with ``weight`` of shape (N, K) and ``x`` of any rank ending in K."""
+
+def dense(out: Emission, x: Value, weight: Array, bias: Array | None, output: Value) -> None:
+    """``output = x @ weight.T + bias`` with ``weight`` of shape (N, K) and ``x`` of any rank ending in K.
+
+    One row is ncnn's InnerProduct, which takes an activation in. Several are its Gemm, which packs the rows:
+    2 to 5 times fewer arm64 instructions than an InnerProduct that goes row by row.
+    """
     count, depth = weight.shape
-    rows = math.prod(static_shape(x)[:-1])
-    fused, output = take_activation(output, out)
-    source = out.view(x, (depth,) if rows == 1 else (rows, depth))
-    blob = out.layer(
-        "InnerProduct",
-        [source],
-        (count,) if rows == 1 else (rows, count),
-        [tagged(weight), *([raw(bias)] if bias is not None else [])],
-        num_output=count,
-        bias_term=int(bias is not None),
-        weight_data_size=count * depth,
-        **fused.as_params(),
-    )
+    rows = math.prod(static_shape(x)) // depth
+    if rows == 1:
+        fused, output = take_activation(output, out)
+        blob = out.layer(
+            "InnerProduct",
+            [out.view(x, (depth,))],
+            (count,),
+            [tagged(weight), *([raw(bias)] if bias is not None else [])],
+            num_output=count,
+            bias_term=int(bias is not None),
+            weight_data_size=count * depth,
+            **fused.as_params(),
+        )
+    else:
+        blob = out.layer(
+            "Gemm",
+            [out.view(x, (rows, depth))],
+            (rows, count),
+            [tagged(weight), *([Weights((bias,), tagged=True, exact=True)] if bias is not None else [])],
+            transB=1,
+            constantB=1,
+            constantC=1,
+            constantN=count,
+            constantK=depth,
+            constant_broadcast_type_C=_NO_BIAS if bias is None else _BIAS_A_COLUMN,
+        )
     out.bind(output, blob)
 
 
@@ -57,7 +77,7 @@ def gemm(node: NodeView, out: Emission) -> None:
         if bias is not None:
             assert c is not None
             bias = np.broadcast_to(np.multiply(as_float(bias, c.name).reshape(-1), np.float32(beta)), (columns,))
-        _dense(out, a, weight, bias, node.output())
+        dense(out, a, weight, bias, node.output())
         return
     left = out.view(a, static_shape(a))
     right = out.view(b, static_shape(b))
@@ -81,7 +101,7 @@ def matmul(node: NodeView, out: Emission) -> None:
     if b.const is not None and len(b_shape) >= 1 and math.prod(b_shape[:-2]) == 1:
         weight = as_float(b.const, b.name).reshape(b_shape[-2:] if len(b_shape) > 1 else (b_shape[0], 1)).T
         output, bias = _take_bias(node.output(), out, weight.shape[0])
-        _dense(out, a, weight, bias, output)
+        dense(out, a, weight, bias, output)
         return
     a_full = (1, *a_shape) if len(a_shape) == 1 else a_shape
     b_full = (*b_shape, 1) if len(b_shape) == 1 else b_shape

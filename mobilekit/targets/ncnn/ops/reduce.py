@@ -121,7 +121,9 @@ def reduce(node: NodeView, out: Emission) -> None:
         total = apply(out, "Log", reduction(out, "sum", apply(out, "Exp", shifted), where))
         result = out.layer("BinaryOp", [total, top], top.dims, op_type=ADD)
     else:
-        result = reduction(out, _OPS[node.op], x, where, keep)
+        # A number for each channel is a vector: what reads it (a dense layer, a product by channels) wants one.
+        channels = len(dims) == 3 and where == [1, 2]
+        result = reduction(out, _OPS[node.op], x, where, keep and not channels)
     out.bind(node.output(), result)
 
 

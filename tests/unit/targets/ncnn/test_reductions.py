@@ -118,7 +118,7 @@ def test_a_bias_and_an_activation_move_into_the_product() -> None:
         helper.make_node("Relu", ["u"], ["y"]),
     ]
     text = agrees(nodes, {"x": rand(1, 3, 4)}, {"w": rand(4, 5), "b": rand(5)})
-    assert [line.split()[0] for line in text.splitlines()[2:]] == ["Input", "InnerProduct"]
+    assert [line.split()[0] for line in text.splitlines()[2:]] == ["Input", "Gemm", "ReLU"]
 
 
 def test_a_bias_along_the_wrong_axis_stays_out() -> None:
