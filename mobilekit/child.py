@@ -2,7 +2,7 @@
 
 ``call("mobilekit.passes.simplify:run_onnxsim", {...}, what=...)`` runs one function and ends;
 :class:`Child` keeps one object alive over many calls (a model is loaded once). Both start
-``python -m mobilekit.child``. Arguments and results are JSON-able values in which numpy arrays may stand anywhere;
+:mod:`mobilekit.child_server`. Arguments and results are JSON-able values in which numpy arrays may stand anywhere;
 arrays travel as ``.npy`` files in a private temporary folder. Errors of :mod:`mobilekit.errors` raised there are
 raised again here; a signal, a time limit and a lack of memory become :class:`~mobilekit.errors.ChildError`.
 The child dies with its parent.
@@ -10,11 +10,7 @@ The child dies with its parent.
 
 from __future__ import annotations
 
-import ctypes
-import importlib
-import json
 import os
-import resource
 import select
 import signal
 import subprocess
@@ -27,13 +23,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from mobilekit import errors
+from mobilekit import child_server, errors
+from mobilekit.child_server import read_message, write_message
 from mobilekit.errors import ChildCrashError, ChildError, ChildTimeoutError, MobilekitError, UnsupportedModelError
 
 __all__ = ["Child", "call", "physical_memory_bytes"]
-
-_ARRAY = "\0npy"
-_PR_SET_PDEATHSIG = 1
 
 
 def physical_memory_bytes() -> int:
@@ -84,16 +78,29 @@ class Child:
         return self.request({"method": method, "arguments": arguments}, timeout_s)
 
     def request(self, message: Mapping[str, Any], timeout_s: float) -> Any:
+        self.begin(message)
+        return self.finish(timeout_s)
+
+    def begin(self, message: Mapping[str, Any]) -> None:
+        """Ask without waiting for the answer, which :meth:`finish` gives: the child works meanwhile."""
         process = self._process or self._start()
         self._count += 1
-        folder = Path(self._folder.name)
-        _write(folder / f"request{self._count}", message)
         assert process.stdin is not None
-        assert process.stdout is not None
         try:
+            write_message(Path(self._folder.name) / f"request{self._count}", message)
             with suppress(BrokenPipeError):
                 process.stdin.write(f"{self._count}\n".encode())
                 process.stdin.flush()
+        except BaseException:
+            self.close()
+            raise
+
+    def finish(self, timeout_s: float) -> Any:
+        """The answer to what :meth:`begin` asked; ``timeout_s`` counts from here."""
+        process = self._process
+        assert process is not None, "nothing was asked"
+        folder = Path(self._folder.name)
+        try:
             if not self._wait_for_answer(process, timeout_s):
                 hint = "raise the limit with --timeout, or use a smaller input"
                 raise ChildTimeoutError(self._what, limit_s=timeout_s, hint=hint)
@@ -108,7 +115,7 @@ class Child:
             if returncode < 0:
                 raise ChildCrashError(self._what, signal=-returncode, hint=said)
             raise ChildError(f"{self._what} ended with exit code {returncode} and no answer", hint=said)
-        answer = _read(stem)
+        answer = read_message(stem)
         for leftover in [*folder.glob(f"request{self._count}.*"), *folder.glob(f"answer{self._count}.*")]:
             leftover.unlink()
         if "error" in answer:
@@ -116,14 +123,18 @@ class Child:
         return answer["value"]
 
     def _start(self) -> subprocess.Popen[bytes]:
-        arguments = [self._folder.name, str(os.getpid()), str(self._memory_bytes)]
+        # By its path, without that folder on sys.path (-P): `-m` would import more before it begins.
+        command = [sys.executable, "-P", child_server.__file__]
+        command += [self._folder.name, str(os.getpid()), str(self._memory_bytes)]
         with (Path(self._folder.name) / "stderr").open("wb") as stderr:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "mobilekit.child", *arguments],
+                command,
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=stderr,
                 start_new_session=True,
+                # numpy's BLAS starts a thread a core when it is imported: a third of what that takes.
+                env={"OPENBLAS_NUM_THREADS": "1", **os.environ},
             )
         return self._process
 
@@ -167,111 +178,3 @@ def _revive(error: Mapping[str, Any], what: str) -> MobilekitError:
         MobilekitError.__init__(revived, error["message"], hint=error["hint"])
         return revived
     return ChildError(f"{what} failed: {error['type']}: {error['message']}", hint=error["hint"])
-
-
-def _write(stem: Path, value: Any) -> None:
-    """``stem.json`` plus one ``stem.N.npy`` an array; the JSON appears last, whole."""
-    arrays: list[Any] = []
-    np = sys.modules.get("numpy")  # a value can be an array only if somebody has imported numpy
-
-    def pack(item: Any) -> Any:
-        if np is not None and isinstance(item, np.ndarray):
-            arrays.append(item)
-            return {_ARRAY: len(arrays) - 1}
-        if np is not None and isinstance(item, np.generic):
-            return item.item()
-        if isinstance(item, Mapping):
-            return {str(key): pack(inner) for key, inner in item.items()}
-        if isinstance(item, list | tuple):
-            return [pack(inner) for inner in item]
-        return str(item) if isinstance(item, Path) else item
-
-    text = json.dumps(pack(value))
-    for index, array in enumerate(arrays):
-        array_file = f"{stem}.{index}.npy"
-        sys.modules["numpy"].save(array_file, array, allow_pickle=False)
-    temporary = Path(f"{stem}.json.part")
-    temporary.write_text(text)
-    temporary.replace(f"{stem}.json")
-
-
-def _read(stem: Path) -> Any:
-    def unpack(item: Any) -> Any:
-        if isinstance(item, dict):
-            if item.keys() == {_ARRAY}:
-                import numpy as np
-
-                return np.load(f"{stem}.{int(item[_ARRAY])}.npy", allow_pickle=False)
-            return {key: unpack(inner) for key, inner in item.items()}
-        if isinstance(item, list):
-            return [unpack(inner) for inner in item]
-        return item
-
-    return unpack(json.loads(Path(f"{stem}.json").read_text()))
-
-
-def _resolve(name: str) -> Any:
-    module, _, attribute = name.partition(":")
-    return getattr(importlib.import_module(module), attribute)
-
-
-class _Server:
-    """The child's side: one object, and the answers to what is asked of it."""
-
-    def __init__(self) -> None:
-        self._object: Any = None
-
-    def answer(self, request: Mapping[str, Any]) -> dict[str, Any]:
-        try:
-            return {"value": self._do(request)}
-        except UnsupportedModelError as error:
-            findings = [{"node": f.node, "op": f.op, "reason": f.reason, "remedy": f.remedy} for f in error.findings]
-            return {"error": {**self._error(type(error).__name__, error.message, error.hint), "findings": findings}}
-        except MobilekitError as error:
-            return {"error": self._error(type(error).__name__, error.message, error.hint)}
-        except MemoryError:
-            hint = "close other programs, or use a machine with more memory"
-            return {"error": self._error("ChildError", "there was not enough memory", hint)}
-        except Exception as error:
-            return {"error": self._error(type(error).__name__, str(error), "")}
-
-    def _do(self, request: Mapping[str, Any]) -> Any:
-        arguments = request["arguments"]
-        if "function" in request:
-            return _resolve(request["function"])(**arguments)
-        if "create" in request:
-            self._object = _resolve(request["create"])(**arguments)
-            return None
-        return getattr(self._object, request["method"])(**arguments)
-
-    @staticmethod
-    def _error(kind: str, message: str, hint: str) -> dict[str, Any]:
-        return {"type": kind, "message": message, "hint": hint}
-
-
-def _main(folder: Path, parent: int, memory_bytes: int) -> None:
-    if sys.platform == "linux":
-        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-        if os.getppid() != parent:
-            return
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    resource.setrlimit(resource.RLIMIT_DATA, (memory_bytes, memory_bytes))
-    # Native libraries print to stdout; the pipe there is for answers only.
-    answers = os.dup(1)
-    os.dup2(2, 1)
-    server = _Server()
-    for line in sys.stdin:
-        number = int(line)
-        answer = server.answer(_read(folder / f"request{number}"))
-        try:
-            _write(folder / f"answer{number}", answer)
-        except OSError as error:
-            text = f"cannot write the answer: {error.strerror}"
-            _write(folder / f"answer{number}", {"error": {"type": "StorageError", "message": text, "hint": ""}})
-        os.write(answers, b".")
-
-
-if __name__ == "__main__":
-    _main(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]))
-    # Native libraries' exit handlers have crashed after good answers.
-    os._exit(0)

@@ -125,8 +125,9 @@ def _legal(graph: Graph, *, simplify: bool, progress: Progress, verifier: PassVe
     legalise(graph, verifier)
     if simplify:
         from mobilekit.passes.simplify import simplify as run_onnxsim
+        from mobilekit.passes.simplify import worthwhile
 
-        simplified = run_onnxsim(graph, progress)
+        simplified = run_onnxsim(graph, progress) if worthwhile(graph) else graph
         if simplified is not graph:
             graph = simplified
             if verifier is not None:

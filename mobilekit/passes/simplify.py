@@ -8,24 +8,86 @@ by our own rules. docs/decisions/0002 has the measurements.
 
 from __future__ import annotations
 
-import importlib.machinery
-import importlib.util
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from mobilekit.errors import ChildError, ModelError, UnsupportedModelError
 from mobilekit.progress import Progress
 
 if TYPE_CHECKING:
-    from mobilekit.graph import Graph, Value
+    from mobilekit.graph import Graph, Node, Value
 
-__all__ = ["simplify"]
+__all__ = ["simplify", "worthwhile"]
 
 _KEPT_ELEMENTS = 1024
 """Constants up to this size go to onnxsim with their values (shapes, axes, scalars); larger ones as inputs."""
 
 _TIMEOUT_S = 120.0
+
+
+_ACTIVATIONS = frozenset(
+    {
+        "Clip",
+        "Elu",
+        "Gelu",
+        "HardSigmoid",
+        "HardSwish",
+        "LeakyRelu",
+        "Mish",
+        "PRelu",
+        "Relu",
+        "Sigmoid",
+        "Swish",
+        "Tanh",
+    }
+)
+_ARITHMETIC = frozenset({"Add", "Cast", "Div", "Mul", "Sub"})
+_RESHAPES = frozenset({"Flatten", "Reshape"})
+_CONVOLUTIONAL = frozenset(
+    {"AveragePool", "BatchNormalization", "Conv", "ConvTranspose", "DepthToSpace", "GlobalAveragePool", "GlobalMaxPool"}
+    | {"InstanceNormalization", "LRN", "LayerNormalization", "MaxPool", "Resize"}
+)
+_SETTLED = (
+    _ACTIVATIONS
+    | _ARITHMETIC
+    | _RESHAPES
+    | _CONVOLUTIONAL
+    | {"Concat", "Gemm", "Identity", "MatMul", "ReduceMean", "Slice", "Softmax", "Split", "Transpose"}
+)
+"""Operators for which onnxsim has no pass that our rules have not, except between the neighbours below."""
+
+_NEIGHBOURS = frozenset(
+    {("MatMul", "Add"), ("ReduceMean", "Div"), ("Slice", "Concat"), ("Split", "Concat"), ("Transpose", "Gemm")}
+    | {(op, op) for op in ("Cast", "Concat", "ReduceMean", "Relu", "Slice", "Softmax", "Transpose")}
+    | {(a, b) for a in _RESHAPES for b in _RESHAPES | _ACTIVATIONS | _ARITHMETIC}
+)
+"""Operators, the second reading what the first makes, that a pass of onnxsim looks for."""
+
+
+def worthwhile(graph: Graph) -> bool:
+    """Whether onnxsim may know something that our rules do not: ``False`` only for graphs of a few plain operators.
+
+    docs/decisions/0002 has the models on which this was tried: onnxsim changed none for which this says no.
+    """
+    slices = 0
+    for node in graph.nodes:
+        if node.domain or node.op not in _SETTLED:
+            return True
+        slices += node.op == "Slice"
+        for value in node.inputs:
+            maker = value.producer if value is not None else None
+            if maker is not None and (maker.op, node.op) in _NEIGHBOURS:
+                return True
+        if node.op == "Softmax" and _is_constant_softmax(node):
+            return True
+    return slices > 1 and any(node.op == "Concat" for node in graph.nodes)
+
+
+def _is_constant_softmax(node: Node) -> bool:
+    shape = node.outputs[0].shape if node.outputs[0] is not None else None
+    axis = node.attrs.get("axis", -1)
+    return not shape or shape[axis] == 1
 
 
 def simplify(graph: Graph, progress: Progress) -> Graph:
@@ -44,7 +106,7 @@ def simplify(graph: Graph, progress: Progress) -> Graph:
         source.write_bytes(to_proto(graph, as_inputs=large).SerializeToString())
         request = {"source": source, "result": result}
         try:
-            call("mobilekit.passes.simplify:run_onnxsim", request, what="onnxsim", timeout_s=_TIMEOUT_S)
+            call("mobilekit.passes.onnxsim:run_onnxsim", request, what="onnxsim", timeout_s=_TIMEOUT_S)
             simplified = _read(result, folder, len(graph))
             if simplified is None:
                 return graph
@@ -89,25 +151,3 @@ def _restore(before: Graph, after: Graph, large: list[Value]) -> None:
     for old_value, new_value in zip([*before.inputs, *before.outputs], [*inputs, *after.outputs], strict=True):
         if (old_value.dtype, old_value.shape) != (new_value.dtype, new_value.shape):
             raise ModelError(f"it changed {old_value.name!r} to {new_value.dtype} {new_value.shape}")
-
-
-def run_onnxsim(source: str, result: str) -> bool:
-    """In the child: read ``source``, write ``result``. Loads the extension past ``onnxsim/__init__``."""
-    spec = importlib.util.find_spec("onnxsim")
-    folders = list(spec.submodule_search_locations or ()) if spec is not None else []
-    found = importlib.machinery.PathFinder.find_spec("onnxsim_cpp2py_export", folders)
-    if found is None or found.loader is None:
-        raise ModelError("onnxsim is not installed")
-    extension: Any = importlib.util.module_from_spec(found)
-    found.loader.exec_module(extension)
-
-    class NoFolding(extension.ModelExecutor):  # type: ignore[misc]
-        """Constants are folded before; what onnxsim still finds stays as it is."""
-
-        def Run(self, model: object, inputs: object) -> object:  # noqa: N802
-            raise NotImplementedError
-
-    ok = extension.simplify_path(
-        NoFolding(), source, result, [], False, True, 1 << 20, None, None, True, False, True, None, None, None
-    )
-    return bool(ok)

@@ -5,13 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 
 from mobilekit.errors import ChildCrashError, ChildTimeoutError
 from mobilekit.importers.convert import from_proto
-from mobilekit.passes import simplify as module
+from mobilekit.importers.onnx import load
+from mobilekit.passes import onnxsim, prepare
 from mobilekit.passes.infer import infer
-from mobilekit.passes.simplify import simplify
+from mobilekit.passes.simplify import simplify, worthwhile
 from tests.models import conv_classifier, of_nodes
 from tests.unit.passes.checks import Node, assert_same, ops, prepared
 from tests.unit.passes.test_shapes import Notes
@@ -92,10 +94,36 @@ def test_the_child_imports_neither_onnx_nor_numpy_nor_sympy(tmp_path: Path) -> N
     source = tmp_path / "in.onnx"
     source.write_bytes(conv_classifier().SerializeToString())
     program = (
-        f"import sys; from {module.__name__} import run_onnxsim\n"
+        f"import sys; from {onnxsim.__name__} import run_onnxsim\n"
         f"assert run_onnxsim({str(source)!r}, {str(tmp_path / 'out.onnx')!r})\n"
         "print([name for name in ('onnx', 'numpy', 'sympy', 'onnxsim') if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
     assert (tmp_path / "out.onnx").stat().st_size
+
+
+LIGHT = sorted((Path(onnx.__file__).parent / "backend" / "test" / "data" / "light").glob("light_*.onnx"))
+
+
+@pytest.mark.parametrize("path", LIGHT, ids=lambda path: path.stem)
+def test_where_it_is_left_out_it_would_change_nothing(path: Path) -> None:
+    graph = prepare(load(path), {}, simplify=False)
+    if not worthwhile(graph):
+        assert simplify(graph, Notes()) is graph
+
+
+def test_it_is_left_out_of_plain_networks_only(tmp_path: Path) -> None:
+    assert LIGHT
+    plain = [path.stem for path in LIGHT if not worthwhile(prepare(load(path), {}, simplify=False))]
+    assert {"light_resnet50", "light_squeezenet", "light_vgg19"} <= set(plain)
+    x, y = {"x": (1, 6, 4, 4)}, {"y": (1, 12, 4, 4)}
+    nested = [Node("Concat", ["x", "x"], ["a"], axis=2), Node("Concat", ["a", "a"], ["y"], axis=3)]
+    assert worthwhile(prepared(of_nodes(nested, x, {"y": (1, 6, 8, 8)}), tmp_path))
+    unknown = [Node("CumSum", ["x", "axis"], ["y"])]
+    model = of_nodes(unknown, x, {"y": (1, 6, 4, 4)}, {"axis": np.array(1, np.int64)})
+    assert worthwhile(prepared(model, tmp_path))
+    batched = [Node("MatMul", ["x", "w"], ["m"]), Node("Add", ["m", "b"], ["y"])]
+    weights = {"w": np.ones((4, 4), np.float32), "b": np.ones(4, np.float32)}
+    assert worthwhile(prepared(of_nodes(batched, x, {"y": (1, 6, 4, 4)}, weights), tmp_path))
+    assert not worthwhile(prepared(of_nodes([Node("Concat", ["x", "x"], ["y"], axis=1)], x, y), tmp_path))
