@@ -24,8 +24,8 @@ sys.path.insert(0, str(Path(__file__).parent))
 from _peers import MODELS, Job, Peer, machine, prepare_peers
 from _timing import alternate
 
-OWN = ("legalise", "convert")
-"""Stages of run.json that are rules, emission and writing."""
+OWN = ("prepare", "emit", "write")
+"""Stages of run.json that are rules (with onnxsim where it is wanted), emission and writing."""
 
 
 def measure(model: str, peer: Peer, runs: int) -> dict[str, Any]:

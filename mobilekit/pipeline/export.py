@@ -6,7 +6,7 @@ import json
 import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -25,10 +25,13 @@ if TYPE_CHECKING:
     from mobilekit.passes.verify import PassVerifier
     from mobilekit.pipeline.dynamic import DynamicModel, DynamicShape
     from mobilekit.preprocess import Preprocess
+    from mobilekit.runners.ort import OrtRunner
     from mobilekit.tensors import Array, FixedValue
     from mobilekit.zoo import ResolvedModel
 
 __all__ = ["ExportOptions", "ExportReport", "export_model"]
+
+_OVERLAP_BYTES = 500_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,27 +87,41 @@ def export_model(
     options = options or ExportOptions()
     folder = Path(output)
     _check_output(folder, replace=options.replace)
-    clock = _Clock()
 
     from mobilekit import zoo
 
     resolved = zoo.resolve(str(model), progress)
+    with ExitStack() as background:
+        return _export(folder, resolved, options, progress, background)
 
-    # Only now what takes long to import: a wrong name is said at once.
-    from mobilekit.importers.onnx import load
-    from mobilekit.passes import prepare
-    from mobilekit.pipeline.batch import choose_batch
-    from mobilekit.targets.ncnn import NcnnOptions, NcnnTarget
+
+def _export(
+    folder: Path, resolved: ResolvedModel, options: ExportOptions, progress: Progress, background: ExitStack
+) -> ExportReport:
+    clock = _Clock()
+    with clock("imports"):  # only now, for they take long: a wrong name was said at once
+        from mobilekit.importers.onnx import load
+        from mobilekit.passes import legalise, prepare  # noqa: F401 - imported here to be counted here
+        from mobilekit.pipeline.batch import choose_batch
+        from mobilekit.targets.ncnn import NcnnOptions, NcnnTarget, emit
+        from mobilekit.targets.ncnn import ops as _  # noqa: F401
 
     with clock("load"):
         progress.step("reading the model")
         source = load(resolved.path, _fixed(resolved, options))
+    is_dynamic = bool(options.dynamic or options.dynamic_shapes)
+    reference: OrtRunner | None = None
+    if options.verify and not is_dynamic and source.size_bytes <= _OVERLAP_BYTES:
+        # ONNX Runtime loads the original while we convert it, unless both at once need much memory.
+        reference = _reference(source)
+        background.callback(reference.close)
+        reference.start()
     shapes = _shapes(source, resolved, options)
     dynamic: DynamicModel | None = None
     with clock("prepare"):
         batch: Batch | None = None
         mixing: Mixing | None = None
-        if options.dynamic or options.dynamic_shapes:
+        if is_dynamic:
             from mobilekit.pipeline.dynamic import convert_dynamic
 
             dynamic = convert_dynamic(
@@ -121,17 +138,14 @@ def export_model(
             progress.note(f"ncnn computes one sample at a time: the batch of {batch.size} is run sample by sample")
     # The folder appears only now: a model that cannot be converted leaves no trace.
     target, settings = NcnnTarget(), NcnnOptions(precision=options.precision, stock_only=options.stock_only)
-    if dynamic is None:
-        with clock("check"):
-            _refuse_unsupported(target.name, target.check(graph, settings), source, mixing)
+    with clock("emit"):
+        layers = emit.emit(graph, stock_only=options.stock_only) if dynamic is None else dynamic.model
+        _refuse_unsupported(target.name, layers.findings, source, mixing)
     with atomic_dir(folder) as temporary:
-        with clock("convert"):
+        with clock("write"):
             progress.step("converting to ncnn")
             (temporary / "ncnn").mkdir()
-            if dynamic is None:
-                artifact = target.build(graph, temporary / "ncnn", settings)
-            else:
-                artifact = target.write(dynamic.model, temporary / "ncnn", settings)
+            artifact = target.write(layers, temporary / "ncnn", settings)
         with clock("bundle"):
             _copy_source(source, temporary / "source")
             artifact = replace(artifact, batch=_in_manifest(batch))
@@ -143,7 +157,8 @@ def export_model(
         if options.verify:
             with clock("verify"):
                 progress.step("verifying against ONNX Runtime")
-                errors, verified = _verify(temporary, manifest, source, options, progress)
+                reference = reference or _reference(source, manifest)
+                errors, verified = _verify(temporary, manifest, source, reference, options, progress)
                 manifest = replace(manifest, verified=verified)
         with clock("bundle"):
             from mobilekit.bundle import RUN, write_manifest
@@ -347,8 +362,23 @@ def _tensor_info(value: object, batch: Batch | None = None) -> TensorInfo:
     return TensorInfo(name=value.name, dtype=value.dtype, shape=shape, limit=limit or None)
 
 
+def _reference(source: SourceModel, manifest: Manifest | None = None) -> OrtRunner:
+    """ONNX Runtime on the original. A dynamic model's ``manifest`` says which axes its inputs leave open."""
+    from mobilekit.runners.ort import OrtRunner
+
+    inputs = manifest.inputs if manifest is not None else ()
+    return OrtRunner(
+        source.path, fixed=source.fixed, free={info.name: [axis.axis for axis in info.free] for info in inputs}
+    )
+
+
 def _verify(
-    root: Path, manifest: Manifest, source: SourceModel, options: ExportOptions, progress: Progress
+    root: Path,
+    manifest: Manifest,
+    source: SourceModel,
+    reference: OrtRunner,
+    options: ExportOptions,
+    progress: Progress,
 ) -> tuple[Mapping[str, TensorError], bool]:
     """Run the built model and the original on the same inputs: the worst error of each output, and whether they
     prove anything (outputs that are zero or constant do not).
@@ -360,17 +390,14 @@ def _verify(
     from mobilekit.runners.base import RunOptions
     from mobilekit.runners.batch import sample_by_sample
     from mobilekit.runners.ncnn_host import NcnnHostRunner
-    from mobilekit.runners.ort import OrtRunner
     from mobilekit.validate.inputs import seeded_samples
     from mobilekit.validate.tolerance import Verdict, judge, overall, tolerance_for
 
     run = RunOptions(fp16=options.precision == "fp16", timeout_s=options.timeout_s)
     measured: dict[str, list[TensorError]] = {info.name: [] for info in manifest.outputs}
     names: list[str] = []
-    free = {info.name: [axis.axis for axis in info.free] for info in manifest.inputs}
-    reference_runner = OrtRunner(source.path, fixed=source.fixed, free=free)
     ncnn = sample_by_sample(manifest, lambda one: NcnnHostRunner(root, one))
-    with reference_runner as reference, ncnn as converted:
+    with reference, ncnn as converted:
         for sample in seeded_samples(
             manifest.inputs,
             seed=options.seed,

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 __all__ = ["OrtRunner"]
 
+_LOAD_TIMEOUT_S = 600.0
+
 
 class OrtRunner:
     """The model file at ``model`` in an ``onnxruntime`` session (CPU provider), inputs and outputs by ONNX name.
@@ -40,24 +42,34 @@ class OrtRunner:
         free = {name: list(axes) for name, axes in (free or {}).items() if axes}
         self._arguments = {"model": str(model), "threads": threads, "optimise": optimise, "free": free}
         self._child: Child | None = None
+        self._started = 0
         self._load_ns = 0
 
-    def __enter__(self) -> OrtRunner:
-        child = Child(what=f"ONNX Runtime on {self._model.name}")
-        try:
-            started = time.perf_counter_ns()
-            child.create("mobilekit.runners.ort:_Session", self._arguments)
-            self._load_ns = time.perf_counter_ns() - started
-        except BaseException:
-            child.close()
-            raise
-        self._child = child
-        return self
+    def start(self) -> None:
+        """Begin to load the model, in the background; entering the runner waits for it."""
+        if self._child is None:
+            self._started = time.perf_counter_ns()
+            self._child = Child(what=f"ONNX Runtime on {self._model.name}")
+            self._child.begin({"create": "mobilekit.runners.ort:_Session", "arguments": self._arguments})
 
-    def __exit__(self, *exc: object) -> None:
+    def close(self) -> None:
         if self._child is not None:
             self._child.close()
             self._child = None
+
+    def __enter__(self) -> OrtRunner:
+        try:
+            self.start()
+            assert self._child is not None
+            self._child.finish(_LOAD_TIMEOUT_S)
+        except BaseException:
+            self.close()
+            raise
+        self._load_ns = time.perf_counter_ns() - self._started
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
 
     def info(self) -> RunnerInfo:
         from importlib.metadata import PackageNotFoundError, version

@@ -48,16 +48,16 @@ def test_the_same_bytes_twice(model: Path, tmp_path: Path) -> None:
 
 def test_a_wrong_conversion_is_never_written(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The emitter is made wrong on purpose: one weight of the .bin file changes."""
-    right = NcnnTarget.build
+    right = NcnnTarget.write
 
-    def wrong(self: NcnnTarget, graph: object, folder: Path, options: object) -> object:
-        artifact = right(self, graph, folder, options)  # type: ignore[arg-type]
+    def wrong(self: NcnnTarget, layers: object, folder: Path, options: object) -> object:
+        artifact = right(self, layers, folder, options)  # type: ignore[arg-type]
         data = bytearray((folder / "model.bin").read_bytes())
         data[8:12] = np.float32(30).tobytes()
         (folder / "model.bin").write_bytes(data)
         return artifact
 
-    monkeypatch.setattr(NcnnTarget, "build", wrong)
+    monkeypatch.setattr(NcnnTarget, "write", wrong)
     with pytest.raises(VerificationError, match="relative L2"):
         export_model(model, tmp_path / "out")
     assert not (tmp_path / "out").exists()
