@@ -16,7 +16,7 @@ setup: ## The virtual environment and, where allowed, the system packages
 	@sh scripts/setup.sh $(VENV) build
 
 setup-dev:
-	@sh scripts/setup.sh $(VENV) dev,build
+	@sh scripts/setup.sh $(VENV) dev,build,tensorrt
 
 test: setup-dev harness lint ## Everything that CI runs
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadgroup

@@ -7,6 +7,7 @@
     DIR/source/model.onnx       the original model, byte for byte, with its external files beside it
     DIR/fixed/0.npy             inputs of the original that were fixed to a value
     DIR/ncnn/model.param, .bin  the ncnn model
+    DIR/tensorrt/model.onnx     the prepared model, model.plan its plan, layers.json what was fused
     DIR/labels.txt              one class a line, where known
 """
 
@@ -43,6 +44,7 @@ __all__ = [
     "NcnnBlob",
     "NcnnRows",
     "TensorInfo",
+    "TensorRTArtifact",
     "file_entries",
     "is_bundle",
     "open_bundle",
@@ -251,6 +253,36 @@ class NcnnArtifact(_Strict):
 
 
 @dataclass(frozen=True, kw_only=True)
+class TensorRTArtifact(_Strict):
+    """A TensorRT plan and what it was made from.
+
+    ``onnx`` is the prepared model, strongly typed: its tensors' types are the precision.
+    ``layers`` is a JSON file that says what the optimiser fused. ``profiles`` are (min, opt, max) shapes of the inputs
+    that may vary. ``reproducible``: the same input and version give the same bytes. ``verified``: the prepared ONNX was
+    held against the original on ONNX Runtime; the plan itself runs only where there is a GPU.
+    """
+
+    onnx: str
+    plan: str
+    layers: str
+    flavour: Literal["rtx", "full"]
+    version: str
+    precision: Literal["fp32", "fp16", "bf16", "int8", "fp8"]
+    layer_count: int
+    plan_bytes: int
+    reproducible: bool
+    compute_capabilities: tuple[str, ...] = ()
+    profiles: dict[str, tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]] = field(default_factory=dict)
+    workspace_bytes: int = 0
+    optimization_level: int | None = None
+    verified: bool = False
+
+    def __post_init__(self) -> None:
+        _check_paths(self.onnx, self.plan, self.layers)
+        _check(self.layer_count >= 0 and self.plan_bytes >= 0 and self.workspace_bytes >= 0, "a negative count")
+
+
+@dataclass(frozen=True, kw_only=True)
 class ModelInfo(_Strict):
     """What was exported. ``id`` is the zoo id, or the file's stem."""
 
@@ -276,6 +308,7 @@ class Manifest(_Strict):
     schema_version: str = SCHEMA_VERSION
     fixed: tuple[FixedInput, ...] = ()
     ncnn: NcnnArtifact | None = None
+    tensorrt: TensorRTArtifact | None = None
     preprocess: Preprocess | None = None
     labels: str | None = None
     task: str = ""
@@ -402,6 +435,8 @@ def _check_files(root: Path, manifest: Manifest, *, check: bool, hint: str) -> N
         wanted.add(manifest.labels)
     if manifest.ncnn is not None:
         wanted |= {manifest.ncnn.param, manifest.ncnn.bin}
+    if manifest.tensorrt is not None:
+        wanted |= {manifest.tensorrt.onnx, manifest.tensorrt.plan, manifest.tensorrt.layers}
     if missing := sorted(wanted - listed):
         raise BundleError(f"{root / MANIFEST} names {missing[0]} but does not list it as a file", hint=hint)
     for entry in manifest.files:

@@ -3,18 +3,29 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+if TYPE_CHECKING:
+    from mobilekit.pipeline.export import ExportReport
+    from mobilekit.targets.tensorrt import TensorRTOptions
+
 __all__ = ["register"]
+
+_TENSORRT = "TensorRT"
 
 
 def export(
     model: Annotated[str, typer.Argument(help="An ONNX file, or a zoo id (mobilekit zoo list).")],
     output: Annotated[Path, typer.Option("--output", "-o", help="The bundle: a folder to write.")],
-    target: Annotated[str, typer.Option("--target", "-t", help="What to convert to: ncnn.")] = "ncnn",
-    precision: Annotated[str, typer.Option("--precision", "-p", help="fp32 or fp16 weights and arithmetic.")] = "fp32",
+    target: Annotated[
+        list[str] | None,
+        typer.Option("--target", "-t", help="What to convert to: ncnn (the default), tensorrt. Repeatable."),
+    ] = None,
+    precision: Annotated[
+        str, typer.Option("--precision", "-p", help="fp32 or fp16; TensorRT also takes bf16, int8 and fp8.")
+    ] = "fp32",
     input_shape: Annotated[
         list[str] | None,
         typer.Option("--input-shape", help="NAME:1x3x224x224; the shape is what follows the last colon. Repeatable."),
@@ -52,6 +63,33 @@ def export(
     samples: Annotated[int, typer.Option(min=1, help="How many seeded inputs verification uses.")] = 2,
     timeout: Annotated[float, typer.Option(min=1, help="Seconds one verification run may take.")] = 600.0,
     force: Annotated[bool, typer.Option("--force", help="Overwrite a folder that is not a bundle.")] = False,
+    profile: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--profile",
+            help="Sizes an input may have: NAME:min=1x3x224x224,opt=4x3x224x224,max=8x3x224x224. Repeatable.",
+            rich_help_panel=_TENSORRT,
+        ),
+    ] = None,
+    compute_capability: Annotated[
+        str, typer.Option(help="GPUs to build for, with TensorRT for RTX: 8.6,8.9.", rich_help_panel=_TENSORRT)
+    ] = "",
+    workspace: Annotated[
+        str, typer.Option(help="Scratch memory on the GPU at most: 1GiB, 512MiB.", rich_help_panel=_TENSORRT)
+    ] = "",
+    opt_level: Annotated[
+        int | None, typer.Option(min=0, max=5, help="TensorRT's optimisation level.", rich_help_panel=_TENSORRT)
+    ] = None,
+    flavour: Annotated[
+        str, typer.Option(help="rtx or full; by default full where it and a GPU are there.", rich_help_panel=_TENSORRT)
+    ] = "",
+    calib: Annotated[
+        Path | None,
+        typer.Option(help="Pictures or .npy files to calibrate int8 and fp8 with.", rich_help_panel=_TENSORRT),
+    ] = None,
+    calib_method: Annotated[
+        str, typer.Option(help="minmax, entropy or percentile.", rich_help_panel=_TENSORRT)
+    ] = "minmax",
     json_: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
     """Convert a model into a bundle that runs on a device, verified against ONNX Runtime.
@@ -63,19 +101,24 @@ def export(
     mobilekit export detector.onnx --dynamic -o build/detector
     mobilekit export detector.onnx --dynamic-shape images:1x3x320..1280x320..1280 -o build/detector
     mobilekit export pp_lcnet_orientation -o build/orientation
+    mobilekit export model.onnx --target ncnn --target tensorrt --precision fp16 -o build/model
+    mobilekit export model.onnx --target tensorrt --profile x:min=1x3x96x96,opt=1x3x224x224,max=1x3x448x448 -o build/m
+    mobilekit export model.onnx --target tensorrt --precision int8 --calib pictures/ -o build/int8
     """
-    from mobilekit.cli._common import print_json, remark, terminal_progress
-    from mobilekit.errors import UsageError
+    from mobilekit.cli._common import print_json, terminal_progress
     from mobilekit.pipeline.export import ExportOptions, export_model
     from mobilekit.sizes import parse_dynamic_shape
     from mobilekit.tensors import parse_named_shape, parse_named_value
 
-    if target != "ncnn":
-        raise UsageError(f"unknown target {target!r}", hint="the target is ncnn")
-    if precision not in ("fp32", "fp16"):
-        raise UsageError(f"unknown precision {precision!r}", hint="the ncnn target takes fp32 and fp16")
+    targets = _targets(target or ["ncnn"], precision)
     options = ExportOptions(
+        targets=targets,
         precision="fp16" if precision == "fp16" else "fp32",
+        tensorrt=_tensorrt(
+            precision, profile or [], compute_capability, workspace, opt_level, flavour, calib, calib_method
+        )
+        if "tensorrt" in targets
+        else None,
         shapes=dict(parse_named_shape(text) for text in input_shape or ()),
         fixed=dict(parse_named_value(text) for text in input_ or ()),
         dynamic=dynamic,
@@ -101,26 +144,87 @@ def export(
                 "errors": {
                     name: {"relative_l2": e.relative_l2, "max_abs": e.max_abs} for name, e in report.errors.items()
                 },
+                "tensorrt_errors": {
+                    name: {"relative_l2": e.relative_l2, "max_abs": e.max_abs}
+                    for name, e in report.tensorrt_errors.items()
+                },
+                "tensorrt_kept_in_fp32": dict(report.tensorrt_kept),
                 "seconds": dict(report.seconds),
             }
         )
         return
-    assert report.manifest.ncnn is not None
-    for name, error in report.errors.items():
-        remark(f"  {name}: relative L2 {error.relative_l2:.2e}, max abs {error.max_abs:.2e}")
-    for info in report.manifest.inputs:
-        if info.free:
-            remark(f"  {info.name} takes {info.describe()}")
-    tried = "verification proved nothing" if report.errors else "NOT verified"
-    state = "verified against ONNX Runtime" if report.manifest.verified else tried
+    _show(report)
+
+
+def _show(report: ExportReport) -> None:
+    from mobilekit.cli._common import remark
+
     total = sum(report.seconds.values())
-    remark(f"{report.manifest.ncnn.layers} ncnn layers, {state}, {total:.1f} s")
-    if own := report.manifest.ncnn.custom_layers:
+    manifest = report.manifest
+    if manifest.ncnn is not None:
+        for name, error in report.errors.items():
+            remark(f"  {name}: relative L2 {error.relative_l2:.2e}, max abs {error.max_abs:.2e}")
+        for info in manifest.inputs:
+            if info.free:
+                remark(f"  {info.name} takes {info.describe()}")
+        tried = "verification proved nothing" if report.errors else "NOT verified"
+        state = "verified against ONNX Runtime" if manifest.verified else tried
+        remark(f"{manifest.ncnn.layers} ncnn layers, {state}, {total:.1f} s")
+        if own := manifest.ncnn.custom_layers:
+            remark(
+                f"needs our own layers {', '.join(own)}: an app adds mobilekit_layers.h of android-harness/layers;"
+                " --stock-only does without or refuses"
+            )
+    plan = manifest.tensorrt
+    if plan is not None:
+        for name, error in report.tensorrt_errors.items():
+            remark(f"  {name} in {plan.precision}: relative L2 {error.relative_l2:.2e}")
+        tried = "verification proved nothing" if report.tensorrt_errors else "prepared model NOT verified"
+        state = "prepared model verified; engine not executed" if plan.verified else tried
+        size = plan.plan_bytes / 1e6
         remark(
-            f"needs our own layers {', '.join(own)}: an app adds mobilekit_layers.h of android-harness/layers;"
-            " --stock-only does without or refuses"
+            f"TensorRT {plan.flavour} {plan.version}: {plan.layer_count} layers, {size:.1f} MB, {state}, {total:.1f} s"
         )
     typer.echo(str(report.bundle))
+
+
+def _targets(names: list[str], precision: str) -> tuple[Literal["ncnn", "tensorrt"], ...]:
+    from mobilekit.errors import UsageError
+
+    for name in names:
+        if name not in ("ncnn", "tensorrt"):
+            raise UsageError(f"unknown target {name!r}", hint="the targets are ncnn and tensorrt")
+    if "ncnn" in names and precision not in ("fp32", "fp16"):
+        raise UsageError(f"unknown precision {precision!r} for ncnn", hint="the ncnn target takes fp32 and fp16")
+    return tuple(name for name in ("ncnn", "tensorrt") if name in names)
+
+
+def _tensorrt(
+    precision: str,
+    profiles: list[str],
+    compute_capability: str,
+    workspace: str,
+    opt_level: int | None,
+    flavour: str,
+    calib: Path | None,
+    calib_method: str,
+) -> TensorRTOptions:
+    from mobilekit.errors import UsageError
+    from mobilekit.targets.tensorrt import TensorRTOptions
+    from mobilekit.targets.tensorrt.prepare import parse_bytes, parse_profile
+
+    if flavour not in ("", "rtx", "full"):
+        raise UsageError(f"there is no flavour {flavour!r} of TensorRT", hint="rtx or full")
+    return TensorRTOptions(
+        precision=precision,  # type: ignore[arg-type]  # checked where the target's precisions are known
+        profiles=dict(parse_profile(text) for text in profiles),
+        compute_capabilities=tuple(part.strip() for part in compute_capability.split(",") if part.strip()),
+        workspace_bytes=parse_bytes(workspace) if workspace else 0,
+        optimization_level=opt_level,
+        flavour=flavour or None,  # type: ignore[arg-type]
+        calibration=calib,
+        calibration_method=calib_method,
+    )
 
 
 def register(app: typer.Typer) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -14,7 +15,7 @@ __all__ = ["register"]
 
 
 def inspect(
-    model: Annotated[str, typer.Argument(help="An ONNX file, or a zoo id (mobilekit zoo list).")],
+    model: Annotated[str, typer.Argument(help="An ONNX file, a zoo id (mobilekit zoo list), or a bundle.")],
     input_shape: Annotated[
         list[str] | None,
         typer.Option("--input-shape", help="NAME:1x3x224x224; the shape is what follows the last colon. Repeatable."),
@@ -30,19 +31,30 @@ def inspect(
     ] = None,
     json_: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
 ) -> None:
-    """Show what a model is, what it costs, and what targets cannot take of it. Leaves with 0 in any case.
+    """Show what a model is, what it costs, and what targets cannot take of it; of a bundle, its TensorRT plan.
 
     \b
     mobilekit inspect model.onnx
     mobilekit inspect model.onnx --input-shape images:1x3x320x320
     mobilekit inspect vad.onnx --input sr=16000 --input-shape input:1x512
     mobilekit inspect pp_lcnet_orientation --json
+    mobilekit inspect build/model --target tensorrt
     """
     from mobilekit import zoo
     from mobilekit.cli._common import print_json, terminal_progress
     from mobilekit.pipeline.inspect import inspect_model
     from mobilekit.tensors import parse_named_shape, parse_named_value
 
+    if Path(model).is_dir():
+        from mobilekit.cli._plan import plan_facts, show_plan
+        from mobilekit.pipeline.inspect_plan import inspect_plan
+
+        view = inspect_plan(Path(model))
+        if json_:
+            print_json(plan_facts(view))
+        else:
+            show_plan(view)
+        return
     shapes = dict(parse_named_shape(text) for text in input_shape or ())
     with terminal_progress() as progress:
         resolved = zoo.resolve(model, progress)

@@ -16,7 +16,7 @@ from mobilekit.paths import atomic_dir
 from mobilekit.progress import SILENT, Progress
 
 if TYPE_CHECKING:
-    from mobilekit.bundle import Manifest, NcnnBatch, TensorInfo
+    from mobilekit.bundle import Manifest, NcnnArtifact, NcnnBatch, TensorInfo
     from mobilekit.errors import Finding
     from mobilekit.graph import Graph, Value
     from mobilekit.importers.onnx import SourceModel
@@ -24,8 +24,11 @@ if TYPE_CHECKING:
     from mobilekit.passes.batch import Batch, Mixing
     from mobilekit.passes.verify import PassVerifier
     from mobilekit.pipeline.dynamic import DynamicModel, DynamicShape
+    from mobilekit.pipeline.tensorrt import PlanReport, PreparedPlan
     from mobilekit.preprocess import Preprocess
     from mobilekit.runners.ort import OrtRunner
+    from mobilekit.targets.ncnn.emit import Model
+    from mobilekit.targets.tensorrt import TensorRTOptions
     from mobilekit.tensors import Array, FixedValue
     from mobilekit.zoo import ResolvedModel
 
@@ -38,6 +41,7 @@ _OVERLAP_BYTES = 500_000_000
 class ExportOptions:
     """What to make of a model.
 
+    ``targets``: what to convert to; ``tensorrt`` holds that target's own options, ``precision`` is ncnn's.
     ``shapes`` fixes the shapes of inputs by ONNX name; with ``dynamic`` they are but the default, and the symbolic
     axes (but the batch) stay free, or those that ``dynamic_shapes`` names (which implies ``dynamic``). ``fixed`` gives
     inputs a value (an array, a ``.npy`` file, a number, a list): the converted model does not have them.
@@ -48,7 +52,9 @@ class ExportOptions:
     against ONNX Runtime, to find the rule behind a wrong result: slow, and it keeps every tensor in memory.
     """
 
+    targets: tuple[Literal["ncnn", "tensorrt"], ...] = ("ncnn",)
     precision: Literal["fp32", "fp16"] = "fp32"
+    tensorrt: TensorRTOptions | None = None
     shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     dynamic: bool = False
     dynamic_shapes: Mapping[str, DynamicShape] = field(default_factory=dict)
@@ -67,18 +73,24 @@ class ExportOptions:
 
 @dataclass(frozen=True, slots=True)
 class ExportReport:
-    """What came of it. ``errors`` holds the worst error of each output, empty where verification was off."""
+    """What came of it. ``errors`` holds the worst error of each output, empty where verification was off.
+
+    ``tensorrt_errors`` are those of the ONNX that was prepared for TensorRT, ``tensorrt_kept`` its nodes that stay in
+    float32 though another precision was asked for, and why.
+    """
 
     bundle: Path
     manifest: Manifest
     errors: Mapping[str, TensorError]
     seconds: Mapping[str, float]
+    tensorrt_errors: Mapping[str, TensorError] = field(default_factory=dict)
+    tensorrt_kept: Mapping[str, str] = field(default_factory=dict)
 
 
 def export_model(
     model: str | Path, output: str | Path, options: ExportOptions | None = None, progress: Progress = SILENT
 ) -> ExportReport:
-    """Convert ``model`` (a path or a zoo id) to ncnn and write the bundle ``output``, whole or not at all.
+    """Convert ``model`` (a path or a zoo id) and write the bundle ``output``, whole or not at all.
 
     Raises :class:`~mobilekit.errors.UnsupportedModelError` with every finding, :class:`VerificationError` where the
     ncnn model computes something else than ONNX Runtime on the original, :class:`UsageError` for an output folder
@@ -101,72 +113,143 @@ def _export(
     clock = _Clock()
     with clock("imports"):  # only now, for they take long: a wrong name was said at once
         from mobilekit.importers.onnx import load
-        from mobilekit.passes import legalise, prepare  # noqa: F401 - imported here to be counted here
-        from mobilekit.pipeline.batch import choose_batch
-        from mobilekit.targets.ncnn import NcnnOptions, NcnnTarget, emit
-        from mobilekit.targets.ncnn import ops as _  # noqa: F401
+
+        if "ncnn" in options.targets:
+            from mobilekit.passes import legalise, prepare  # noqa: F401 - imported here to be counted here
+            from mobilekit.targets.ncnn import emit, ops  # noqa: F401
 
     with clock("load"):
         progress.step("reading the model")
         source = load(resolved.path, _fixed(resolved, options))
-    is_dynamic = bool(options.dynamic or options.dynamic_shapes)
     reference: OrtRunner | None = None
-    if options.verify and not is_dynamic and source.size_bytes <= _OVERLAP_BYTES:
+    early = "ncnn" in options.targets and options.verify and not _is_dynamic(options)
+    if early and source.size_bytes <= _OVERLAP_BYTES:
         # ONNX Runtime loads the original while we convert it, unless both at once need much memory.
         reference = _reference(source)
         background.callback(reference.close)
         reference.start()
-    shapes = _shapes(source, resolved, options)
-    dynamic: DynamicModel | None = None
-    with clock("prepare"):
-        batch: Batch | None = None
-        mixing: Mixing | None = None
-        if is_dynamic:
-            from mobilekit.pipeline.dynamic import convert_dynamic
-
-            dynamic = convert_dynamic(
-                source, shapes, options.dynamic_shapes, stock_only=options.stock_only, progress=progress
-            )
-            graph = dynamic.graph
-        else:
-            progress.step("simplifying")
-            with _pass_verifier(resolved, options) as verifier:
-                graph = prepare(source, shapes, simplify=options.simplify, progress=progress, verifier=verifier)
-            with _pass_verifier(resolved, options) as verifier:
-                graph, batch, mixing = choose_batch(graph, source, shapes, simplify=options.simplify, verifier=verifier)
-        if batch is not None:
-            progress.note(f"ncnn computes one sample at a time: the batch of {batch.size} is run sample by sample")
-    # The folder appears only now: a model that cannot be converted leaves no trace.
-    target, settings = NcnnTarget(), NcnnOptions(precision=options.precision, stock_only=options.stock_only)
-    with clock("emit"):
-        layers = emit.emit(graph, stock_only=options.stock_only) if dynamic is None else dynamic.model
-        _refuse_unsupported(target.name, layers.findings, source, mixing)
+    # Both come before the folder appears: a model that cannot be converted leaves no trace.
+    plan = _prepare_tensorrt(source, resolved, options, clock, progress) if "tensorrt" in options.targets else None
+    ncnn = _prepare_ncnn(source, resolved, options, clock, progress) if "ncnn" in options.targets else None
     with atomic_dir(folder) as temporary:
-        with clock("write"):
-            progress.step("converting to ncnn")
-            (temporary / "ncnn").mkdir()
-            artifact = target.write(layers, temporary / "ncnn", settings)
+        artifact = _write_ncnn(ncnn, temporary, options, clock, progress) if ncnn is not None else None
         with clock("bundle"):
             _copy_source(source, temporary / "source")
-            artifact = replace(artifact, batch=_in_manifest(batch))
-            manifest = _manifest(graph, source, resolved, options, temporary, batch)
-            manifest = replace(manifest, ncnn=artifact)
-            if dynamic is not None:
-                manifest = _freed(manifest, dynamic)
+            inputs, outputs = _tensor_infos(ncnn, plan)
+            manifest = replace(_manifest(inputs, outputs, source, resolved, options, temporary), ncnn=artifact)
+            if ncnn is not None and ncnn.dynamic is not None:
+                manifest = _freed(manifest, ncnn.dynamic)
         errors: Mapping[str, TensorError] = {}
-        if options.verify:
+        if options.verify and ncnn is not None:
             with clock("verify"):
                 progress.step("verifying against ONNX Runtime")
                 reference = reference or _reference(source, manifest)
                 errors, verified = _verify(temporary, manifest, source, reference, options, progress)
                 manifest = replace(manifest, verified=verified)
+        made = _make_plan(plan, temporary, manifest, source, options, clock, progress) if plan is not None else None
+        if made is not None:
+            manifest = replace(manifest, tensorrt=made.artifact)
+        plan_errors = made.errors if made is not None else {}
         with clock("bundle"):
             from mobilekit.bundle import RUN, write_manifest
 
             manifest = write_manifest(temporary, manifest)
-            run = {"seconds": clock.seconds, "errors": {name: asdict(error) for name, error in errors.items()}}
+            run = {
+                "seconds": clock.seconds,
+                "errors": {name: asdict(error) for name, error in errors.items()},
+                "tensorrt_errors": {name: asdict(error) for name, error in plan_errors.items()},
+            }
             (temporary / RUN).write_text(json.dumps(run, indent=1) + "\n")
-    return ExportReport(folder, manifest, errors, clock.seconds)
+    return ExportReport(folder, manifest, errors, clock.seconds, plan_errors, made.kept if made is not None else {})
+
+
+def _is_dynamic(options: ExportOptions) -> bool:
+    return bool(options.dynamic or options.dynamic_shapes)
+
+
+@dataclass(frozen=True, slots=True)
+class _PreparedNcnn:
+    """A model that the ncnn target takes. ``batch``: it is that of one sample; ``dynamic``: of many sizes."""
+
+    graph: Graph
+    model: Model
+    batch: Batch | None = None
+    dynamic: DynamicModel | None = None
+
+
+def _prepare_ncnn(
+    source: SourceModel, resolved: ResolvedModel, options: ExportOptions, clock: _Clock, progress: Progress
+) -> _PreparedNcnn:
+    from mobilekit.passes import prepare
+    from mobilekit.pipeline.batch import choose_batch
+    from mobilekit.targets.ncnn.emit import emit
+
+    shapes = _shapes(source, resolved, options)
+    if _is_dynamic(options):
+        from mobilekit.pipeline.dynamic import convert_dynamic
+
+        with clock("prepare"):
+            dynamic = convert_dynamic(
+                source, shapes, options.dynamic_shapes, stock_only=options.stock_only, progress=progress
+            )
+        return _PreparedNcnn(dynamic.graph, dynamic.model, dynamic=dynamic)
+    with clock("prepare"):
+        progress.step("simplifying")
+        with _pass_verifier(resolved, options) as verifier:
+            graph = prepare(source, shapes, simplify=options.simplify, progress=progress, verifier=verifier)
+        with _pass_verifier(resolved, options) as verifier:
+            graph, batch, mixing = choose_batch(graph, source, shapes, simplify=options.simplify, verifier=verifier)
+    if batch is not None:
+        progress.note(f"ncnn computes one sample at a time: the batch of {batch.size} is run sample by sample")
+    with clock("emit"):
+        model = emit(graph, stock_only=options.stock_only)
+        _refuse_unsupported("ncnn", model.findings, source, mixing)
+    return _PreparedNcnn(graph, model, batch)
+
+
+def _write_ncnn(
+    prepared: _PreparedNcnn, root: Path, options: ExportOptions, clock: _Clock, progress: Progress
+) -> NcnnArtifact:
+    from mobilekit.targets.ncnn import NcnnOptions, NcnnTarget
+
+    with clock("write"):
+        progress.step("converting to ncnn")
+        (root / "ncnn").mkdir()
+        settings = NcnnOptions(precision=options.precision, stock_only=options.stock_only)
+        artifact = NcnnTarget().write(prepared.model, root / "ncnn", settings)
+        return replace(artifact, batch=_in_manifest(prepared.batch))
+
+
+def _prepare_tensorrt(
+    source: SourceModel, resolved: ResolvedModel, options: ExportOptions, clock: _Clock, progress: Progress
+) -> PreparedPlan:
+    from mobilekit.pipeline.tensorrt import check_plan, prepare_plan
+    from mobilekit.targets.tensorrt import TensorRTOptions
+
+    with clock("tensorrt"):
+        progress.step("preparing the model for TensorRT")
+        settings = options.tensorrt or TensorRTOptions()
+        plan = prepare_plan(source, _shapes(source, resolved, options), settings, progress)
+        _refuse_unsupported("tensorrt", check_plan(plan), source)
+    return plan
+
+
+def _make_plan(
+    plan: PreparedPlan,
+    root: Path,
+    manifest: Manifest,
+    source: SourceModel,
+    options: ExportOptions,
+    clock: _Clock,
+    progress: Progress,
+) -> PlanReport:
+    from mobilekit.pipeline.tensorrt import make_plan
+    from mobilekit.validate.inputs import seeded_samples
+
+    seeded = seeded_samples(plan.inputs, seed=options.seed, count=options.samples, preprocess=manifest.preprocess)
+    samples = [{**sample.tensors, **source.fixed} for sample in seeded] if options.verify else []
+    with clock("tensorrt"):
+        return make_plan(root, plan, source.path, samples, preprocess=manifest.preprocess, progress=progress)
 
 
 def _pass_verifier(
@@ -259,13 +342,24 @@ def _source_name(source: SourceModel) -> str:
     return "model.onnx" if "model.onnx" not in source.external_files else "the-model.onnx"
 
 
+def _tensor_infos(
+    ncnn: _PreparedNcnn | None, plan: PreparedPlan | None
+) -> tuple[tuple[TensorInfo, ...], tuple[TensorInfo, ...]]:
+    """Inputs and outputs, as ncnn has them where it is a target, else as the plan's usual sizes are."""
+    if ncnn is None:
+        assert plan is not None
+        return plan.inputs, plan.outputs
+    inputs, outputs = ncnn.graph.inputs, ncnn.graph.outputs
+    return tuple(_tensor_info(v, ncnn.batch) for v in inputs), tuple(_tensor_info(v, ncnn.batch) for v in outputs)
+
+
 def _manifest(
-    graph: Graph,
+    inputs: tuple[TensorInfo, ...],
+    outputs: tuple[TensorInfo, ...],
     source: SourceModel,
     resolved: ResolvedModel,
     options: ExportOptions,
     root: Path,
-    batch: Batch | None = None,
 ) -> Manifest:
     from mobilekit import __version__
     from mobilekit.bundle import FixedInput, Manifest, ModelInfo, sha256_of
@@ -280,7 +374,6 @@ def _manifest(
         license=entry.license if entry else "",
         producer=source.producer,
     )
-    outputs = tuple(_tensor_info(value, batch) for value in graph.outputs)
     labels = _read_labels(options.labels or resolved.labels, outputs)
     if labels:
         (root / "labels.txt").write_text("".join(f"{label}\n" for label in labels), encoding="utf-8")
@@ -292,7 +385,7 @@ def _manifest(
     return Manifest(
         mobilekit_version=__version__,
         model=info,
-        inputs=tuple(_tensor_info(value, batch) for value in graph.inputs),
+        inputs=inputs,
         outputs=outputs,
         fixed=tuple(fixed),
         preprocess=_preprocess(resolved, options),

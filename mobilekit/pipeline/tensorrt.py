@@ -1,0 +1,252 @@
+"""The TensorRT half of ``mobilekit export``: prepared, checked, put into its number format, verified, built."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mobilekit.errors import Finding, UnsupportedModelError, UsageError, VerificationError
+from mobilekit.progress import Progress
+
+if TYPE_CHECKING:
+    from mobilekit.bundle import TensorInfo, TensorRTArtifact
+    from mobilekit.graph import Graph, Value
+    from mobilekit.importers.onnx import SourceModel
+    from mobilekit.metrics.tensors import TensorError
+    from mobilekit.preprocess import Preprocess
+    from mobilekit.targets.tensorrt import TensorRTOptions
+    from mobilekit.targets.tensorrt.flavour import Flavour
+    from mobilekit.tensors import Array
+
+__all__ = ["PlanReport", "PreparedPlan", "check_plan", "make_plan", "prepare_plan"]
+
+_LARGE_BYTES = 1 << 30
+"""Weights beyond this stand in a file of their own beside the prepared ONNX: protobuf ends at 2 GB."""
+
+
+@dataclass(frozen=True, slots=True)
+class PreparedPlan:
+    """A graph that is ready for its number format. ``inputs`` and ``outputs`` have the shapes that verification and
+    calibration use: the usual size of each profile."""
+
+    graph: Graph
+    inputs: tuple[TensorInfo, ...]
+    outputs: tuple[TensorInfo, ...]
+    flavour: Flavour
+    options: TensorRTOptions
+
+
+@dataclass(frozen=True, slots=True)
+class PlanReport:
+    """``errors`` are the worst of each output of the prepared ONNX against the original, ``rounding`` what of it the
+    number format adds; both empty where verification was off. ``kept`` says which nodes stay in float32, and why."""
+
+    artifact: TensorRTArtifact
+    errors: Mapping[str, TensorError]
+    kept: Mapping[str, str]
+
+
+def prepare_plan(
+    source: SourceModel, shapes: Mapping[str, tuple[int, ...]], options: TensorRTOptions, progress: Progress
+) -> PreparedPlan:
+    """Choose the flavour and prepare the graph.
+
+    Raises ``MissingExtraError`` where TensorRT is not installed, ``UsageError`` for shapes, profiles, precisions and
+    compute capabilities that do not go together.
+    """
+    from mobilekit.passes.base import apply_rules
+    from mobilekit.passes.legalise.batchnorm import FoldAffine
+    from mobilekit.passes.legalise.drop import DropNoOp
+    from mobilekit.passes.precision import single_precision
+    from mobilekit.precision.quantise import is_quantised
+    from mobilekit.targets.tensorrt.capability import PRECISIONS, check_capabilities
+    from mobilekit.targets.tensorrt.flavour import choose_flavour
+    from mobilekit.targets.tensorrt.prepare import prepare
+
+    if options.precision not in PRECISIONS:
+        raise UsageError(f"unknown precision {options.precision!r}", hint=f"TensorRT takes {', '.join(PRECISIONS)}")
+    flavour = choose_flavour(options.flavour)
+    fixed = {name: shape for name, shape in shapes.items() if name not in options.profiles}
+    graph = prepare(source, fixed, options.profiles, progress=progress)
+    check_capabilities(flavour, options.precision, options.compute_capabilities, graph)
+    if not is_quantised(graph):
+        # TensorRT folds batch norms itself; calibration must see what remains.
+        apply_rules(graph, [DropNoOp(), FoldAffine()])
+        if others := single_precision(graph):
+            progress.note(f"the model computes in {', '.join(sorted(others))}; the plan does in {options.precision}")
+    sized = graph
+    if options.profiles:
+        usual = {name: profile.best for name, profile in options.profiles.items()}
+        sized = prepare(source, fixed | usual, {})
+    inputs = tuple(_tensor_info(value) for value in sized.inputs)
+    outputs = tuple(_tensor_info(value) for value in sized.outputs)
+    return PreparedPlan(graph, inputs, outputs, flavour, options)
+
+
+def _tensor_info(value: Value) -> TensorInfo:
+    from mobilekit.bundle import TensorInfo
+
+    if value.dtype is None or value.shape is None or not all(isinstance(axis, int) for axis in value.shape):
+        raise UnsupportedModelError(
+            "an output's shape depends on data",
+            findings=[Finding(value.name, "Output", "its shape is not known before the model runs", "cut the model")],
+        )
+    return TensorInfo(name=value.name, dtype=value.dtype, shape=tuple(int(str(axis)) for axis in value.shape))
+
+
+def check_plan(prepared: PreparedPlan) -> tuple[Finding, ...]:
+    """Every node that the parser does not take, before anything is written."""
+    from mobilekit.targets.tensorrt import check
+
+    with tempfile.TemporaryDirectory(prefix="mobilekit-tensorrt-") as name:
+        model = Path(name) / "model.onnx"
+        _write(prepared.graph, model)
+        return check(model, prepared.flavour, prepared.options)
+
+
+def make_plan(
+    root: Path,
+    prepared: PreparedPlan,
+    source: Path,
+    samples: Sequence[Mapping[str, Array]],
+    *,
+    preprocess: Preprocess | None,
+    progress: Progress,
+) -> PlanReport:
+    """Write ``root/tensorrt``. ``samples`` are what verification feeds both models, none where it is off.
+
+    The graph in float32 is held against the original first, then the one in its number format: an error of the
+    preparation cannot hide in the rounding. Raises :class:`VerificationError`, and what building raises.
+    """
+    from mobilekit.targets.tensorrt import MODEL, build
+
+    model = root / MODEL
+    model.parent.mkdir(parents=True)
+    errors: dict[str, TensorError] = {}
+    verified = False
+    with tempfile.TemporaryDirectory(prefix="mobilekit-tensorrt-") as name:
+        exact = Path(name) / "model.onnx"
+        _write(prepared.graph, exact)
+        expected = _run(source, samples) if samples else []
+        if samples:
+            progress.step("verifying the prepared model against ONNX Runtime")
+            errors, verified = _judge(_run(exact, samples), expected, "fp32")
+        precision = prepared.options.precision
+        kept = _into_format(exact, model, prepared, preprocess, progress)
+        if samples and precision != "fp32":
+            progress.step(f"verifying it in {precision}")
+            errors, verified = _judge(_run(_runnable(model, precision, Path(name)), samples), expected, precision)
+    progress.step(f"building the plan with {prepared.flavour.product} {prepared.flavour.version()}")
+    artifact = build(root, prepared.flavour, prepared.options)
+    return PlanReport(replace(artifact, verified=verified), errors, kept)
+
+
+def _into_format(
+    exact: Path, model: Path, prepared: PreparedPlan, preprocess: Preprocess | None, progress: Progress
+) -> Mapping[str, str]:
+    """Write the model in its number format; the nodes that stay in float32, and why."""
+    from mobilekit.precision.half import to_half
+    from mobilekit.precision.quantise import is_quantised, quantise
+    from mobilekit.targets.tensorrt.capability import unsupported_in
+
+    precision = prepared.options.precision
+    graph = prepared.graph
+    if precision == "fp16" or precision == "bf16":
+        half = to_half(graph, "float16" if precision == "fp16" else "bfloat16", keep=unsupported_in(precision))
+        if half.kept:
+            progress.note(f"{len(half.kept)} nodes stay in float32, which {precision} would leave the range of or lack")
+        _write(graph, model)
+        return half.kept
+    if precision in ("int8", "fp8"):
+        if is_quantised(graph):
+            progress.note("the model is quantised already and is taken as it is")
+            _write(graph, model)
+            return {}
+        progress.step(f"calibrating for {precision}")
+        samples = _calibration(prepared, preprocess)
+        quantise(exact, model, samples, dtype=precision, method=prepared.options.calibration_method)
+        return {}
+    _write(graph, model)
+    return {}
+
+
+def _calibration(prepared: PreparedPlan, preprocess: Preprocess | None) -> list[Mapping[str, Array]]:
+    from mobilekit.validate.inputs import file_samples
+
+    folder = prepared.options.calibration
+    if folder is None:
+        raise UsageError(
+            f"{prepared.options.precision} takes its ranges from real inputs",
+            hint="--calib DIR with pictures, .npy files or folders of them; a few hundred are usual",
+        )
+    return [sample.tensors for sample in file_samples(folder, prepared.inputs, preprocess=preprocess)]
+
+
+def _write(graph: Graph, path: Path) -> None:
+    import onnx
+
+    from mobilekit.importers.convert import to_proto
+    from mobilekit.targets.tensorrt.prepare import name_nodes
+
+    name_nodes(graph)
+    size = sum(value.const.nbytes for value in graph.values() if value.const is not None)
+    onnx.save_model(
+        to_proto(graph),
+        str(path),
+        save_as_external_data=size > _LARGE_BYTES,
+        location=f"{path.name}.data",
+    )
+
+
+def _runnable(model: Path, precision: str, folder: Path) -> Path:
+    """A model that ONNX Runtime's CPU kernels can run: itself, or bfloat16 emulated by rounding."""
+    if precision != "bf16":
+        return model
+    import onnx
+
+    from mobilekit.importers.convert import from_proto
+    from mobilekit.passes.infer import infer
+    from mobilekit.precision.half import emulated
+
+    graph = from_proto(onnx.load(str(model), load_external_data=False), model.parent)
+    infer(graph)
+    emulated(graph)
+    path = folder / "emulated.onnx"
+    _write(graph, path)
+    return path
+
+
+def _run(model: Path, samples: Sequence[Mapping[str, Array]]) -> list[Mapping[str, Array]]:
+    from mobilekit.runners.base import RunOptions
+    from mobilekit.runners.ort import OrtRunner
+
+    # ONNX Runtime's own rewrites of Q/DQ graphs fail on some valid ones, and there is nothing to gain here.
+    with OrtRunner(model, optimise=False) as runner:
+        return [runner.run(sample, RunOptions()).outputs for sample in samples]
+
+
+def _judge(
+    actual: Sequence[Mapping[str, Array]], expected: Sequence[Mapping[str, Array]], precision: str
+) -> tuple[dict[str, TensorError], bool]:
+    from mobilekit.metrics.tensors import compare, worst
+    from mobilekit.validate.tolerance import Verdict, judge, overall, tolerance_for
+
+    names = list(expected[0])
+    errors = {name: worst([compare(a[name], e[name]) for a, e in zip(actual, expected, strict=True)]) for name in names}
+    verdicts = {name: judge(error, tolerance_for(precision)) for name, error in errors.items()}
+    wrong = [f"{name}: {verdict.reason}" for name, verdict in verdicts.items() if verdict.verdict is Verdict.FAIL]
+    if wrong:
+        hint = (
+            "this is a bug in mobilekit: please report it with the model"
+            if precision == "fp32"
+            else f"{precision} is too coarse for this model on these inputs: try real ones, or another precision"
+        )
+        raise VerificationError(
+            f"the prepared model in {precision} does not compute what the original does; nothing was written\n  "
+            + "\n  ".join(wrong),
+            hint=hint,
+        )
+    return errors, overall(verdicts.values()) is Verdict.PASS

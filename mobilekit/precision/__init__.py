@@ -1,0 +1,1 @@
+"""Number formats, written into the graph: shared by the targets, knows none of them."""

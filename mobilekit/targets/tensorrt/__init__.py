@@ -1,0 +1,160 @@
+"""The TensorRT target: ONNX graph in, a prepared ONNX, a plan and what the optimiser did out."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from mobilekit.errors import BuildError, ChildCrashError, Finding, UnsupportedModelError
+from mobilekit.paths import storage_errors
+
+if TYPE_CHECKING:
+    from mobilekit.bundle import TensorRTArtifact
+    from mobilekit.targets.tensorrt.flavour import Flavour
+    from mobilekit.targets.tensorrt.prepare import Profile
+
+__all__ = ["LAYERS", "MODEL", "PLAN", "Precision", "TensorRTOptions", "build", "check"]
+
+Precision = Literal["fp32", "fp16", "bf16", "int8", "fp8"]
+
+MODEL = "tensorrt/model.onnx"
+PLAN = "tensorrt/model.plan"
+LAYERS = "tensorrt/layers.json"
+
+
+@dataclass(frozen=True, slots=True)
+class TensorRTOptions:
+    """How to build a plan.
+
+    ``compute_capabilities`` ("8.6") are the GPUs an RTX plan is for, none for TensorRT's own choice;
+    ``workspace_bytes`` bounds scratch memory on the GPU (0: no bound of ours); ``optimization_level`` is TensorRT's,
+    0 to 5; ``flavour`` overrides the choice between full TensorRT and RTX. ``timeout_s`` bounds one build.
+    """
+
+    precision: Precision = "fp32"
+    profiles: Mapping[str, Profile] = field(default_factory=dict)
+    compute_capabilities: tuple[str, ...] = ()
+    workspace_bytes: int = 0
+    optimization_level: int | None = None
+    flavour: Literal["rtx", "full"] | None = None
+    calibration: Path | None = None
+    calibration_method: str = "minmax"
+    timeout_s: float = 1800.0
+
+
+def check(model: Path, flavour: Flavour, options: TensorRTOptions) -> tuple[Finding, ...]:
+    """Every node of the prepared ONNX ``model`` that TensorRT's parser does not take."""
+    answer = _in_child("check", {"module": flavour.module, "onnx": str(model)}, flavour, options)
+    return tuple(_finding(problem) for problem in answer["problems"])
+
+
+def build(root: Path, flavour: Flavour, options: TensorRTOptions) -> TensorRTArtifact:
+    """Build ``root/tensorrt/model.plan`` from the prepared ONNX beside it, and write what the optimiser did.
+
+    Same ONNX, same version: same bytes with RTX. A full TensorRT plan is chosen by timing: only with the kernels it
+    remembers in the user's cache folder it comes out the same again. Raises :class:`UnsupportedModelError` where the
+    builder names a node, :class:`BuildError` where it fails otherwise, and what the disk says.
+    """
+    from mobilekit.bundle import TensorRTArtifact
+    from mobilekit.targets.tensorrt.layers import read_layers
+
+    plan = root / PLAN
+    cache = _timing_cache(flavour) if flavour.name == "full" else None
+    arguments = {
+        "module": flavour.module,
+        "onnx": str(root / MODEL),
+        "plan": str(plan),
+        "profiles": {
+            name: [list(profile.low), list(profile.best), list(profile.high)]
+            for name, profile in options.profiles.items()
+        },
+        "compute_capabilities": list(options.compute_capabilities),
+        "workspace_bytes": options.workspace_bytes,
+        "optimization_level": options.optimization_level,
+        "timing_cache": str(cache) if cache else None,
+    }
+    answer = _in_child("build", arguments, flavour, options)
+    if answer["problems"]:
+        _refuse(answer["problems"], flavour)
+    layers, bindings = read_layers(answer["log"])
+    sidecar = {
+        "schema_version": "1.0",
+        "flavour": flavour.name,
+        "version": answer["version"],
+        "layers": [asdict(layer) for layer in layers],
+        "bindings": [asdict(binding) for binding in bindings],
+        "warnings": answer["warnings"],
+    }
+    with storage_errors(root):
+        (root / LAYERS).write_text(json.dumps(sidecar, indent=1) + "\n", encoding="utf-8")
+    return TensorRTArtifact(
+        onnx=MODEL,
+        plan=PLAN,
+        layers=LAYERS,
+        flavour=flavour.name,
+        version=answer["version"],
+        precision=options.precision,
+        compute_capabilities=options.compute_capabilities,
+        profiles={name: (p.low, p.best, p.high) for name, p in options.profiles.items()},
+        layer_count=len(layers),
+        plan_bytes=answer["plan_bytes"],
+        workspace_bytes=options.workspace_bytes,
+        optimization_level=options.optimization_level,
+        reproducible=flavour.name == "rtx",
+    )
+
+
+def _in_child(function: str, arguments: dict[str, Any], flavour: Flavour, options: TensorRTOptions) -> dict[str, Any]:
+    from mobilekit.child import call
+
+    try:
+        answer: dict[str, Any] = call(
+            f"mobilekit.targets.tensorrt.worker:{function}",
+            arguments,
+            what=f"{flavour.product}'s {'parser' if function == 'check' else 'builder'}",
+            timeout_s=options.timeout_s,
+        )
+    except ChildCrashError as error:
+        raise BuildError(
+            f"{flavour.product} {flavour.version()} died of {error.args[0].rsplit(' ', 1)[-1]} on this model",
+            hint="nothing was written; a custom operator that it takes for a plugin does that",
+        ) from error
+    return answer
+
+
+def _refuse(problems: list[dict[str, str]], flavour: Flavour) -> None:
+    if any(problem["node"] for problem in problems):
+        raise UnsupportedModelError(
+            f"{flavour.product} cannot build this model; nothing was written",
+            findings=[_finding(problem) for problem in problems],
+        )
+    reason = problems[0]["reason"]
+    hint = "give it more with --workspace" if "workspace" in reason.lower() else "try --precision fp32 or another opset"
+    raise BuildError(f"{flavour.product} could not build the plan: {reason}", hint=hint)
+
+
+_REMEDIES = {
+    "If": "fix the input that decides it with --input NAME=VALUE",
+    "DynamicQuantizeLinear": "start from the float model and use --precision int8 --calib DIR",
+    "ConvInteger": "start from the float model and use --precision int8 --calib DIR",
+    "MatMulInteger": "start from the float model and use --precision int8 --calib DIR",
+    "QLinearConv": "quantise the float model to Q/DQ pairs: --precision int8 --calib DIR",
+    "QLinearMatMul": "quantise the float model to Q/DQ pairs: --precision int8 --calib DIR",
+}
+
+
+def _finding(problem: Mapping[str, str]) -> Finding:
+    op = problem["op"]
+    remedy = _REMEDIES.get(op, "change or cut the model there, or export for another target")
+    return Finding(problem["node"] or "the model", op or "?", problem["reason"], remedy)
+
+
+def _timing_cache(flavour: Flavour) -> Path:
+    from mobilekit.paths import cache_dir
+
+    folder = cache_dir() / "tensorrt"
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder / f"timing-{flavour.version() or 'unknown'}.cache"

@@ -1,0 +1,62 @@
+"""Which number format which GPU can compute in, said before a build that would fail or fall back."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from mobilekit.errors import UsageError
+
+if TYPE_CHECKING:
+    from mobilekit.graph import Graph
+    from mobilekit.targets.tensorrt.flavour import Flavour
+
+__all__ = ["PRECISIONS", "check_capabilities", "unsupported_in"]
+
+PRECISIONS = ("fp32", "fp16", "bf16", "int8", "fp8")
+
+_SINCE = {"bf16": (8, 0), "fp8": (8, 9)}
+"""NVIDIA's compute capability tables: bfloat16 came with Ampere, FP8 tensor cores with Ada."""
+
+
+def check_capabilities(flavour: Flavour, precision: str, capabilities: Sequence[str], graph: Graph) -> None:
+    """Raises :class:`UsageError` where ``flavour`` cannot build ``graph`` in ``precision`` for each capability named.
+
+    ``capabilities`` are spelled ``"8.6"``; none means the flavour's own choice.
+    """
+    if capabilities and not flavour.architectures:
+        raise UsageError(
+            f"{flavour.product} builds for the GPU that is present, not for {', '.join(capabilities)}",
+            hint="leave --compute-capability out, or add --flavour rtx",
+        )
+    for capability in capabilities:
+        if capability not in flavour.architectures:
+            known = ", ".join(flavour.architectures)
+            hint = f"one of {known}"
+            if capability == "9.0":
+                hint = "Hopper is served by full TensorRT: export on that machine with --flavour full"
+            raise UsageError(f"{flavour.product} does not build for compute capability {capability}", hint=hint)
+        least = _SINCE.get(precision)
+        if least and _number(capability) < least:
+            raise UsageError(
+                f"compute capability {capability} does not compute in {precision}",
+                hint=f"{precision} needs {least[0]}.{least[1]} or newer; fp16 runs on all",
+            )
+        if flavour.name == "rtx" and capability == "7.5" and precision == "fp32":
+            gemm = next((node for node in graph.nodes if node.op in ("Gemm", "MatMul")), None)
+            if gemm is not None:
+                raise UsageError(
+                    f"{flavour.product} has no float32 matrix product for compute capability 7.5 ({gemm.op} at "
+                    f"{gemm.label!r})",
+                    hint="add --precision fp16, or leave 7.5 out",
+                )
+
+
+def unsupported_in(precision: str) -> dict[str, str]:
+    """Operators that TensorRT does not build in ``precision``, and why: they stay in float32 (measured, RTX 1.7)."""
+    return {"ConvTranspose": "TensorRT has no bfloat16 ConvTranspose"} if precision == "bf16" else {}
+
+
+def _number(capability: str) -> tuple[int, int]:
+    major, _, minor = capability.partition(".")
+    return int(major), int(minor or 0)

@@ -1,0 +1,93 @@
+"""The two products that share TensorRT's API: full TensorRT, and TensorRT for RTX, which builds without a GPU."""
+
+from __future__ import annotations
+
+import ctypes
+import importlib.util
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from typing import Literal
+
+from mobilekit.errors import MissingExtraError, SetupError
+
+__all__ = ["FLAVOURS", "Flavour", "choose_flavour", "count_gpus", "installed"]
+
+FlavourName = Literal["rtx", "full"]
+
+
+@dataclass(frozen=True, slots=True)
+class Flavour:
+    """``module`` is what Python imports; ``architectures`` are the compute capabilities it can name as a target.
+
+    Full TensorRT measures on the GPU that is present, so it has no such list and nothing to build for without one.
+    """
+
+    name: FlavourName
+    module: str
+    product: str
+    packages: tuple[str, ...]
+    """Distributions that carry the version, the first that is there counts."""
+    architectures: tuple[str, ...] = ()
+
+    def version(self) -> str:
+        """The installed version, ``""`` where it is not known (a JetPack without package metadata)."""
+        for package in self.packages:
+            try:
+                return version(package)
+            except PackageNotFoundError:
+                continue
+        return ""
+
+
+FLAVOURS: dict[FlavourName, Flavour] = {
+    "rtx": Flavour(
+        "rtx",
+        "tensorrt_rtx",
+        "TensorRT for RTX",
+        ("tensorrt-rtx", "tensorrt_rtx"),
+        # Hopper (9.0) is in none of its support matrices.
+        ("7.5", "8.0", "8.6", "8.9", "12.0", "12.1"),
+    ),
+    "full": Flavour("full", "tensorrt", "TensorRT", ("tensorrt", "tensorrt-cu13", "tensorrt-cu12")),
+}
+
+
+def installed(flavour: Flavour) -> bool:
+    """Whether its Python module is there; imports nothing."""
+    return importlib.util.find_spec(flavour.module) is not None
+
+
+def count_gpus() -> int:
+    """NVIDIA GPUs that a driver shows; 0 without a driver. Takes a tenth of a millisecond where there is none."""
+    try:
+        driver = ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return 0
+    count = ctypes.c_int(0)
+    if driver.cuInit(0) != 0 or driver.cuDeviceGetCount(ctypes.byref(count)) != 0:
+        return 0
+    return count.value
+
+
+def choose_flavour(wanted: str | None = None) -> Flavour:
+    """The flavour to build with: ``wanted``, else full TensorRT where it and a GPU are there, else RTX.
+
+    Raises :class:`MissingExtraError` where the module is not installed, and :class:`SetupError` where full TensorRT is
+    asked for on a machine without a GPU.
+    """
+    if wanted is None:
+        full = FLAVOURS["full"]
+        return full if installed(full) and count_gpus() else _present(FLAVOURS["rtx"])
+    flavour = _present(FLAVOURS["full" if wanted == "full" else "rtx"])
+    if flavour.name == "full" and not count_gpus():
+        raise SetupError(
+            "full TensorRT measures its kernels on a GPU, and this machine shows none",
+            hint="build with --flavour rtx here, or export on the machine that has the GPU",
+        )
+    return flavour
+
+
+def _present(flavour: Flavour) -> Flavour:
+    if not installed(flavour):
+        raise MissingExtraError(flavour.module, extra="tensorrt", purpose="building a TensorRT plan")
+    return flavour

@@ -1,0 +1,164 @@
+"""What the optimiser did, read from its own build log: an engine can be inspected only where there is a GPU.
+
+With ``ProfilingVerbosity.DETAILED`` the builder logs one message ``Layers:`` with a line for each layer, then
+``I/O Tensors:`` with a line for each input and output. A line is ``Key: value, Key: [ { Key: value, ... } ], ...``;
+the last key of a layer's line, ``Metadata``, holds ``[ONNX Layer: name]`` for each ONNX node fused into it, with the
+unit separator U+001F between.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+__all__ = ["BuiltLayer", "BuiltTensor", "InputOutput", "read_layers"]
+
+_ONNX_NODE = re.compile(r"^\[ONNX Layer: (.*)\]$", re.DOTALL)
+_SEPARATOR = "\x1f"
+_KEYS = ("Inputs", "Constants", "Outputs")
+
+
+@dataclass(frozen=True, slots=True)
+class BuiltTensor:
+    """A tensor as a layer reads or writes it. ``shape`` is row-major; ``format`` names the memory layout."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    format: str
+
+
+@dataclass(frozen=True, slots=True)
+class BuiltLayer:
+    """One layer of the plan. ``onnx_nodes`` are the nodes of the prepared ONNX fused into it, in the log's order."""
+
+    name: str
+    kind: str
+    tactic: str
+    inputs: tuple[BuiltTensor, ...]
+    constants: tuple[BuiltTensor, ...]
+    outputs: tuple[BuiltTensor, ...]
+    onnx_nodes: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class InputOutput:
+    """An input or output of the plan; ``profiles`` has (min, opt, max) shapes for each optimization profile."""
+
+    name: str
+    mode: str
+    dtype: str
+    shape: tuple[int, ...]
+    profiles: tuple[tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]], ...]
+
+
+def read_layers(messages: Iterable[str]) -> tuple[tuple[BuiltLayer, ...], tuple[InputOutput, ...]]:
+    """The layers and the inputs and outputs that the log tells of; empty where it has no such message."""
+    layers: list[BuiltLayer] = []
+    bindings: list[InputOutput] = []
+    for message in messages:
+        if not message.lstrip().startswith("Layers:"):
+            continue
+        section = ""
+        for line in message.splitlines():
+            text = line.strip()
+            if not text.startswith("Name: "):
+                section = text
+            elif section == "Layers:":
+                layers.append(_layer(text))
+            elif section == "I/O Tensors:":
+                bindings.append(_binding(text))
+    return tuple(layers), tuple(bindings)
+
+
+def _layer(line: str) -> BuiltLayer:
+    head, _, metadata = line.partition(", Metadata:")
+    fields = dict(_fields(head))
+    inputs, constants, outputs = (tuple(_tensor(part) for part in _items(fields.get(key, ""))) for key in _KEYS)
+    return BuiltLayer(
+        name=fields.get("Name", ""),
+        kind=fields.get("LayerType", ""),
+        tactic=fields.get("TacticName", ""),
+        inputs=inputs,
+        constants=constants,
+        outputs=outputs,
+        onnx_nodes=tuple(dict.fromkeys(_onnx_nodes(metadata))),
+    )
+
+
+def _onnx_nodes(metadata: str) -> Iterator[str]:
+    for part in metadata.strip().split(_SEPARATOR):
+        found = _ONNX_NODE.match(part.strip())
+        if found:
+            yield found[1]
+
+
+def _binding(line: str) -> InputOutput:
+    fields = dict(_fields(line))
+    profiles = []
+    for item in _items(fields.get("ProfileInfo", "")):
+        shapes = dict(_fields(item))
+        if "MinShape" in shapes:
+            profiles.append(tuple(_shape(shapes[key]) for key in ("MinShape", "OptShape", "MaxShape")))
+    return InputOutput(
+        name=fields.get("Name", ""),
+        mode=fields.get("IOMode", "").lower(),
+        dtype=fields.get("DataType", ""),
+        shape=_shape(fields.get("Dimensions", "")),
+        profiles=tuple((low, best, high) for low, best, high in profiles),
+    )
+
+
+def _tensor(text: str) -> BuiltTensor:
+    fields = dict(_fields(text))
+    return BuiltTensor(
+        fields.get("Name", ""),
+        fields.get("Datatype", ""),
+        _shape(fields.get("Dimensions", "")),
+        fields.get("Format", ""),
+    )
+
+
+def _shape(text: str) -> tuple[int, ...]:
+    return tuple(int(number) for number in re.findall(r"-?\d+", text))
+
+
+def _fields(text: str) -> Iterator[tuple[str, str]]:
+    """``Key: value`` pairs at the top level of ``text``; a value may be a bracketed list. A name may hold anything but
+    the ``, Word: `` that begins the next field."""
+    for part in _split(text, re.compile(r", (?=[A-Za-z/]+: )")):
+        key, _, value = part.partition(": ")
+        yield key.strip(), value.strip()
+
+
+def _items(text: str) -> Iterator[str]:
+    """The ``{ ... }`` of a list."""
+    depth = begin = 0
+    for index, letter in enumerate(text):
+        if letter == "{":
+            if depth == 0:
+                begin = index + 1
+            depth += 1
+        elif letter == "}":
+            depth -= 1
+            if depth == 0:
+                yield text[begin:index].strip()
+
+
+def _split(text: str, separator: re.Pattern[str]) -> Iterator[str]:
+    """Parts of ``text`` between separators that stand outside braces."""
+    depth = begin = 0
+    position = 0
+    while position < len(text):
+        letter = text[position]
+        if letter in "{":
+            depth += 1
+        elif letter in "}":
+            depth -= 1
+        elif depth == 0 and (found := separator.match(text, position)):
+            yield text[begin:position]
+            begin = position = found.end()
+            continue
+        position += 1
+    yield text[begin:]

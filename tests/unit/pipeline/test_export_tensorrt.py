@@ -1,0 +1,177 @@
+"""Plans, built for real by TensorRT for RTX on a machine without a GPU."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import helper
+
+from mobilekit.bundle import open_bundle
+from mobilekit.errors import BundleError, UnsupportedModelError, UsageError, VerificationError
+from mobilekit.pipeline import tensorrt as pipeline
+from mobilekit.pipeline.export import ExportOptions, export_model
+from mobilekit.pipeline.inspect_plan import inspect_plan
+from mobilekit.targets.tensorrt import TensorRTOptions
+from mobilekit.targets.tensorrt.flavour import FLAVOURS, installed
+from mobilekit.targets.tensorrt.prepare import Profile
+from tests.models import conv_classifier, of_nodes, save
+
+pytestmark = pytest.mark.skipif(not installed(FLAVOURS["rtx"]), reason="needs the extra [tensorrt]")
+
+NAME = "serving_default_input:0"
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    return save(conv_classifier(side="S"), tmp_path / "a folder" / "my model.onnx")
+
+
+def options(precision: str = "fp32", **more: object) -> ExportOptions:
+    return ExportOptions(
+        targets=("tensorrt",),
+        tensorrt=TensorRTOptions(precision=precision, **more),  # type: ignore[arg-type]
+        shapes={} if "profiles" in more else {NAME: (1, 3, 8, 8)},
+    )
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16"])
+def test_a_plan_and_what_was_fused(model: Path, tmp_path: Path, precision: str) -> None:
+    report = export_model(model, tmp_path / "out", options(precision))
+    plan = open_bundle(tmp_path / "out").manifest.tensorrt
+    assert plan is not None
+    assert plan.verified
+    assert plan.reproducible
+    assert (plan.flavour, plan.precision) == ("rtx", precision)
+    assert (tmp_path / "out" / plan.plan).stat().st_size == plan.plan_bytes > 1000
+    assert report.tensorrt_errors["scores"].relative_l2 < {"fp32": 1e-5, "fp16": 5e-3, "bf16": 5e-2}[precision]
+    view = inspect_plan(tmp_path / "out")
+    assert len(view.layers) == plan.layer_count
+    fused = [set(layer["onnx_nodes"]) for layer in view.layers]
+    assert any({"/conv", "/relu"} <= nodes for nodes in fused)
+    assert {binding["name"] for binding in view.bindings} == {NAME, "scores"}
+
+
+def test_the_same_bytes_twice(model: Path, tmp_path: Path) -> None:
+    for name in ("first", "second"):
+        export_model(model, tmp_path / name, options())
+    for file in ("tensorrt/model.plan", "tensorrt/model.onnx", "tensorrt/layers.json", "manifest.json"):
+        assert (tmp_path / "first" / file).read_bytes() == (tmp_path / "second" / file).read_bytes(), file
+
+
+def test_both_targets_in_one_bundle(model: Path, tmp_path: Path) -> None:
+    both = ExportOptions(targets=("ncnn", "tensorrt"), shapes={NAME: (1, 3, 8, 8)}, precision="fp16")
+    manifest = export_model(model, tmp_path / "out", both).manifest
+    assert manifest.ncnn is not None
+    assert manifest.tensorrt is not None
+    assert manifest.verified
+    assert manifest.tensorrt.verified
+
+
+def test_sizes_that_vary(model: Path, tmp_path: Path) -> None:
+    profile = Profile((1, 3, 8, 8), (1, 3, 16, 16), (1, 3, 32, 32))
+    export_model(model, tmp_path / "out", options(profiles={NAME: profile}))
+    view = inspect_plan(tmp_path / "out")
+    given = next(binding for binding in view.bindings if binding["name"] == NAME)
+    assert given["shape"] == [1, 3, -1, -1]
+    assert given["profiles"] == [[[1, 3, 8, 8], [1, 3, 16, 16], [1, 3, 32, 32]]]
+    assert open_bundle(tmp_path / "out").manifest.inputs[0].shape == (1, 3, 16, 16)
+
+
+def test_int8_from_calibration_inputs(model: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "calib"
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    for index in range(8):
+        np.save(folder / f"{index}.npy", rng.standard_normal((1, 3, 8, 8)).astype(np.float32))
+    report = export_model(model, tmp_path / "out", options("int8", calibration=folder))
+    assert report.tensorrt_errors["scores"].relative_l2 < 0.1
+    prepared = onnx.load(tmp_path / "out" / "tensorrt" / "model.onnx")
+    assert any(node.op_type == "DequantizeLinear" for node in prepared.graph.node)
+    # A model that has its Q/DQ pairs needs no calibration.
+    again = save(prepared, tmp_path / "qdq.onnx")
+    plan = export_model(
+        again, tmp_path / "again", ExportOptions(targets=("tensorrt",), tensorrt=TensorRTOptions("int8"))
+    )
+    assert plan.manifest.tensorrt is not None
+    assert plan.manifest.tensorrt.verified
+
+
+def refused(nodes: Sequence[onnx.NodeProto], folder: Path) -> UnsupportedModelError:
+    x = {"x": (1, 4)}
+    path = save(of_nodes(nodes, x, {"y": (1, 4)}, {"w": np.ones((4, 4), np.uint8)}), folder / "m.onnx")
+    with pytest.raises(UnsupportedModelError) as caught:
+        export_model(path, folder / "out", ExportOptions(targets=("tensorrt",)))
+    assert not (folder / "out").exists()
+    return caught.value
+
+
+def test_every_unsupported_node_is_listed_before_anything_is_written(tmp_path: Path) -> None:
+    nodes = [
+        helper.make_node("DynamicQuantizeLinear", ["x"], ["q", "s", "z"], name="quantise"),
+        helper.make_node("MatMulInteger", ["q", "w"], ["i"], name="product"),
+        helper.make_node("Cast", ["i"], ["f"], to=onnx.TensorProto.FLOAT),
+        helper.make_node("Mul", ["f", "s"], ["y"]),
+    ]
+    findings = refused(nodes, tmp_path).findings
+    assert {(finding.node, finding.op) for finding in findings} >= {
+        ("quantise", "DynamicQuantizeLinear"),
+        ("product", "MatMulInteger"),
+    }
+    assert all(finding.reason and finding.remedy for finding in findings)
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        (TensorRTOptions("int8"), "real inputs"),
+        (TensorRTOptions("fp64"), "unknown precision"),  # type: ignore[arg-type]
+        (TensorRTOptions("bf16", compute_capabilities=("7.5",)), "does not compute in bf16"),
+        (TensorRTOptions(profiles={"x": Profile((1,), (1,), (2,))}), "no input"),
+    ],
+)
+def test_settings_that_do_not_go_together(model: Path, tmp_path: Path, settings: TensorRTOptions, said: str) -> None:
+    with pytest.raises(UsageError, match=said):
+        export_model(
+            model,
+            tmp_path / "out",
+            ExportOptions(targets=("tensorrt",), tensorrt=settings, shapes={NAME: (1, 3, 8, 8)}),
+        )
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_wrong_preparation_is_never_written(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A weight changes between the graph and the file: the comparison in float32 must see it."""
+    right = pipeline._write
+
+    def wrong(graph: object, path: Path) -> None:
+        right(graph, path)  # type: ignore[arg-type]
+        prepared = onnx.load(path)
+        prepared.graph.initializer[0].raw_data = np.full(
+            tuple(prepared.graph.initializer[0].dims), 0.5, np.float32
+        ).tobytes()
+        onnx.save(prepared, path)
+
+    monkeypatch.setattr(pipeline, "_write", wrong)
+    with pytest.raises(VerificationError, match="fp32"):
+        export_model(model, tmp_path / "out", options("fp16"))
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_damaged_sidecar_is_refused(model: Path, tmp_path: Path) -> None:
+    export_model(model, tmp_path / "out", options())
+    layers = tmp_path / "out" / "tensorrt" / "layers.json"
+    facts = json.loads(layers.read_text())
+    layers.write_text(json.dumps(facts | {"layers": 1}))
+    with pytest.raises(BundleError, match=r"layers\.json"):
+        inspect_plan(tmp_path / "out")
+
+
+def test_a_bundle_without_a_plan(model: Path, tmp_path: Path) -> None:
+    export_model(model, tmp_path / "out", ExportOptions(shapes={NAME: (1, 3, 8, 8)}))
+    with pytest.raises(UsageError, match="no TensorRT plan"):
+        inspect_plan(tmp_path / "out")
