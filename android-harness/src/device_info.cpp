@@ -2,6 +2,7 @@
 
 #include <cpu.h>
 #include <dirent.h>
+#include <mobilekit_layers.h>
 #include <platform.h>
 #include <sys/utsname.h>
 
@@ -9,6 +10,7 @@
 #include <fstream>
 #include <map>
 #include <set>
+#include <sstream>
 #include <vector>
 
 #include "wire.h"
@@ -87,6 +89,13 @@ std::string abi() {
 #endif
 }
 
+std::vector<std::string> own_layers() {
+    std::vector<std::string> types;
+    std::istringstream words(mobilekit_layer_types());
+    for (std::string type; words >> type;) types.push_back(type);
+    return types;
+}
+
 std::string info_json() {
     Json json;
     struct utsname system {};
@@ -107,6 +116,8 @@ std::string info_json() {
     // What ncnn found on this CPU; which of these it has kernels for depends on the build.
     json.key("cpu_features").open_array();
     for (const std::string& name : cpu_features()) json.value(name);
+    json.close_array().key("own_layers").open_array();
+    for (const std::string& type : own_layers()) json.value(type);
     json.close_array()
         .field("cpus", ncnn::get_cpu_count())
         .field("big_cpus", ncnn::get_big_cpu_count())

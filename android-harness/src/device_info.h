@@ -2,12 +2,14 @@
 #pragma once
 
 #include <string>
+#include <vector>
 
 #include "json.h"
 
 namespace mobilekit {
 
 std::string abi();
+std::vector<std::string> own_layers();  // the types of layers/ that this build has
 std::string info_json();
 
 // {"temperatures_celsius": {zone: value}, "frequencies_khz": {"cpu0": value}}, with what /sys lets us see.

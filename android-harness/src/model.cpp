@@ -2,6 +2,7 @@
 
 #include <cpu.h>
 #include <datareader.h>
+#include <mobilekit_layers.h>
 #include <sys/stat.h>
 
 #include <algorithm>
@@ -93,6 +94,7 @@ void Model::load() {
     opt.use_packing_layout = has(kPacking);
     opt.use_vulkan_compute = has(kVulkan);
     report_.threads = opt.num_threads;
+    if (mobilekit_register_layers(*net_) != 0) throw Error(ErrorCode::kModel, "ncnn does not take our own layers");
 
     uint64_t start = monotonic_ns();
     {

@@ -8,6 +8,7 @@
 #include <sstream>
 #include <unordered_map>
 
+#include "device_info.h"
 #include "error.h"
 #include "files.h"
 
@@ -41,6 +42,15 @@ std::vector<int> input_shape(std::istringstream& words) {
     return shape;
 }
 
+void check_stock_layer(const std::string& type, const std::string& where) {
+    const std::unique_ptr<ncnn::Layer> probe(ncnn::create_layer_cpu(type.c_str()));
+    if (probe) return;
+    const std::string what = where + ": this harness (" MOBILEKIT_HARNESS_VERSION ") has no layer type '" + type + "'";
+    if (type.rfind("Mk", 0) != 0) bad(what);
+    bad(what + ". That is one of mobilekit's own layers: the harness is of another version than the mobilekit that exported "
+        "the model. Build it again: mobilekit harness build");
+}
+
 }  // namespace
 
 ParamInfo read_param(const std::string& path) {
@@ -57,6 +67,8 @@ ParamInfo read_param(const std::string& path) {
 
     ParamInfo info;
     std::set<std::string> known_types;
+    const std::vector<std::string> own_types = own_layers();
+    const std::set<std::string> own(own_types.begin(), own_types.end());
     std::unordered_map<std::string, size_t> depth_of;  // blob -> layers up to the one that makes it
     while (std::getline(lines, line)) {
         std::istringstream words(line);
@@ -66,8 +78,7 @@ ParamInfo read_param(const std::string& path) {
         const std::string where = path + ", layer " + std::to_string(info.layers) + " ";
         if (!(words >> name >> bottoms >> tops)) bad(where + "is cut short");
         if (known_types.count(type) == 0) {
-            const std::unique_ptr<ncnn::Layer> probe(ncnn::create_layer_cpu(type.c_str()));
-            if (!probe) bad(where + "(" + name + "): this harness has no layer type '" + type + "'");
+            if (own.count(type) == 0) check_stock_layer(type, where + "(" + name + ")");
             known_types.insert(type);
         }
         size_t depth = 0;

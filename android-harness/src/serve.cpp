@@ -153,7 +153,8 @@ bool greet(Connection& connection, int listener, const std::string& token, const
         if (!same(decode_hello(frame.body).token, token)) throw Error(ErrorCode::kToken, "wrong token");
         ::close(listener);
         connection.send(MessageType::kHelloOk,
-                        encode_hello_ok(MOBILEKIT_HARNESS_VERSION, NCNN_VERSION_STRING, abi(), options.max_frame));
+                        encode_hello_ok(MOBILEKIT_HARNESS_VERSION, NCNN_VERSION_STRING, abi(), options.max_frame,
+                                        own_layers()));
         return true;
     } catch (const Error& error) {
         try {

@@ -189,12 +189,14 @@ std::vector<uint8_t> encode_infer(const InferRequest& request) {
 }
 
 std::vector<uint8_t> encode_hello_ok(const std::string& harness, const std::string& ncnn, const std::string& abi,
-                                     uint64_t max_frame) {
+                                     uint64_t max_frame, const std::vector<std::string>& own_layers) {
     Writer writer;
     writer.text(harness);
     writer.text(ncnn);
     writer.text(abi);
     writer.u64(max_frame);
+    writer.u32(static_cast<uint32_t>(own_layers.size()));
+    for (const std::string& type : own_layers) writer.text(type);
     return writer.take();
 }
 

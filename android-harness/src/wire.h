@@ -12,7 +12,7 @@
 namespace mobilekit {
 
 inline constexpr uint8_t kMagic[4] = {'M', 'K', 'H', 'P'};
-inline constexpr uint16_t kProtocolVersion = 1;
+inline constexpr uint16_t kProtocolVersion = 2;
 inline constexpr size_t kHeaderBytes = 16;
 inline constexpr uint64_t kDefaultMaxFrame = uint64_t{512} << 20;
 inline constexpr uint32_t kMaxString = 64 << 10;
@@ -124,7 +124,7 @@ std::vector<uint8_t> encode_hello(const HelloRequest& request);
 std::vector<uint8_t> encode_load(const LoadRequest& request);
 std::vector<uint8_t> encode_infer(const InferRequest& request);
 std::vector<uint8_t> encode_hello_ok(const std::string& harness, const std::string& ncnn, const std::string& abi,
-                                     uint64_t max_frame);
+                                     uint64_t max_frame, const std::vector<std::string>& own_layers);
 std::vector<uint8_t> encode_json(const std::string& json);
 std::vector<uint8_t> encode_infer_ok(const std::string& json, const std::vector<Tensor>& outputs);
 std::vector<uint8_t> encode_error(ErrorCode code, const std::string& message);

@@ -49,7 +49,7 @@ TEST(vector_hello) {
 }
 
 TEST(vector_replies) {
-    check_frame("hello_ok", MessageType::kHelloOk, encode_hello_ok("0.1.0", "1.0.20261020", "arm64-v8a", uint64_t{1} << 29));
+    check_frame("hello_ok", MessageType::kHelloOk, encode_hello_ok("0.1.0", "1.0.20261020", "arm64-v8a", uint64_t{1} << 29, {"MkTopK", "MkNonZero"}));
     check_frame("info", MessageType::kInfo, {});
     check_frame("error", MessageType::kError, encode_error(ErrorCode::kRequest, "the model has no blob 'x'"));
     Tensor output;

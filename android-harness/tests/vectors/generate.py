@@ -38,7 +38,12 @@ def vectors() -> dict[str, bytes]:
         ),
         "hello_ok": protocol.encode_frame(
             MessageType.HELLO_OK,
-            _text("0.1.0") + _text("1.0.20261020") + _text("arm64-v8a") + struct.pack("<Q", 1 << 29),
+            _text("0.1.0")
+            + _text("1.0.20261020")
+            + _text("arm64-v8a")
+            + struct.pack("<QI", 1 << 29, 2)
+            + _text("MkTopK")
+            + _text("MkNonZero"),
         ),
         "info": protocol.encode_frame(MessageType.INFO),
         "load": protocol.encode_frame(MessageType.LOAD, load),

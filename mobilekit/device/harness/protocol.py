@@ -1,4 +1,4 @@
-"""The harness's wire protocol, version 1: frames and bodies as pure functions (``android-harness/PROTOCOL.md``).
+"""The harness's wire protocol, version 2: frames and bodies as pure functions (``android-harness/PROTOCOL.md``).
 
 Little-endian throughout. A frame is a 16-byte header (magic ``MKHP``, version ``u16``, type ``u16``, body length
 ``u64``) and a body. Texts are ``u32`` length + UTF-8; tensors are name, element type, rank, axes, bytes in C order.
@@ -45,7 +45,7 @@ __all__ = [
 ]
 
 MAGIC = b"MKHP"
-VERSION = 1
+VERSION = 2
 HEADER_BYTES = 16
 DEFAULT_MAX_FRAME = 512 << 20
 _HEADER = struct.Struct("<4sHHQ")
@@ -94,10 +94,13 @@ class Header:
 
 @dataclass(frozen=True, slots=True)
 class ServerHello:
+    """``own_layers``: the types of ``android-harness/layers`` that this harness has."""
+
     harness_version: str
     ncnn_version: str
     abi: str
     max_frame_bytes: int
+    own_layers: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,9 +221,10 @@ def encode_infer(
 
 def decode_hello_ok(body: bytes) -> ServerHello:
     reader = _Reader(body)
-    hello = ServerHello(reader.text(), reader.text(), reader.text(), reader.u64())
+    versions = reader.text(), reader.text(), reader.text(), reader.u64()
+    own_layers = tuple(reader.text() for _ in range(reader.count()))
     reader.end()
-    return hello
+    return ServerHello(*versions, own_layers)
 
 
 def decode_json(body: bytes) -> dict[str, Any]:

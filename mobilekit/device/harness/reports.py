@@ -40,6 +40,7 @@ class HarnessInfo(_Report):
     kernel: str
     machine: str
     cpu_features: tuple[str, ...]
+    own_layers: tuple[str, ...]
     cpus: int
     big_cpus: int
     little_cpus: int

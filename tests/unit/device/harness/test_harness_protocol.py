@@ -41,7 +41,7 @@ def test_the_vectors_are_what_the_program_makes() -> None:
 
 def test_reads_the_vectors_of_the_replies() -> None:
     hello = protocol.decode_hello_ok(_body("hello_ok", MessageType.HELLO_OK))
-    assert hello == protocol.ServerHello("0.1.0", "1.0.20261020", "arm64-v8a", 1 << 29)
+    assert hello == protocol.ServerHello("0.1.0", "1.0.20261020", "arm64-v8a", 1 << 29, ("MkTopK", "MkNonZero"))
     report, outputs = protocol.decode_infer_ok(_body("infer_ok", MessageType.INFER_OK))
     assert report == {"latencies_ns": [1, 2]}
     assert outputs["logits"].tolist() == [[0.25, -8.0]]
@@ -53,8 +53,8 @@ def test_reads_the_vectors_of_the_replies() -> None:
     ("data", "match"),
     [
         (b"XXXX" + bytes(12), "not a mobilekit frame"),
-        (struct.pack("<4sHHQ", b"MKHP", 2, 1, 0), "version 2"),
-        (struct.pack("<4sHHQ", b"MKHP", 1, 1, 1 << 40), "the limit"),
+        (struct.pack("<4sHHQ", b"MKHP", 1, 1, 0), "version 1"),
+        (struct.pack("<4sHHQ", b"MKHP", 2, 1, 1 << 40), "the limit"),
         (b"MKHP", "4 bytes"),
     ],
 )
