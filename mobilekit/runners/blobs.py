@@ -6,15 +6,15 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mobilekit.errors import UsageError, VerificationError
+from mobilekit.errors import BundleError, UsageError, VerificationError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-    from mobilekit.bundle import NcnnBlob, TensorInfo
-    from mobilekit.tensors import Array
+    from mobilekit.bundle import Manifest, NcnnBlob, TensorInfo
+    from mobilekit.tensors import Array, NamedTensors
 
-__all__ = ["blob_dims", "check_sizes", "extracted", "from_blob", "from_blobs", "to_blob"]
+__all__ = ["blob_dims", "check_sizes", "extracted", "from_blob", "from_blobs", "input_blobs", "output_tensors", "to_blob"]
 
 _EXACT_INTEGER = 1 << 24
 
@@ -128,3 +128,31 @@ def from_blob(data: Array, info: TensorInfo, blob: NcnnBlob) -> Array:
             hint="this model's integers outgrow float32; cut the model before they do",
         )
     return flat.astype(dtype)
+
+
+def input_blobs(inputs: Mapping[str, Array], manifest: Manifest) -> dict[str, Array]:
+    """The model's inputs, by ONNX name, as what ncnn takes, by blob name.
+
+    Raises :class:`UsageError` for a missing, unknown or misshapen input.
+    """
+    assert manifest.ncnn is not None
+    infos = {info.name: info for info in manifest.inputs}
+    if inputs.keys() != infos.keys():
+        raise UsageError(
+            f"the model's inputs are {', '.join(infos)}; given: {', '.join(inputs) or 'none'}",
+            hint="give each input once, by its ONNX name",
+        )
+    check_sizes(infos.values(), {name: array.shape for name, array in inputs.items()})
+    return {blob.blob: to_blob(inputs[blob.tensor], infos[blob.tensor], blob) for blob in manifest.ncnn.inputs}
+
+
+def output_tensors(found: Mapping[str, Array], manifest: Manifest) -> NamedTensors:
+    """The model's outputs, by ONNX name, from what ncnn gave for :func:`extracted`.
+
+    Raises :class:`BundleError` where the manifest maps no blob to an output, and what :func:`from_blob` raises.
+    """
+    assert manifest.ncnn is not None
+    missing = {info.name for info in manifest.outputs} - {blob.tensor for blob in manifest.ncnn.outputs}
+    if missing:
+        raise BundleError(f"the bundle maps no blob to {sorted(missing)[0]!r}", hint="export the model again")
+    return from_blobs(found, manifest.outputs, manifest.ncnn.outputs)

@@ -1,22 +1,30 @@
-"""The ncnn model on this machine, through the ``ncnn`` wheel, in a child process: one call, one process."""
+"""The ncnn model on this machine, in a process of its own that loads it once and takes many inputs.
+
+A model of stock layers runs on the ``ncnn`` wheel; one with mobilekit's own layers in the host build of the harness.
+"""
 
 from __future__ import annotations
 
 import platform
+import sys
 import threading
 import time
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
-from mobilekit import child
-from mobilekit.errors import BundleError, ChildError, UsageError
+from mobilekit.child import Child, physical_memory_bytes
+from mobilekit.errors import BundleError, ChildError, MissingToolError, SetupError, UsageError
+from mobilekit.progress import SILENT, Progress
 from mobilekit.runners.base import RunnerInfo, RunOptions, RunResult
-from mobilekit.runners.blobs import check_sizes, extracted, from_blobs, to_blob
+from mobilekit.runners.blobs import extracted, input_blobs, output_tensors
 
 if TYPE_CHECKING:
     from mobilekit.bundle import Manifest, NcnnArtifact
+    from mobilekit.device.harness.client import HarnessSession
+    from mobilekit.runners.harness import HarnessModel
     from mobilekit.tensors import Array
 
 __all__ = ["NcnnHostRunner", "infer"]
@@ -24,65 +32,173 @@ __all__ = ["NcnnHostRunner", "infer"]
 _STACK_BYTES_A_LAYER = 8 * 1024
 _SMALLEST_STACK_BYTES = 16 * 1024 * 1024
 _LARGEST_STACK_BYTES = 2 * 1024 * 1024 * 1024
+_IDLE_S = 1800.0  # between two inputs the reference runs, which may take long
 
 
 class NcnnHostRunner:
-    """Implements :class:`mobilekit.runners.base.Runner` for a bundle's ncnn model."""
+    """Implements :class:`mobilekit.runners.base.Runner` for a bundle's ncnn model.
 
-    def __init__(self, root: Path, manifest: Manifest) -> None:
+    The model is loaded with the first input and stays loaded until the ``with`` block ends (without one, for that
+    input alone), or until a run asks for other threads or another precision, or fails: then the next run has a fresh
+    process. A model with own layers needs a harness for this machine, which the first run builds where there is none.
+    """
+
+    def __init__(self, root: Path, manifest: Manifest, *, progress: Progress = SILENT) -> None:
         if manifest.ncnn is None:
             raise UsageError("this bundle holds no ncnn model", hint="export it with --target ncnn")
-        self._root = root
-        self._manifest = manifest
-        self._artifact: NcnnArtifact = manifest.ncnn
+        own = bool(manifest.ncnn.custom_layers)
+        self._engine: _Engine = (
+            _HarnessEngine(root, manifest, manifest.ncnn, progress)
+            if own
+            else _WheelEngine(root, manifest, manifest.ncnn)
+        )
+        self._entered = False
 
     def __enter__(self) -> NcnnHostRunner:
+        self._entered = True
         return self
 
     def __exit__(self, *exc: object) -> None:
-        pass
+        self._entered = False
+        self._engine.close()
+
+    def info(self) -> RunnerInfo:
+        return self._engine.info()
+
+    def run(self, inputs: Mapping[str, Array], options: RunOptions) -> RunResult:
+        """Compute all outputs.
+
+        Raises :class:`UsageError` for a missing, unknown or misshapen input; on the wheel :class:`BundleError` where
+        ncnn does not take the files and :class:`~mobilekit.errors.ChildError` where it fails, crashes or hangs; in
+        the harness :class:`~mobilekit.errors.SetupError` where there is none and none can be built, and
+        :class:`~mobilekit.errors.HarnessError` for the rest.
+        """
+        try:
+            return self._engine.run(inputs, options)
+        except UsageError:  # the caller's fault: the process is as it was
+            raise
+        except BaseException:
+            self._engine.close()
+            raise
+        finally:
+            if not self._entered:
+                self._engine.close()
+
+
+class _Engine(Protocol):
+    """A process that holds the model. After :meth:`close`, :meth:`run` starts another."""
+
+    def info(self) -> RunnerInfo: ...
+
+    def run(self, inputs: Mapping[str, Array], options: RunOptions) -> RunResult: ...
+
+    def close(self) -> None: ...
+
+
+class _WheelEngine:
+    def __init__(self, root: Path, manifest: Manifest, artifact: NcnnArtifact) -> None:
+        self._manifest = manifest
+        self._model = {
+            "param": str(root / artifact.param),
+            "weights": str(root / artifact.bin),
+            "depth": artifact.depth,
+        }
+        self._outputs = extracted(artifact.outputs)
+        self._child: Child | None = None
+        self._loaded: dict[str, Any] = {}
 
     def info(self) -> RunnerInfo:
         return RunnerInfo("ncnn on host", version("ncnn"), device=platform.machine(), abi=platform.machine())
 
     def run(self, inputs: Mapping[str, Array], options: RunOptions) -> RunResult:
-        """Compute all outputs, in a process of its own.
-
-        Raises :class:`UsageError` for a missing, unknown or misshapen input, :class:`BundleError` where ncnn does
-        not take the files, and :class:`~mobilekit.errors.ChildError` where ncnn crashes or hangs.
-        """
-        infos = {info.name: info for info in self._manifest.inputs}
-        if inputs.keys() != infos.keys():
-            raise UsageError(
-                f"the model's inputs are {', '.join(infos)}; given: {', '.join(inputs) or 'none'}",
-                hint="give each input once, by its ONNX name",
-            )
-        check_sizes(infos.values(), {name: array.shape for name, array in inputs.items()})
-        artifact = self._artifact
-        wanted = extracted(artifact.outputs)
+        deadline = time.monotonic() + options.timeout_s
+        blobs = input_blobs(inputs, self._manifest)
+        child = self._started({"threads": options.threads, "fp16": options.fp16, "bf16": options.bf16}, options)
         answer = child.call(
-            "mobilekit.runners.ncnn_host:infer",
+            "run",
             {
-                "param": str(self._root / artifact.param),
-                "weights": str(self._root / artifact.bin),
-                "inputs": {b.blob: to_blob(inputs[b.tensor], infos[b.tensor], b) for b in artifact.inputs},
-                "outputs": wanted,
-                "depth": artifact.depth,
-                "threads": options.threads,
-                "fp16": options.fp16,
-                "bf16": options.bf16,
+                "inputs": blobs,
+                "outputs": self._outputs,
                 "warmup": options.warmup,
                 "iterations": options.iterations,
             },
-            what="running the model on the ncnn wheel",
-            timeout_s=options.timeout_s,
+            timeout_s=max(0.0, deadline - time.monotonic()),
         )
-        found = dict(zip(wanted, answer["outputs"], strict=True))
         return RunResult(
-            outputs=from_blobs(found, self._manifest.outputs, artifact.outputs),
+            outputs=output_tensors(dict(zip(self._outputs, answer["outputs"], strict=True)), self._manifest),
             latencies_ns=tuple(answer["latencies_ns"]),
             load_ns=answer["load_ns"],
         )
+
+    def _started(self, settings: dict[str, Any], options: RunOptions) -> Child:
+        if self._child is not None and self._loaded == settings:
+            return self._child
+        self.close()
+        self._child = Child(what="running the model on the ncnn wheel")
+        self._loaded = settings
+        self._child.create(
+            "mobilekit.runners.ncnn_host:_Model", {**self._model, **settings}, timeout_s=options.timeout_s
+        )
+        return self._child
+
+    def close(self) -> None:
+        child, self._child = self._child, None
+        if child is not None:
+            child.close()
+
+
+class _HarnessEngine:
+    def __init__(self, root: Path, manifest: Manifest, artifact: NcnnArtifact, progress: Progress) -> None:
+        self._manifest = manifest
+        self._layers = artifact.custom_layers
+        # A harness takes absolute paths; it runs in another folder than we do.
+        self._paths = (str((root / artifact.param).absolute()), str((root / artifact.bin).absolute()))
+        self._progress = progress
+        self._session: HarnessSession | None = None
+        self._model: HarnessModel | None = None
+
+    def info(self) -> RunnerInfo:
+        from mobilekit.device.harness.source import NCNN_VERSION
+
+        machine = platform.machine()
+        return RunnerInfo("mobilekit harness on host", f"ncnn {NCNN_VERSION}", device=machine, abi=machine)
+
+    def run(self, inputs: Mapping[str, Array], options: RunOptions) -> RunResult:
+        return (self._model or self._started()).run(inputs, options)
+
+    def _started(self) -> HarnessModel:
+        from mobilekit.device.harness.client import HarnessSession
+        from mobilekit.runners.harness import HarnessModel
+
+        session = HarnessSession.connect_local(
+            self._program(), idle_timeout_s=_IDLE_S, memory_bytes=physical_memory_bytes() * 9 // 10
+        )
+        session.__enter__()
+        self._session = session
+        self._model = HarnessModel(session, self._manifest, *self._paths)
+        return self._model
+
+    def _program(self) -> Path:
+        from mobilekit.device.harness.locate import find_harness
+        from mobilekit.device.harness.toolchains import ABIS
+
+        why = f"the model has layers of mobilekit's own ({', '.join(self._layers)}), which run in the harness"
+        stock = "; or export with --stock-only"
+        abi = next((abi for abi, machine in ABIS.items() if machine == platform.machine()), None)
+        if abi is None or sys.platform != "linux":
+            raise SetupError(
+                f"{why}, and that does not run on {platform.system()} {platform.machine()}",
+                hint=f"validate on a device, or on Linux{stock}",
+            )
+        try:
+            return find_harness(abi, self._progress, static_only=True)
+        except MissingToolError as error:
+            raise MissingToolError(f"{why}, but {error.message}", hint=f"{error.hint}{stock}") from error
+
+    def close(self) -> None:
+        session, self._session, self._model = self._session, None, None
+        if session is not None:
+            session.close()
 
 
 def infer(
@@ -98,42 +214,41 @@ def infer(
     warmup: int,
     iterations: int,
 ) -> dict[str, Any]:
-    """Runs in the child process: load, feed ``inputs`` by blob name, extract ``outputs`` in order, time each run.
+    """Load the model in this process and run it once; keys ``outputs``, ``latencies_ns``, ``load_ns``."""
+    model = _Model(param=param, weights=weights, depth=depth, threads=threads, fp16=fp16, bf16=bf16)
+    try:
+        return model.run(inputs, outputs, warmup, iterations)
+    finally:
+        model.close()
+
+
+class _Model:
+    """Lives in the child: a loaded net, and the one thread that computes with it.
 
     ncnn recurses once for each layer of the longest chain, hence a thread with a stack that fits ``depth``.
     """
-    done: dict[str, Any] = {}
 
-    def work() -> None:
+    def __init__(self, *, param: str, weights: str, depth: int, threads: int, fp16: bool, bf16: bool) -> None:
+        stack = min(max(_SMALLEST_STACK_BYTES, depth * _STACK_BYTES_A_LAYER), _LARGEST_STACK_BYTES)
+        usual = threading.stack_size(stack)
         try:
-            done["value"] = _infer(param, weights, inputs, outputs, threads, fp16, bf16, warmup, iterations)
-        except BaseException as error:
-            done["error"] = error
+            self._thread = ThreadPoolExecutor(max_workers=1)
+            self._net, self._load_ns = self._thread.submit(_load, param, weights, threads, fp16, bf16).result()
+        finally:
+            threading.stack_size(usual)
 
-    stack = min(max(_SMALLEST_STACK_BYTES, depth * _STACK_BYTES_A_LAYER), _LARGEST_STACK_BYTES)
-    threading.stack_size(stack)
-    thread = threading.Thread(target=work)
-    thread.start()
-    thread.join()
-    if "error" in done:
-        raise done["error"]
-    value: dict[str, Any] = done["value"]
-    return value
+    def run(self, inputs: Mapping[str, Array], outputs: Sequence[str], warmup: int, iterations: int) -> dict[str, Any]:
+        """Feed ``inputs`` by blob name, extract ``outputs`` in order, time each run."""
+        answer = self._thread.submit(_run, self._net, inputs, outputs, warmup, iterations).result()
+        return {**answer, "load_ns": self._load_ns}
+
+    def close(self) -> None:
+        del self._net
+        self._thread.shutdown()
 
 
-def _infer(
-    param: str,
-    weights: str,
-    inputs: Mapping[str, Array],
-    outputs: Sequence[str],
-    threads: int,
-    fp16: bool,
-    bf16: bool,
-    warmup: int,
-    iterations: int,
-) -> dict[str, Any]:
+def _load(param: str, weights: str, threads: int, fp16: bool, bf16: bool) -> tuple[Any, int]:
     import ncnn
-    import numpy as np
 
     net = ncnn.Net()
     for flag in ("use_fp16_packed", "use_fp16_storage", "use_fp16_arithmetic"):
@@ -149,7 +264,13 @@ def _infer(
             raise BundleError(
                 f"ncnn does not load {Path(path).name} (code {code})", hint="export again; the bundle may be damaged"
             )
-    load_ns = time.perf_counter_ns() - begin
+    return net, time.perf_counter_ns() - begin
+
+
+def _run(net: Any, inputs: Mapping[str, Array], outputs: Sequence[str], warmup: int, iterations: int) -> dict[str, Any]:
+    import ncnn
+    import numpy as np
+
     # A Mat over an array neither keeps it alive nor counts references, so that a layer in place would write into it
     # (and past its end, where ncnn expects its own padding). A clone is ncnn's own.
     mats = {name: ncnn.Mat(array).clone() for name, array in inputs.items()}
@@ -176,4 +297,4 @@ def _infer(
             latencies.append(elapsed)
         if iteration == warmup + iterations - 1:
             results = [np.array(mat) for mat in found]
-    return {"outputs": results, "latencies_ns": latencies, "load_ns": load_ns}
+    return {"outputs": results, "latencies_ns": latencies}

@@ -414,8 +414,17 @@ def test_tf_idf(lab: Lab, code: int, mode: str, shortest: int, longest: int, ski
         max_skip_count=skips, weights=weights, **attributes,
     )  # fmt: skip
     params = {
-        **{0: 2, 1: 6, 3: code, 4: shortest, 5: longest, 6: skips, 7: 8},
-        **{10: attributes["pool_int64s"], 11: attributes["ngram_counts"], 12: attributes["ngram_indexes"], 13: weights},
+        0: 2,
+        1: 6,
+        3: code,
+        4: shortest,
+        5: longest,
+        6: skips,
+        7: 8,
+        10: attributes["pool_int64s"],
+        11: attributes["ngram_counts"],
+        12: attributes["ngram_indexes"],
+        13: weights,
     }
     _same(lab.run("MkTfIdf", [x], params)[0], expected)
 

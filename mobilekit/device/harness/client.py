@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, TypeVar
@@ -68,12 +68,20 @@ class HarnessSession:
         emulator: Sequence[str] = (),
         start_timeout_s: float = 30.0,
         idle_timeout_s: float = 300.0,
+        memory_bytes: int | None = None,
     ) -> HarnessSession:
-        """A session with a harness on this machine; ``emulator`` goes before it (``["qemu-aarch64-static"]``)."""
+        """A session with a harness on this machine; ``emulator`` goes before it (``["qemu-aarch64-static"]``).
+
+        ``memory_bytes`` bounds its private memory.
+        """
         session = cls.__new__(cls)
         session._start_timeout_s = start_timeout_s
         session._launch = lambda: launch_local(
-            executable, emulator=emulator, start_timeout_s=start_timeout_s, idle_timeout_s=idle_timeout_s
+            executable,
+            emulator=emulator,
+            start_timeout_s=start_timeout_s,
+            idle_timeout_s=idle_timeout_s,
+            memory_bytes=memory_bytes,
         )
         session._running = None
         session._hello = None
@@ -102,6 +110,17 @@ class HarnessSession:
         if self._hello is None:
             raise HarnessError("the harness session has not been started")
         return self._hello
+
+    def require_layers(self, types: Collection[str]) -> None:
+        """Raise :class:`HarnessError` where this harness lacks one of mobilekit's own layer ``types``."""
+        missing = sorted(set(types) - set(self.hello.own_layers))
+        if missing:
+            raise HarnessError(
+                f"the harness ({self.hello.harness_version}) has no layer {', '.join(missing)}, which the model needs: "
+                "it is of another version than the mobilekit that exported the model",
+                hint="mobilekit harness build; where MOBILEKIT_HARNESS_DIR or a mobilekit-harness wheel gives the "
+                "harness, renew that",
+            )
 
     def info(self, *, timeout_s: float = 30.0) -> HarnessInfo:
         body = self._request(MessageType.INFO, b"", MessageType.INFO_OK, timeout_s)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import secrets
 import select
 import socket
@@ -70,14 +71,22 @@ def launch_on_device(device: Device, executable: str, *, start_timeout_s: float,
 
 
 def launch_local(
-    executable: Path, *, emulator: Sequence[str], start_timeout_s: float, idle_timeout_s: float
+    executable: Path,
+    *,
+    emulator: Sequence[str],
+    start_timeout_s: float,
+    idle_timeout_s: float,
+    memory_bytes: int | None = None,
 ) -> Running:
-    """Start a harness built for this machine (or another one under ``emulator``)."""
+    """Start a harness built for this machine (or another one under ``emulator``); ``memory_bytes`` bounds its data."""
     name, token = f"mobilekit-{secrets.token_hex(16)}", secrets.token_hex(32)
     what = f"the harness {executable.name}"
     with ExitStack() as undo:
         process = LocalProcess([*emulator, str(executable), *_serve(name, idle_timeout_s)], {_TOKEN_VARIABLE: token})
         undo.callback(process.close)
+        if memory_bytes is not None:
+            with suppress(ProcessLookupError):  # it ended at once: the next line says so
+                resource.prlimit(process.pid, resource.RLIMIT_DATA, (memory_bytes, memory_bytes))
         _await_ready(process, name, what, start_timeout_s)
         connection = socket.socket(socket.AF_UNIX)
         undo.callback(connection.close)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import signal
+from contextlib import suppress
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -11,7 +14,7 @@ import pytest
 from onnx import helper
 
 from mobilekit import bundle
-from mobilekit.errors import BundleError, UsageError
+from mobilekit.errors import BundleError, ChildCrashError, ChildTimeoutError, UsageError
 from mobilekit.importers.onnx import load
 from mobilekit.passes import prepare
 from mobilekit.runners.base import RunOptions
@@ -121,3 +124,54 @@ def test_a_truncated_bin(tmp_path: Path) -> None:
     weights.write_bytes(weights.read_bytes()[:100])
     with pytest.raises(BundleError, match=r"model\.bin"):
         NcnnHostRunner(tmp_path, manifest).run({"serving_default_input:0": IMAGE}, RunOptions())
+
+
+def _children() -> set[int]:
+    """This process's children that run mobilekit.child."""
+    found = set()
+    for folder in Path("/proc").iterdir():
+        if folder.name.isdigit():
+            with suppress(OSError):
+                parent = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
+                if parent == os.getpid() and b"mobilekit.child" in (folder / "cmdline").read_bytes():
+                    found.add(int(folder.name))
+    return found
+
+
+def test_the_model_is_loaded_once_for_many_inputs(root: Path, manifest: bundle.Manifest) -> None:
+    before = _children()
+    with NcnnHostRunner(root, manifest) as runner:
+        first = runner.run({"serving_default_input:0": IMAGE}, RunOptions())
+        (process,) = _children() - before
+        second = runner.run({"serving_default_input:0": IMAGE[..., ::-1].copy()}, RunOptions(iterations=2))
+        assert _children() - before == {process}
+        assert second.load_ns == first.load_ns
+        with pytest.raises(UsageError):
+            runner.run({}, RunOptions())
+        assert _children() - before == {process}
+        (one,), (other,) = first.outputs.values(), second.outputs.values()
+        assert not np.allclose(one, other)
+        runner.run({"serving_default_input:0": IMAGE}, RunOptions(threads=1))  # other settings: loaded again
+        (again,) = _children() - before
+        assert again != process
+    assert _children() == before
+
+
+def test_after_a_crash_or_a_hang_the_next_run_has_a_fresh_process(root: Path, manifest: bundle.Manifest) -> None:
+    inputs = {"serving_default_input:0": IMAGE}
+    before = _children()
+    with NcnnHostRunner(root, manifest) as runner:
+        expected = runner.run(inputs, RunOptions()).outputs
+        (process,) = _children() - before
+        os.kill(process, signal.SIGSEGV)
+        with pytest.raises(ChildCrashError, match="SIGSEGV"):
+            runner.run(inputs, RunOptions())
+        for name, array in runner.run(inputs, RunOptions()).outputs.items():
+            np.testing.assert_array_equal(array, expected[name])
+        (process,) = _children() - before
+        os.kill(process, signal.SIGSTOP)
+        with pytest.raises(ChildTimeoutError):
+            runner.run(inputs, RunOptions(timeout_s=0.5))
+        for name, array in runner.run(inputs, RunOptions()).outputs.items():
+            np.testing.assert_array_equal(array, expected[name])
+    assert _children() == before

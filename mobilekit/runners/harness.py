@@ -1,0 +1,69 @@
+"""A bundle's ncnn model in a harness, on a device or on this machine: loaded once, inputs streamed through it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from mobilekit.device.harness.protocol import LoadOptions
+from mobilekit.errors import UsageError
+from mobilekit.runners.base import RunOptions, RunResult
+from mobilekit.runners.blobs import extracted, input_blobs, output_tensors
+
+if TYPE_CHECKING:
+    from mobilekit.bundle import Manifest
+    from mobilekit.device.harness.client import HarnessSession
+    from mobilekit.device.harness.reports import LoadReport
+    from mobilekit.tensors import Array
+
+__all__ = ["HarnessModel"]
+
+
+class HarnessModel:
+    """``param`` and ``weights`` are paths where the harness runs. Raises :class:`~mobilekit.errors.HarnessError`
+    where the harness lacks one of our own layers that the model needs.
+    """
+
+    def __init__(self, session: HarnessSession, manifest: Manifest, param: str, weights: str) -> None:
+        assert manifest.ncnn is not None
+        session.require_layers(manifest.ncnn.custom_layers)
+        self._session = session
+        self._manifest = manifest
+        self._outputs = extracted(manifest.ncnn.outputs)
+        self._paths = (param, weights)
+        self._loaded: tuple[LoadOptions, LoadReport] | None = None
+
+    def _load(self, options: RunOptions) -> LoadReport:
+        """Load the model, unless it already is with these options."""
+        if options.cluster not in ("all", "little", "big"):
+            raise UsageError(f"unknown core cluster {options.cluster!r}", hint="all, little or big")
+        precision = "fp16" if options.fp16 else "bf16" if options.bf16 else "fp32"
+        wanted = LoadOptions.for_precision(precision, threads=options.threads, cluster=options.cluster)
+        if self._loaded is None or self._loaded[0] != wanted:
+            self._loaded = None
+            self._loaded = (wanted, self._session.load(*self._paths, wanted, timeout_s=options.timeout_s))
+        return self._loaded[1]
+
+    def run(self, inputs: Mapping[str, Array], options: RunOptions) -> RunResult:
+        """Compute all outputs. ``facts`` holds temperatures and frequencies where the machine shows them.
+
+        Raises :class:`UsageError` for inputs that do not fit, :class:`~mobilekit.errors.BundleError` where an output
+        is missing, and the harness's errors.
+        """
+        blobs = input_blobs(inputs, self._manifest)
+        loaded = self._load(options)
+        report = self._session.infer(
+            blobs, self._outputs, warmup=options.warmup, iterations=options.iterations, timeout_s=options.timeout_s
+        )
+        return RunResult(
+            outputs=output_tensors(report.outputs, self._manifest),
+            latencies_ns=report.latencies_ns,
+            load_ns=loaded.param_ns + loaded.weights_ns,
+            peak_blob_bytes=report.peak_blob_bytes,
+            peak_workspace_bytes=report.peak_workspace_bytes,
+            facts={
+                "threads": loaded.threads,
+                "temperatures_celsius": report.state.temperatures_celsius,
+                "frequencies_khz": report.state.frequencies_khz,
+            },
+        )
