@@ -102,7 +102,7 @@ def _relative_l2(actual: np.ndarray, expected: np.ndarray) -> float:  # type: ig
 
 def test_says_what_it_is(session: HarnessSession) -> None:
     info = session.info()
-    assert (info.abi, info.protocol_version, info.ncnn_version) == (_ABI, 1, "1.0.20261020")
+    assert (info.abi, info.protocol_version, info.ncnn_version) == (_ABI, protocol.VERSION, "1.0.20261020")
     assert info.cpus >= 1
     assert session.hello.max_frame_bytes == protocol.DEFAULT_MAX_FRAME
 
@@ -292,7 +292,7 @@ def _server(executable: Path, *options: str) -> Iterator[tuple[subprocess.Popen[
     )
     try:
         assert process.stdout is not None
-        assert process.stdout.readline() == f"mobilekit-harness ready 1 {name}\n"
+        assert process.stdout.readline() == f"mobilekit-harness ready {protocol.VERSION} {name}\n"
         yield process, name
     finally:
         process.kill()
@@ -389,7 +389,7 @@ def test_it_leaves_when_the_client_leaves_during_an_inference(executable: Path, 
 def test_an_oversized_frame_is_refused_before_memory_is_taken(executable: Path) -> None:
     with _server(executable, "--max-frame-bytes", "100000") as (process, name), _connect(name) as owner:
         _greet(owner)
-        owner.sendall(struct.pack("<4sHHQ", b"MKHP", 1, MessageType.INFER, 1 << 62))
+        owner.sendall(struct.pack("<4sHHQ", b"MKHP", protocol.VERSION, MessageType.INFER, 1 << 62))
         assert _code(_read(owner)) == ErrorCode.FRAME
         assert process.wait(10) == 1
 
@@ -397,7 +397,7 @@ def test_an_oversized_frame_is_refused_before_memory_is_taken(executable: Path) 
 def test_a_long_frame_that_never_comes_takes_no_memory(executable: Path) -> None:
     with _server(executable) as (process, name), _connect(name) as owner:
         _greet(owner)
-        owner.sendall(struct.pack("<4sHHQ", b"MKHP", 1, MessageType.INFER, 500 << 20) + bytes(1000))
+        owner.sendall(struct.pack("<4sHHQ", b"MKHP", protocol.VERSION, MessageType.INFER, 500 << 20) + bytes(1000))
         time.sleep(0.3)
         status = Path(f"/proc/{process.pid}/status").read_text()
         resident_kb = next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmRSS"))
