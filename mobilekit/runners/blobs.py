@@ -14,7 +14,16 @@ if TYPE_CHECKING:
     from mobilekit.bundle import Manifest, NcnnBlob, TensorInfo
     from mobilekit.tensors import Array, NamedTensors
 
-__all__ = ["blob_dims", "check_sizes", "extracted", "from_blob", "from_blobs", "input_blobs", "output_tensors", "to_blob"]
+__all__ = [
+    "blob_dims",
+    "check_sizes",
+    "extracted",
+    "from_blob",
+    "from_blobs",
+    "input_blobs",
+    "output_tensors",
+    "to_blob",
+]
 
 _EXACT_INTEGER = 1 << 24
 
