@@ -127,13 +127,13 @@ def test_a_truncated_bin(tmp_path: Path) -> None:
 
 
 def _children() -> set[int]:
-    """This process's children that run mobilekit.child."""
+    """This process's children that compute for it."""
     found = set()
     for folder in Path("/proc").iterdir():
         if folder.name.isdigit():
             with suppress(OSError):
                 parent = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
-                if parent == os.getpid() and b"mobilekit.child" in (folder / "cmdline").read_bytes():
+                if parent == os.getpid() and b"mobilekit-child-" in (folder / "cmdline").read_bytes():
                     found.add(int(folder.name))
     return found
 
