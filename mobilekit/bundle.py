@@ -299,7 +299,11 @@ class ModelInfo(_Strict):
 
 @dataclass(frozen=True, kw_only=True)
 class Manifest(_Strict):
-    """``sizes``: of a model with free axes, the input shapes that were verified and that validation tries in turn."""
+    """``sizes``: of a model with free axes, the input shapes that were verified and that validation tries in turn.
+
+    ``rtol``: how far, in relative L2, a right conversion may lie off the original, where that is further than the
+    precision allows; ``rtol_reason`` says why.
+    """
 
     mobilekit_version: str
     model: ModelInfo
@@ -307,6 +311,8 @@ class Manifest(_Strict):
     outputs: tuple[TensorInfo, ...]
     schema_version: str = SCHEMA_VERSION
     fixed: tuple[FixedInput, ...] = ()
+    rtol: float | None = None
+    rtol_reason: str = ""
     ncnn: NcnnArtifact | None = None
     tensorrt: TensorRTArtifact | None = None
     preprocess: Preprocess | None = None
@@ -318,6 +324,7 @@ class Manifest(_Strict):
 
     def __post_init__(self) -> None:
         _check_paths(self.labels)
+        _check(self.rtol is None or 0 < self.rtol <= 0.5, f"a tolerance of {self.rtol}")
 
     def to_json(self) -> dict[str, Any]:
         """JSON-able values."""

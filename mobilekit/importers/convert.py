@@ -278,8 +278,12 @@ def _write_graph(graph: Graph, proto: GraphProto, outer: set[int], as_inputs: Co
     defined |= written
     for node in graph.nodes:
         defined |= {id(value) for value in node.outputs if value is not None}
+    names: set[str] = set()
     for node in graph.nodes:
         proto.node.append(to_node(node, defined))
+        if node.name in names:
+            proto.node[-1].name = ""  # ONNX Runtime takes each name once, and none as often as it likes
+        names.add(node.name)
     for value in graph.outputs:
         proto.output.append(_info(value))
 

@@ -102,6 +102,7 @@ def _inferred(
     from mobilekit.importers.convert import from_proto
     from mobilekit.passes import infer
     from mobilekit.passes import shapes as shaping
+    from mobilekit.passes.dequantise import dequantise
     from mobilekit.passes.precision import single_precision
 
     graph = from_proto(model.proto, model.path.parent)
@@ -116,6 +117,10 @@ def _inferred(
         if verifier is not None:
             verifier.stage("single precision", graph, halves=bool(others - {"float64"}))
         progress.note(f"the model computes in {', '.join(sorted(others))}; the converted one does in float32")
+    if count := dequantise(graph):
+        if verifier is not None:
+            verifier.stage("dequantise", graph, halves=True)
+        progress.note(f"{count} tensors that the model quantises while running stay floats")
     return graph
 
 

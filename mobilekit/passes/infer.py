@@ -18,6 +18,7 @@ from mobilekit.errors import Finding, ModelError, UnsupportedModelError
 from mobilekit.graph import Graph, Node, Value
 from mobilekit.importers.convert import to_node, type_of
 from mobilekit.importers.tensors import dtype_name, to_tensor
+from mobilekit.passes.contrib import is_lowered, lower
 from mobilekit.passes.evaluate import evaluate
 from mobilekit.passes.functions import expand, is_expanded
 from mobilekit.passes.lift import lift_node
@@ -62,7 +63,12 @@ def infer(graph: Graph, *, target_opset: int | None = None, keep_batches: bool =
             order.append(node)
             continue
         for lifted in forms:
-            inner = _opened(graph, lifted, version, target, keep_batches) if lifting else None
+            try:
+                inner = _opened(graph, lifted, version, target, keep_batches) if lifting else None
+            except UnsupportedModelError as error:
+                refused += error.findings
+                order.append(lifted)
+                continue
             if inner is not None:
                 pending.extendleft(reversed(inner))
                 continue
@@ -79,6 +85,8 @@ def infer(graph: Graph, *, target_opset: int | None = None, keep_batches: bool =
 
 def _opened(graph: Graph, node: Node, version: int, target: int, keep_batches: bool) -> list[tuple[Node, int]] | None:
     """What stands in the node's place, each with the opset that it is of, where it is made of others."""
+    if is_lowered(node):
+        return [(new, target) for new in lower(graph, node)]
     if node.domain:
         return None
     if node.op == "If":

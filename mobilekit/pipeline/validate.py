@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from mobilekit.report.model import AnswerPair, DeviceFacts, LatencyReport, OutputReport, ValidationReport
     from mobilekit.runners.base import Runner, RunResult
     from mobilekit.tensors import Array, NamedTensors
+    from mobilekit.validate.doubt import Doubt
     from mobilekit.validate.inputs import Sample
     from mobilekit.validate.tolerance import Tolerance
 
@@ -66,6 +67,7 @@ def validate_bundle(
     """
     from mobilekit.bundle import open_bundle
     from mobilekit.runners.ort import OrtRunner
+    from mobilekit.validate.doubt import Doubt
     from mobilekit.validate.inputs import file_samples, seeded_samples
     from mobilekit.validate.tolerance import tolerance_for
 
@@ -77,6 +79,8 @@ def validate_bundle(
     arithmetic = options.precision or manifest.ncnn.precision
     loosest: Literal["fp32", "fp16"] = "fp16" if "fp16" in (arithmetic, manifest.ncnn.precision) else "fp32"
     tolerance = tolerance_for(loosest, rtol=options.rtol, atol=options.atol)
+    if options.rtol is None:
+        tolerance = tolerance.at_least(manifest.rtol)
     samples: Iterator[Sample]
     if options.inputs is None:
         samples = seeded_samples(
@@ -97,8 +101,13 @@ def validate_bundle(
             fp16=arithmetic == "fp16",
             timeout_s=options.timeout_s,
         )
-        with OrtRunner(opened.source, fixed=opened.fixed(), free=opened.free) as reference:
-            found = _measure(opened, runner, reference, samples, run, progress)
+        fixed = opened.fixed()
+
+        def ort(*, optimise: bool) -> OrtRunner:
+            return OrtRunner(opened.source, fixed=fixed, free=opened.free, optimise=optimise)
+
+        with ort(optimise=True) as reference, Doubt(lambda: ort(optimise=False)) as doubt:
+            found = _measure(opened, runner, reference, samples, run, progress, tolerance, doubt)
             reference_info = reference.info()
     return _report(opened, options, run, tolerance, facts, (reference_info.name, reference_info.version), found)
 
@@ -197,10 +206,12 @@ def _host_features() -> tuple[str, ...]:
 
 @dataclass(frozen=True, slots=True)
 class _Found:
-    """``variation``: how far (relative L2) the reference's outputs for the samples lie from that for the first."""
+    """``doubts``: how far the reference lies from itself without its optimisations, where a sample failed (else 0);
+    ``variation``: how far (relative L2) the reference's outputs for the samples lie from that for the first."""
 
     samples: tuple[str, ...]
     errors: Mapping[str, Sequence[TensorError]]
+    doubts: Mapping[str, Sequence[float]]
     top1: Mapping[str, Sequence[float]]
     variation: Mapping[str, float]
     answers: tuple[AnswerPair, ...]
@@ -214,13 +225,17 @@ def _measure(
     samples: Iterator[Sample],
     run: RunOptions,
     progress: Progress,
+    tolerance: Tolerance,
+    doubt: Doubt,
 ) -> _Found:
     """Every sample through both. The first one is timed; the others run once."""
     from mobilekit.metrics.tensors import compare, top1_agreement
+    from mobilekit.validate.tolerance import Verdict, judge
 
     outputs = bundle.manifest.outputs
     once = RunOptions(threads=run.threads, fp16=run.fp16, bf16=run.bf16, timeout_s=run.timeout_s)
     errors: dict[str, list[TensorError]] = {info.name: [] for info in outputs}
+    doubts: dict[str, list[float]] = {info.name: [] for info in outputs}
     top1: dict[str, list[float]] = {info.name: [] for info in outputs}
     first: NamedTensors | None = None
     variation: dict[str, float] = {info.name: 0.0 for info in outputs}
@@ -247,12 +262,16 @@ def _measure(
             agreement = top1_agreement(actual, wanted) if classifies else None
             if agreement is not None:
                 top1[info.name].append(agreement)
+        failed = any(judge(found[-1], tolerance).verdict is Verdict.FAIL for found in errors.values())
+        own = doubt.of(sample.tensors, expected, RunOptions(timeout_s=run.timeout_s)) if failed else {}
+        for info in outputs:
+            doubts[info.name].append(own.get(info.name, 0.0))
         first = first or expected
         if labels and (pair := _answer(sample.name, result.outputs, expected, outputs, labels)) is not None:
             answers.append(pair)
     if timed is None:
         raise UsageError("there is nothing to run: no samples", hint="give --samples 1 or more")
-    return _Found(tuple(names), errors, top1, variation, tuple(answers), timed)
+    return _Found(tuple(names), errors, doubts, top1, variation, tuple(answers), timed)
 
 
 def _both(actual: NamedTensors, expected: NamedTensors, info: TensorInfo) -> tuple[Array, Array]:
@@ -342,13 +361,14 @@ def _output(info: TensorInfo, found: _Found, tolerance: Tolerance) -> OutputRepo
 
     errors = found.errors[info.name]
     # Each sample is judged alone: one whose reference is blank must not be excused by one whose is not.
-    judgements = [judge(error, tolerance) for error in errors]
+    doubts = found.doubts[info.name]
+    judgements = [judge(error, tolerance, doubt) for error, doubt in zip(errors, doubts, strict=True)]
     verdict = overall(judgements)
     # Where all is well, samples that say nothing have no say in the figures either.
     telling = [error for error in errors if error.evidence]
     total = worst(errors if verdict is Verdict.FAIL or not telling else telling)
     bad = max(range(len(errors)), key=lambda i: (judgements[i].verdict is Verdict.FAIL, errors[i].relative_l2))
-    deciding = judgements[bad] if verdict is Verdict.FAIL else judge(total, tolerance)
+    deciding = judgements[bad] if verdict is Verdict.FAIL else judge(total, tolerance, max(doubts))
     if verdict is Verdict.PASS and len(errors) > 1 and found.variation[info.name] <= tolerance.rtol:
         verdict = Verdict.INCONCLUSIVE
         deciding = Judgement(

@@ -25,6 +25,7 @@ def _rules() -> tuple[Rule[Any], ...]:
     from mobilekit.passes.legalise.layout import MergeReshape, MergeTranspose, PushTranspose, TransposeToReshape
     from mobilekit.passes.legalise.masking import MaskedSoftmax
     from mobilekit.passes.legalise.normalisation import FuseLayerNorm, FuseNormScale
+    from mobilekit.passes.legalise.quantised import DequantiseEarly, FakeQuantise, IntegerProduct
     from mobilekit.passes.legalise.reduce import ReduceOfOnes
     from mobilekit.passes.legalise.scatter import ScatterSlice
     from mobilekit.passes.legalise.windows import ExplicitWindow, FoldPad
@@ -32,7 +33,10 @@ def _rules() -> tuple[Rule[Any], ...]:
     return (
         DropNoOp(),
         DropEmptyParts(),
+        DequantiseEarly(),
+        FakeQuantise(),
         ExplicitWindow(),
+        IntegerProduct(),
         LowerEinsum(),
         LowerAffineGrid(),
         ScatterSlice(),
