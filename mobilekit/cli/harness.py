@@ -77,19 +77,26 @@ def _wheel(
 def _info(
     as_json: Annotated[bool, typer.Option("--json", help="Print as JSON.")] = False,
 ) -> None:
-    """Say which harnesses this machine has, and where each comes from.
+    """Say which harnesses this machine has, where each comes from, and which own layers it knows.
 
     \b
     mobilekit harness info
     mobilekit harness info --json
     """
     from mobilekit.cli._common import print_json
-    from mobilekit.device.harness.locate import present_harnesses
+    from mobilekit.device.harness.locate import own_layers, present_harnesses
 
     found = [harness for abi in _ABIS for harness in present_harnesses(abi)]
     if as_json:
         rows = [
-            {"abi": h.abi, "path": str(h.path), "toolchain": h.toolchain, "static": h.static, "vulkan": h.vulkan}
+            {
+                "abi": h.abi,
+                "path": str(h.path),
+                "toolchain": h.toolchain,
+                "static": h.static,
+                "vulkan": h.vulkan,
+                "own_layers": own_layers(h.path),
+            }
             for h in found
         ]
         print_json(rows)
@@ -97,5 +104,6 @@ def _info(
     for h in found:
         kind = "static" if h.static else "for Android's linker"
         typer.echo(f"{h.abi:10}  {h.path}  ({h.toolchain}, {kind}{', Vulkan' if h.vulkan else ''})")
+        typer.echo(f"{'':10}  own layers: {' '.join(own_layers(h.path)) or 'none'}")
     if not found:
         typer.echo("no harness is built yet: mobilekit harness build")

@@ -494,7 +494,7 @@ def _verify(
     measured: dict[str, list[TensorError]] = {info.name: [] for info in manifest.outputs}
     judged: dict[str, list[Judgement]] = {info.name: [] for info in manifest.outputs}
     names: list[str] = []
-    ncnn = sample_by_sample(manifest, lambda one: NcnnHostRunner(root, one))
+    ncnn = sample_by_sample(manifest, lambda one: NcnnHostRunner(root, one, progress=progress))
     doubts = Doubt(lambda: _reference(source, manifest, optimise=False))
     with reference, doubts as doubt, ncnn as converted:
         for sample in seeded_samples(

@@ -90,7 +90,7 @@ def run(
     progress.step("running the model")
     fp16 = settings.runner == "local" and manifest.ncnn is not None and manifest.ncnn.precision == "fp16"
     options = RunOptions(threads=settings.threads, fp16=fp16, timeout_s=settings.timeout_s)
-    with _runner(bundle, settings) as runner:
+    with _runner(bundle, settings, progress) as runner:
         result = runner.run(tensors, options)
         who = runner.info()
     outputs = {info.name: result.outputs[info.name] for info in manifest.outputs}
@@ -256,7 +256,7 @@ def _labels(bundle: Bundle) -> tuple[str, ...]:
     return labels
 
 
-def _runner(bundle: Bundle, settings: RunSettings) -> Runner:
+def _runner(bundle: Bundle, settings: RunSettings, progress: Progress) -> Runner:
     if settings.runner == "reference":
         from mobilekit.runners.ort import OrtRunner
 
@@ -264,7 +264,7 @@ def _runner(bundle: Bundle, settings: RunSettings) -> Runner:
     from mobilekit.runners.batch import sample_by_sample
     from mobilekit.runners.ncnn_host import NcnnHostRunner
 
-    return sample_by_sample(bundle.manifest, lambda manifest: NcnnHostRunner(bundle.root, manifest))
+    return sample_by_sample(bundle.manifest, lambda manifest: NcnnHostRunner(bundle.root, manifest, progress=progress))
 
 
 def _save(outputs: NamedTensors, folder: Path) -> dict[str, Path]:

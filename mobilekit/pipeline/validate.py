@@ -129,7 +129,10 @@ def _runner(
 
         from mobilekit.runners.ncnn_host import NcnnHostRunner
 
-        with sample_by_sample(bundle.manifest, lambda manifest: NcnnHostRunner(bundle.root, manifest)) as host:
+        def make(manifest: Manifest) -> Runner:
+            return NcnnHostRunner(bundle.root, manifest, progress=progress)
+
+        with sample_by_sample(bundle.manifest, make) as host:
             info = host.info()
             yield (
                 host,

@@ -183,17 +183,17 @@ class _HarnessEngine:
         from mobilekit.device.harness.toolchains import ABIS
 
         why = f"the model has layers of mobilekit's own ({', '.join(self._layers)}), which run in the harness"
-        stock = "; or export with --stock-only"
+        instead = "; or export with --stock-only, or unverified (--no-verify)"
         abi = next((abi for abi, machine in ABIS.items() if machine == platform.machine()), None)
         if abi is None or sys.platform != "linux":
             raise SetupError(
                 f"{why}, and that does not run on {platform.system()} {platform.machine()}",
-                hint=f"validate on a device, or on Linux{stock}",
+                hint=f"validate on a device, or on Linux{instead}",
             )
         try:
             return find_harness(abi, self._progress, static_only=True)
         except MissingToolError as error:
-            raise MissingToolError(f"{why}, but {error.message}", hint=f"{error.hint}{stock}") from error
+            raise MissingToolError(f"{why}, but {error.message}", hint=f"{error.hint}{instead}") from error
 
     def close(self) -> None:
         session, self._session, self._model = self._session, None, None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,10 +14,11 @@ from mobilekit.device.harness.toolchains import ABIS
 from mobilekit.errors import SetupError, UsageError
 from mobilekit.progress import SILENT, Progress
 
-__all__ = ["WHEEL_PACKAGE", "find_harness", "locate_harness", "present_harnesses"]
+__all__ = ["WHEEL_PACKAGE", "find_harness", "locate_harness", "own_layers", "present_harnesses"]
 
 WHEEL_PACKAGE = "mobilekit_harness"
 _OVERRIDE = "MOBILEKIT_HARNESS_DIR"
+_OWN_LAYERS = re.compile(rb"mobilekit-layers:((?: Mk\w+)+)\0")  # android-harness/layers/src/mobilekit_layers.cpp
 
 
 def locate_harness(abi: str, *, static_only: bool = False) -> Path | None:
@@ -42,6 +44,12 @@ def find_harness(abi: str, progress: Progress = SILENT, build: bool = True, *, s
 def present_harnesses(abi: str) -> tuple[BuiltHarness, ...]:
     """All harnesses for ``abi`` on this machine, in the order in which they are taken."""
     return tuple(_present(abi))
+
+
+def own_layers(program: Path) -> tuple[str, ...]:
+    """mobilekit's own layer types that a harness has, read out of the file: it may be for another machine."""
+    found = _OWN_LAYERS.search(program.read_bytes())
+    return () if found is None else tuple(found[1].decode().split())
 
 
 def _present(abi: str) -> Iterator[BuiltHarness]:
