@@ -152,9 +152,7 @@ def measure_nodes(nodes: int, folder: Path, runs: int) -> dict[str, Any]:
 
     short, long = alternate([lambda model=model: job(model) for model in models], runs)
     np.save(folder / "x.npy", np.random.default_rng(1).standard_normal(SHAPE).astype(np.float32))
-    run = run_process(
-        [MOBILEKIT, "run", folder / models[1].stem, "--input", "x.npy"], cwd=folder, env=clean_env()
-    )
+    run = run_process([MOBILEKIT, "run", folder / models[1].stem, "--input", "x.npy"], cwd=folder, env=clean_env())
     return {
         "nodes": nodes,
         "seconds_1000": round(short.seconds, 2),

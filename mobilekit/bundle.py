@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "MANIFEST",
+    "MAX_DEPTH",
     "RUN",
     "SCHEMA_VERSION",
     "BatchPlace",
@@ -52,7 +53,15 @@ __all__ = [
     "write_manifest",
 ]
 
+MAX_DEPTH = 32_768
+"""Layers one behind another: so many were run, on the host and on arm64. ncnn recurses once for each."""
+
 SCHEMA_VERSION = "1.1"
+
+_FICLONE = 0x40049409
+"""Linux's ioctl for "the same blocks as that file, until one of them is written"."""
+
+_PIECE_BYTES = 1 << 20
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
@@ -376,23 +385,44 @@ def sha256_of(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def copy_hashed(source: Path, copy: Path) -> str:
+    """Copy a file in pieces, or share its blocks where the file system can; the hex sha256 of what was copied."""
+    import fcntl
+
+    with source.open("rb") as old, copy.open("wb") as new:
+        try:
+            fcntl.ioctl(new.fileno(), _FICLONE, old.fileno())
+        except OSError:
+            digest = hashlib.sha256()
+            piece = memoryview(bytearray(_PIECE_BYTES))
+            while count := old.readinto(piece):
+                digest.update(piece[:count])
+                new.write(piece[:count])
+            return digest.hexdigest()
+    return sha256_of(copy)
+
+
 def is_bundle(path: Path) -> bool:
     return (path / MANIFEST).is_file()
 
 
-def file_entries(root: Path) -> tuple[FileEntry, ...]:
-    """Every file below ``root`` but the manifest and the measurements, sorted by path."""
+def file_entries(root: Path, known: Mapping[str, str] | None = None) -> tuple[FileEntry, ...]:
+    """Every file below ``root`` but the manifest and the measurements, sorted by path.
+
+    ``known``: sha256 by relative path, of files that are not read again for it.
+    """
     entries = []
     for path in sorted(p for p in root.rglob("*") if p.is_file()):
         relative = path.relative_to(root).as_posix()
         if relative not in (MANIFEST, RUN):
-            entries.append(FileEntry(path=relative, size_bytes=path.stat().st_size, sha256=sha256_of(path)))
+            sha256 = (known or {}).get(relative) or sha256_of(path)
+            entries.append(FileEntry(path=relative, size_bytes=path.stat().st_size, sha256=sha256))
     return tuple(entries)
 
 
-def write_manifest(root: Path, manifest: Manifest) -> Manifest:
+def write_manifest(root: Path, manifest: Manifest, known: Mapping[str, str] | None = None) -> Manifest:
     """Complete ``manifest`` with the files found below ``root`` and write it there, in canonical form."""
-    complete = replace(manifest, files=file_entries(root))
+    complete = replace(manifest, files=file_entries(root, known))
     text = json.dumps(complete.to_json(), indent=1, sort_keys=True, ensure_ascii=False)
     (root / MANIFEST).write_text(text + "\n", encoding="utf-8")
     return complete
@@ -431,6 +461,12 @@ def open_bundle(path: Path, *, check: bool = True) -> Bundle:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
         raise BundleError(f"{file} is not valid: {where}: {first['msg']}", hint=again) from error
+    if manifest.ncnn is not None and manifest.ncnn.depth > MAX_DEPTH:
+        raise BundleError(
+            f"the ncnn model of {path} is {manifest.ncnn.depth} layers deep; ncnn recurses once for each, and up to "
+            f"{MAX_DEPTH} were tried",
+            hint="split the model in two, export both, and run one after the other",
+        )
     _check_files(path, manifest, check=check, hint=again)
     return Bundle(path, manifest)
 

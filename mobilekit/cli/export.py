@@ -150,6 +150,7 @@ def export(
                 },
                 "tensorrt_kept_in_fp32": dict(report.tensorrt_kept),
                 "seconds": dict(report.seconds),
+                "peak_rss_bytes": dict(report.peak_rss_bytes),
             }
         )
         return

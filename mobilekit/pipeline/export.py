@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import shutil
+import resource
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
@@ -76,7 +76,9 @@ class ExportReport:
     """What came of it. ``errors`` holds the worst error of each output, empty where verification was off.
 
     ``tensorrt_errors`` are those of the ONNX that was prepared for TensorRT, ``tensorrt_kept`` its nodes that stay in
-    float32 though another precision was asked for, and why.
+    float32 though another precision was asked for, and why. ``peak_rss_bytes``: the most memory that one process had
+    resident during ``conversion``, and until the end of ``verification`` (ONNX Runtime and ncnn run in processes of
+    their own), mapped files included.
     """
 
     bundle: Path
@@ -85,6 +87,7 @@ class ExportReport:
     seconds: Mapping[str, float]
     tensorrt_errors: Mapping[str, TensorError] = field(default_factory=dict)
     tensorrt_kept: Mapping[str, str] = field(default_factory=dict)
+    peak_rss_bytes: Mapping[str, int] = field(default_factory=dict)
 
 
 def export_model(
@@ -134,18 +137,20 @@ def _export(
     with atomic_dir(folder) as temporary:
         artifact = _write_ncnn(ncnn, temporary, options, clock, progress) if ncnn is not None else None
         with clock("bundle"):
-            _copy_source(source, temporary / "source")
+            hashes = _copy_source(source, temporary)
             inputs, outputs = _tensor_infos(ncnn, plan)
-            manifest = replace(_manifest(inputs, outputs, source, resolved, options, temporary), ncnn=artifact)
+            manifest = replace(_manifest(inputs, outputs, source, resolved, options, temporary, hashes), ncnn=artifact)
             if ncnn is not None and ncnn.dynamic is not None:
                 manifest = _freed(manifest, ncnn.dynamic)
         errors: Mapping[str, TensorError] = {}
+        peaks = {"conversion": _peak_bytes()}
         if options.verify and ncnn is not None:
             with clock("verify"):
                 progress.step("verifying against ONNX Runtime")
                 reference = reference or _reference(source, manifest)
                 errors, verified = _verify(temporary, manifest, source, reference, options, progress)
                 manifest = replace(manifest, verified=verified)
+            peaks["verification"] = _peak_bytes()
         made = _make_plan(plan, temporary, manifest, source, options, clock, progress) if plan is not None else None
         if made is not None:
             manifest = replace(manifest, tensorrt=made.artifact)
@@ -153,14 +158,16 @@ def _export(
         with clock("bundle"):
             from mobilekit.bundle import RUN, write_manifest
 
-            manifest = write_manifest(temporary, manifest)
+            manifest = write_manifest(temporary, manifest, hashes)
             run = {
                 "seconds": clock.seconds,
+                "peak_rss_bytes": peaks,
                 "errors": {name: asdict(error) for name, error in errors.items()},
                 "tensorrt_errors": {name: asdict(error) for name, error in plan_errors.items()},
             }
             (temporary / RUN).write_text(json.dumps(run, indent=1) + "\n")
-    return ExportReport(folder, manifest, errors, clock.seconds, plan_errors, made.kept if made is not None else {})
+    kept = made.kept if made is not None else {}
+    return ExportReport(folder, manifest, errors, clock.seconds, plan_errors, kept, peaks)
 
 
 def _is_dynamic(options: ExportOptions) -> bool:
@@ -269,6 +276,11 @@ def _pass_verifier(
     return PassVerifier(feeds)
 
 
+def _peak_bytes() -> int:
+    """The largest resident set of this process, or of a child that has ended, until now."""
+    return 1024 * max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+
+
 class _Clock:
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}
@@ -330,12 +342,17 @@ def _refuse_unsupported(
         )
 
 
-def _copy_source(source: SourceModel, folder: Path) -> None:
+def _copy_source(source: SourceModel, root: Path) -> dict[str, str]:
+    """The model and its data files into ``root/source``; their sha256 by path below ``root``."""
+    from mobilekit.bundle import copy_hashed
+
+    hashes: dict[str, str] = {}
     for relative in ("", *source.external_files):
         origin = source.path.parent / relative if relative else source.path
-        copy = folder / relative if relative else folder / _source_name(source)
+        copy = root / "source" / (relative or _source_name(source))
         copy.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(origin, copy)
+        hashes[copy.relative_to(root).as_posix()] = copy_hashed(origin, copy)
+    return hashes
 
 
 def _source_name(source: SourceModel) -> str:
@@ -360,9 +377,10 @@ def _manifest(
     resolved: ResolvedModel,
     options: ExportOptions,
     root: Path,
+    hashes: Mapping[str, str],
 ) -> Manifest:
     from mobilekit import __version__
-    from mobilekit.bundle import FixedInput, Manifest, ModelInfo, sha256_of
+    from mobilekit.bundle import FixedInput, Manifest, ModelInfo
     from mobilekit.passes.precision import allowance
     from mobilekit.tensors import save_npy
 
@@ -370,7 +388,7 @@ def _manifest(
     info = ModelInfo(
         id=resolved.id,
         file=f"source/{_source_name(source)}",
-        sha256=sha256_of(root / "source" / _source_name(source)),
+        sha256=hashes[f"source/{_source_name(source)}"],
         opset=source.opset,
         license=entry.license if entry else "",
         producer=source.producer,

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from mobilekit.bundle import NcnnBlob
+from mobilekit.bundle import MAX_DEPTH, NcnnBlob
 from mobilekit.errors import Finding
+from mobilekit.targets.ncnn.depth import depth_of
 from mobilekit.targets.ncnn.layers import LAYERS, OWN_LAYERS
 from mobilekit.targets.ncnn.layout import Dims, Groups, dims_of, kept_axes, match, merged, natural, unique
 from mobilekit.targets.ncnn.node import NodeView, Refuse, static_shape
@@ -461,7 +462,17 @@ def emit(graph: Graph, *, stock_only: bool = False) -> Model:
     """Walk ``graph``; never raises for what it cannot take, but lists it in ``findings``."""
     import mobilekit.targets.ncnn.ops  # noqa: F401 - fills the registry
 
-    return Emission(graph, stock_only=stock_only).run()
+    model = Emission(graph, stock_only=stock_only).run()
+    depth = depth_of(model.layers, [blob for _, blob in model.outputs])
+    if depth <= MAX_DEPTH:
+        return model
+    too_deep = Finding(
+        model.outputs[0][0].tensor if model.outputs else graph.name,
+        "Output",
+        f"{depth} layers stand one behind another; ncnn recurses once for each, and up to {MAX_DEPTH} were tried",
+        "split the model in two and run one after the other",
+    )
+    return replace(model, findings=(*model.findings, too_deep))
 
 
 def _size(dims: Dims) -> dict[str, ParamValue]:

@@ -18,6 +18,7 @@ from typing import IO, TYPE_CHECKING, Literal
 
 import numpy as np
 
+from mobilekit.targets.ncnn.depth import depth_of
 from mobilekit.targets.ncnn.emit import Blob, Layer, Model, ParamValue, Weights
 from mobilekit.targets.ncnn.layers import FEATURE_MASK, LAYERS, OWN_LAYERS, Param
 
@@ -127,14 +128,7 @@ def arrange(model: Model) -> Named:
                 suffix = f"/{index}" if len(layer.outputs) > 1 else ""
                 give(blob, blob.tensor or f"{layer.name}{suffix}", blob.tensor)
 
-    chain: dict[int, int] = {}
-    depth = 0
-    for layer in layers:
-        reach = 1 + max((chain[id(blob)] for blob in layer.inputs), default=0)
-        depth = max(depth, reach)
-        for blob in layer.outputs:
-            chain[id(blob)] = reach
-    return Named(tuple(layers), blob_names, layer_names, names, inputs, outputs, depth)
+    return Named(tuple(layers), blob_names, layer_names, names, inputs, outputs, depth_of(layers))
 
 
 def _widened(layers: Iterable[Layer]) -> Iterator[Layer]:
