@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from mobilekit.graph import Graph
     from mobilekit.importers.onnx import SourceModel
     from mobilekit.passes.batch import Batch, Mixing
+    from mobilekit.passes.infer import Folding
     from mobilekit.passes.verify import PassVerifier
 
 __all__ = ["CANONICAL_OPSET", "prepare", "prepare_sample"]
@@ -51,6 +52,7 @@ def prepare(
     *,
     simplify: bool = True,
     resize: bool = False,
+    folding: Folding | None = None,
     progress: Progress = SILENT,
     verifier: PassVerifier | None = None,
 ) -> Graph:
@@ -59,10 +61,10 @@ def prepare(
     ``shapes`` fixes the symbolic axes of inputs by name. Raises ``UsageError`` where a shape does not fit or one is
     missing, ``ModelError`` where the model is malformed, ``UnsupportedModelError`` where a shape depends on data.
     ``simplify=False`` leaves out onnxsim (our own folding and rules still run). With ``resize`` the shapes override
-    what the file says, fixed axes too. ``verifier`` holds each rewrite against ONNX Runtime
-    (:mod:`mobilekit.passes.verify`) and raises ``VerificationError``.
+    what the file says, fixed axes too. ``folding`` says what not to fold, and notes what was. ``verifier`` holds each
+    rewrite against ONNX Runtime (:mod:`mobilekit.passes.verify`) and raises ``VerificationError``.
     """
-    graph = _inferred(model, shapes, progress, resize=resize, verifier=verifier)
+    graph = _inferred(model, shapes, progress, resize=resize, folding=folding, verifier=verifier)
     return _legal(graph, simplify=simplify, progress=progress, verifier=verifier)
 
 
@@ -97,6 +99,7 @@ def _inferred(
     *,
     keep_batches: bool = False,
     resize: bool = False,
+    folding: Folding | None = None,
     verifier: PassVerifier | None = None,
 ) -> Graph:
     from mobilekit.importers.convert import from_proto
@@ -109,7 +112,7 @@ def _inferred(
     if resize:
         shaping.resize_inputs(graph, shapes)
     shaping.fix_inputs(graph, shapes, progress)
-    infer.infer(graph, target_opset=CANONICAL_OPSET, keep_batches=keep_batches)
+    infer.infer(graph, target_opset=CANONICAL_OPSET, keep_batches=keep_batches, folding=folding)
     infer.require_static(graph)
     if verifier is not None:
         verifier.begin(model, graph)

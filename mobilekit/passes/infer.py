@@ -7,6 +7,7 @@ Linear in nodes.
 from __future__ import annotations
 
 from collections import deque
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -27,7 +28,7 @@ from mobilekit.passes.unroll import is_unrolled, unroll
 if TYPE_CHECKING:
     from mobilekit.tensors import Array
 
-__all__ = ["Schemas", "infer", "infer_node", "require_static"]
+__all__ = ["Folding", "Schemas", "infer", "infer_node", "require_static"]
 
 _SHAPE_DATA_LIMIT = 4096
 """Elements of a constant input that shape inference is shown (shapes, pads, axes, k; never weights)."""
@@ -39,7 +40,22 @@ _GROWTH_LIMIT_BYTES = 64 << 20
 _GROWERS = frozenset({"ConstantOfShape", "Expand", "EyeLike", "OneHot", "Pad", "Resize", "Tile", "Upsample"})
 
 
-def infer(graph: Graph, *, target_opset: int | None = None, keep_batches: bool = False) -> None:
+@dataclass(slots=True)
+class Folding:
+    """What is folded: ``shapes`` notes the shape of every value that became a constant, by name; those in ``leave``
+    do not become one, and neither does what follows from them."""
+
+    leave: frozenset[str] = frozenset()
+    shapes: dict[str, tuple[int, ...]] = field(default_factory=dict)
+
+
+def infer(
+    graph: Graph,
+    *,
+    target_opset: int | None = None,
+    keep_batches: bool = False,
+    folding: Folding | None = None,
+) -> None:
     """Fold, infer and (where ``target_opset`` is given) lift in one walk.
 
     ``keep_batches``: recurrences over several sequences stay what they are.
@@ -75,7 +91,7 @@ def infer(graph: Graph, *, target_opset: int | None = None, keep_batches: bool =
             if lifting:
                 for body in lifted.bodies():
                     _lift_body(body, target)
-            _settle(graph, lifted, schemas, order)
+            _settle(graph, lifted, schemas, order, folding)
     if refused:
         raise UnsupportedModelError("some operators mean what newer opsets cannot say", findings=refused)
     graph.opsets[""] = target
@@ -97,14 +113,22 @@ def _opened(graph: Graph, node: Node, version: int, target: int, keep_batches: b
     return [(new, target) for new in unroll(graph, node)] if is_unrolled(node, keep_batches=keep_batches) else None
 
 
-def _settle(graph: Graph, node: Node, schemas: Schemas, order: list[Node]) -> None:
+def _settle(graph: Graph, node: Node, schemas: Schemas, order: list[Node], folding: Folding | None) -> None:
     """Fold the node, or infer what it makes and keep it in ``order``."""
+    if folding is not None and any(value is not None and value.name in folding.leave for value in node.outputs):
+        infer_node(node, schemas)
+        order.append(node)
+        return
     # Small constants need no inference, whose rules are stricter than the operators are.
     kept = _fold(graph, node, schemas.opset) if _is_small(node) else None
     if kept is None:
         infer_node(node, schemas)
         kept = _fold(graph, node, schemas.opset)
     order += [node] if kept is None else kept
+    if folding is not None and kept is not None:
+        for value in node.outputs:
+            if value is not None:
+                folding.shapes[value.name] = tuple(axis for axis in value.shape or () if isinstance(axis, int))
 
 
 _SAME_AS_FIRST = frozenset({"GroupNormalization", "MeanVarianceNormalization"})

@@ -227,7 +227,9 @@ class _Search:
         self.symbols = symbols
         self.stock_only = stock_only
         self.progress = progress
+        self.bounded = all(symbol.range.maximum for symbol in symbols)
         self.arrays: dict[bytes, Array] = {}
+        self.leave: frozenset[str] = frozenset()
 
     def run(self) -> DynamicModel:
         candidates = self._candidates()
@@ -277,29 +279,37 @@ class _Search:
             symbol.clamp(-(-symbol.default // step), step) for symbol, step in zip(self.symbols, steps, strict=True)
         )
 
-    def _points(self, steps: tuple[int, ...]) -> list[tuple[int, ...]]:
-        """Counts of steps to look at: neighbours and far ones, each axis in an order of its own."""
+    def _points(self, steps: tuple[int, ...]) -> list[tuple[int, ...]] | None:
+        """Counts of steps to look at: neighbours and far ones, each axis in an order of its own.
+
+        No axis has the size of another, or a simple multiple of it: what is computed from one must not pass for
+        what is computed from the other at a lower resolution. ``None`` where a range holds too few sizes.
+        """
         wanted = (1 << len(self.symbols)) + 2
         rows: list[list[int]] = []
-        for number, (symbol, step, start) in enumerate(zip(self.symbols, steps, self._default(steps), strict=True)):
+        for symbol, step, start in zip(self.symbols, steps, self._default(steps), strict=True):
             low, high = symbol.lowest(step), symbol.highest(step)
+            start = max(start, 5)
             far = max(2, start // 3) | 1
             offsets = (0, 1, far + 2, 2 * far + 7, 3 * far + 4, far // 2 + 5, 4 * far, far * 5, far + 8, far + 11)
-            row = [start + offset for offset in offsets]
+            row = [start + offset for offset in (*offsets, *range(2, 60))]
             if high is not None:
-                row = list(dict.fromkeys(low + (high - low) * i // (wanted + 1) for i in range(wanted + 2)))
-                if len(row) < wanted:
-                    size = f"{symbol.range.minimum or 1}..{symbol.range.maximum}"
-                    raise UsageError(
-                        f"the axis {symbol.name!r} has {len(row)} sizes in {size} that are multiples of {step}; "
-                        f"{wanted} are needed to tell how the model follows them",
-                        hint="widen the range in --dynamic-shape, or export one bundle for each size",
-                    )
+                row = [low + (high - low) * i // (wanted + 8) for i in range(wanted + 9)]
                 row = row[1::2] + row[::2]
-            shift = 2 * number
-            rows.append([value + number for value in row[shift:] + row[:shift]] if high is None
-                        else row[shift:] + row[:shift])  # fmt: skip
-        return [tuple(row[i] for row in rows) for i in range(wanted)]
+            rows.append(list(dict.fromkeys(row)))
+            if len(rows[-1]) < wanted:
+                return None
+        points: list[tuple[int, ...]] = []
+        for index in range(wanted):
+            point: list[int] = []
+            for number, (row, step) in enumerate(zip(rows, steps, strict=True)):
+                turned = row[index + 2 * number :] + row[: index + 2 * number]
+                taken = [count * other for count, other in zip(point, steps, strict=False)]
+                used = {each[number] for each in points}
+                apart = [c for c in turned if all(_unlike(c * step, size) for size in taken)] or turned
+                point.append(next((c for c in apart if c not in used), apart[0]))
+            points.append(tuple(point))
+        return points
 
     def _candidates(self) -> list[int]:
         """Steps to try, each a multiple of the one before it."""
@@ -315,6 +325,7 @@ class _Search:
                 f"{self.source.path.name} cannot be converted, whatever its input size; nothing was written",
                 findings=attempt.findings,
             )
+        self.leave = self._following(coarse)
         stride = min(_stride(attempt.graph), _LARGEST_STRIDE)
         chain = [1]
         rest = stride
@@ -324,11 +335,40 @@ class _Search:
                 rest //= prime
         return [*chain, chain[-1] * 2, chain[-1] * 4]
 
+    def _following(self, steps: tuple[int, ...]) -> frozenset[str]:
+        """What would become a constant whose shape follows the input's: such tables are computed at run time."""
+        from mobilekit.passes import prepare
+        from mobilekit.passes.infer import Folding
+
+        seen: list[dict[str, tuple[int, ...]]] = []
+        for more in (0, 1):
+            counts = [
+                symbol.clamp(count + more, step)
+                for symbol, count, step in zip(self.symbols, self._default(steps), steps, strict=True)
+            ]
+            folding = Folding()
+            try:
+                prepare(self.source, self._shapes(steps, counts), simplify=False, resize=True, folding=folding)
+            except (ModelError, UnsupportedModelError):
+                return frozenset()
+            seen.append(folding.shapes)
+        one, other = seen
+        found = {name for name, shape in one.items() if name in other and other[name] != shape}
+        # How many elements NonZero finds is known only where what it counts is folded.
+        counted = {
+            name
+            for node in self.source.proto.graph.node
+            if node.op_type == "NonZero"
+            for name in (*node.input, *node.output)
+        }
+        return frozenset(found - counted)
+
     # looking
 
     def _emit(self, steps: tuple[int, ...], points: Sequence[tuple[int, ...]], progress: Progress = SILENT) -> _Attempt:
         """Prepare and emit at each of ``points``; ``graph`` is ``None`` where one of them fails."""
         from mobilekit.passes import prepare
+        from mobilekit.passes.infer import Folding
         from mobilekit.targets.ncnn.emit import emit
         from mobilekit.targets.ncnn.unify import Sized
 
@@ -336,7 +376,8 @@ class _Search:
         for counts in points:
             shapes, label = self._shapes(steps, counts), self._label(steps, counts)
             try:
-                graph = prepare(self.source, shapes, simplify=False, resize=True, progress=progress)
+                folding = Folding(leave=self.leave)
+                graph = prepare(self.source, shapes, simplify=False, resize=True, folding=folding, progress=progress)
             except (ModelError, UnsupportedModelError) as error:
                 attempt.graph = None
                 findings = getattr(error, "findings", ())
@@ -372,7 +413,22 @@ class _Search:
     def _try(self, step: int) -> _Attempt:
         steps = self._steps(step)
         self.progress.step(f"trying sizes in steps of {', '.join(map(str, dict.fromkeys(steps)))}")
-        return self._unite(self._emit(steps, self._points(steps)))
+        points = self._points(steps)
+        if points is None:
+            shown = ", ".join(f"{s.range.minimum or 1}..{s.range.maximum}" for s in self.symbols if s.range.maximum)
+            reason = (
+                f"{shown} holds too few multiples of {', '.join(map(str, dict.fromkeys(steps)))} to tell how it follows"
+            )
+            remedy = "widen the range in --dynamic-shape, or export one bundle for each size"
+            return _Attempt(steps, [], [], findings=(Finding("the model", "Shape", reason, remedy),))
+        attempt = self._emit(steps, points)
+        if attempt.graph is not None and self.bounded:
+            # What fits the largest sizes fits all: a table, say, that is cut to the size.
+            top = tuple(symbol.highest(step) or 1 for symbol, step in zip(self.symbols, steps, strict=True))
+            corner = self._emit(steps, [top])
+            if corner.graph is None:
+                return corner
+        return self._unite(attempt)
 
     def _unite(self, attempt: _Attempt) -> _Attempt:
         from mobilekit.targets.ncnn.fit import Symbol
@@ -385,7 +441,7 @@ class _Search:
         for symbol, step in zip(self.symbols, attempt.steps, strict=True):
             index, axis = symbol.places[0]
             symbols.append(Symbol(symbol.name, step, index, blobs[index][0].axes.index(axis)))
-        model = unify(attempt.sized, symbols, attempt.graph)
+        model = unify(attempt.sized, symbols, attempt.graph, bounded=self.bounded)
         attempt.findings = model.findings
         attempt.model = None if model.findings else model
         return attempt
@@ -484,6 +540,12 @@ class _Search:
             if other not in seen and other != default:
                 break
         return list(dict.fromkeys([default, tuple(minima), other]))
+
+
+def _unlike(one: int, other: int) -> bool:
+    """Neither is a small multiple of the other's half, third or quarter."""
+    common = math.gcd(one, other)
+    return min(one, other) // common > 4
 
 
 def _fixed(shape: tuple[int | str | None, ...] | None) -> tuple[int, ...]:

@@ -17,12 +17,13 @@ from mobilekit.errors import Finding
 from mobilekit.targets.ncnn.emit import Blob, Layer, Model, ParamValue
 from mobilekit.targets.ncnn.fit import Symbol, fit, fit_local, letter
 from mobilekit.targets.ncnn.node import Refuse
+from mobilekit.targets.ncnn.tables import memory, tile
 
 if TYPE_CHECKING:
     from mobilekit.graph import Graph
     from mobilekit.tensors import Array
 
-__all__ = ["Sized", "unify"]
+__all__ = ["Case", "Sized", "unify"]
 
 _REMEDY = "export without --dynamic, or choose a --dynamic-shape that leaves this size fixed"
 _TO_END = -233
@@ -41,16 +42,19 @@ class Sized:
     model: Model
 
 
-def unify(sized: Sequence[Sized], symbols: Sequence[Symbol], graph: Graph) -> Model:
+def unify(sized: Sequence[Sized], symbols: Sequence[Symbol], graph: Graph, *, bounded: bool = False) -> Model:
     """The model that is right at all sizes; its ``findings`` name every node that needs a fixed size.
 
     ``sized[0]`` is the size that dims are noted for, ``graph`` any of the graphs (for the operators' names).
+    ``bounded``: the largest sizes are known to fit; else nothing may be cut from what does not grow with them.
     """
-    return _Unifier(sized, symbols, graph).run()
+    return _Unifier(sized, symbols, graph, bounded=bounded).run()
 
 
-class _Case:
+class Case:
     """One layer at every size, and what it can become."""
+
+    remedy = _REMEDY
 
     def __init__(self, unifier: _Unifier, layers: Sequence[Layer]) -> None:
         self.unifier = unifier
@@ -76,17 +80,22 @@ class _Case:
     def refuse(self, what: str, values: Sequence[object]) -> Refuse:
         return Refuse(f"it needs a fixed input size: {what} is {self.says(values)}", _REMEDY)
 
-    def numbers(self, wanted: Sequence[Sequence[int]], what: str) -> tuple[list[str], list[Blob]]:
-        """For each row of ``wanted`` (a number for each size) its expression; the inputs that they read besides."""
+    def numbers(
+        self, wanted: Sequence[Sequence[int]], what: str, *, local: bool = True
+    ) -> tuple[list[str], list[Blob]]:
+        """For each row of ``wanted`` (a number for each size) its expression; the inputs that they read besides.
+
+        ``local``: the layer's own input may be read, too.
+        """
         texts: list[str] = []
         sources: list[int] = []
         for values in wanted:
             if len(set(values)) == 1:
                 texts.append(str(values[0]))
                 continue
-            local = fit_local(values, self.sources)
-            if local is not None:
-                texts.append(local)
+            near = fit_local(values, self.sources) if local else None
+            if near is not None:
+                texts.append(near)
                 continue
             found = fit(values, [each.steps for each in self.unifier.sized], self.unifier.symbols, self.unifier.inputs)
             if found is None:
@@ -109,7 +118,8 @@ class _Case:
 
 
 class _Unifier:
-    def __init__(self, sized: Sequence[Sized], symbols: Sequence[Symbol], graph: Graph) -> None:
+    def __init__(self, sized: Sequence[Sized], symbols: Sequence[Symbol], graph: Graph, *, bounded: bool) -> None:
+        self.bounded = bounded
         self.sized = sized
         self.symbols = symbols
         self.base = sized[0].model
@@ -125,7 +135,7 @@ class _Unifier:
         nodes = {label: list(names) for label, names in self.base.nodes.items()}
         every = [each.model.layers for each in self.sized]
         for index in range(min(map(len, every))):
-            case = _Case(self, [layers_of[index] for layers_of in every])
+            case = Case(self, [layers_of[index] for layers_of in every])
             try:
                 self._same_wiring(case, index)
             except Refuse as refusal:
@@ -160,12 +170,12 @@ class _Unifier:
             tuple(findings.values()),
         )
 
-    def _note(self, findings: dict[tuple[str, str], Finding], case: _Case, refusal: Refuse) -> None:
+    def _note(self, findings: dict[tuple[str, str], Finding], case: Case, refusal: Refuse) -> None:
         label = self.made_by.get(case.first.name, case.first.name)
         finding = Finding(label, self.types.get(label, case.first.type), refusal.reason, refusal.remedy or _REMEDY)
         findings.setdefault((label, refusal.reason), finding)
 
-    def _same_wiring(self, case: _Case, index: int) -> None:
+    def _same_wiring(self, case: Case, index: int) -> None:
         """The layers are of one type, and read what the same layers before them made."""
         kinds = [layer.type for layer in case.layers]
         if len(set(kinds)) > 1:
@@ -179,7 +189,7 @@ class _Unifier:
         if len(shapes) > 1:
             raise Refuse("it needs a fixed input size: it is laid out in another way at another size", _REMEDY)
 
-    def _merge(self, case: _Case) -> list[Layer]:
+    def _merge(self, case: Case) -> list[Layer]:
         first = case.first
         weights = all(_same_weights(first, layer) for layer in case.layers[1:])
         rule = _RULES.get(first.type)
@@ -189,10 +199,7 @@ class _Unifier:
             return rule(case)
         changed = case.changed()
         if first.type == "MemoryData" and (changed or not weights):
-            dims = ["x".join(map(str, layer.outputs[0].dims)) for layer in case.layers]
-            if len(set(dims)) > 1:
-                raise case.refuse("the size of a constant that was computed from it", dims)
-            raise Refuse("it needs a fixed input size: the values of a constant depend on it", _REMEDY)
+            return memory(case)
         if not weights:
             raise Refuse("it needs a fixed input size: its weights depend on it", _REMEDY)
         if changed:
@@ -214,12 +221,12 @@ def _same_array(a: Array, b: Array) -> bool:
     return a is b or (a.shape == b.shape and np.array_equal(a, b, equal_nan=a.dtype.kind == "f"))
 
 
-def _input(case: _Case) -> list[Layer]:
+def _input(case: Case) -> list[Layer]:
     # An axis of 0 is open; ncnn's dims count is the input's own.
     return case.remade({} if case.changed() else case.first.params)
 
 
-def _reshape(case: _Case) -> list[Layer]:
+def _reshape(case: Case) -> list[Layer]:
     targets = [layer.outputs[0].dims for layer in case.layers]
     names = [letter(targets[0], index) for index in range(len(targets[0]))]
     columns = list(zip(*targets, strict=True))
@@ -252,7 +259,7 @@ def _reshape(case: _Case) -> list[Layer]:
     return case.remade({**params, "shape_expr": expression}, extra)
 
 
-def _interp(case: _Case) -> list[Layer]:
+def _interp(case: Case) -> list[Layer]:
     first = case.first
     targets = [layer.outputs[0].dims for layer in case.layers]
     changed = set(case.changed())
@@ -291,7 +298,7 @@ def _exact_nearest(before: Sequence[int], after: Sequence[int]) -> bool:
     return False
 
 
-def _crop(case: _Case) -> list[Layer]:
+def _crop(case: Case) -> list[Layer]:
     first = case.first
     if "axes" in case.changed() or set(case.changed()) - {"starts", "ends"}:
         raise Refuse("it needs a fixed input size: it cuts other axes at another size", _REMEDY)
@@ -299,6 +306,11 @@ def _crop(case: _Case) -> list[Layer]:
     starts = list(zip(*(_ints(layer.params["starts"]) for layer in case.layers), strict=True))
     ends = list(zip(*(_ints(layer.params["ends"]) for layer in case.layers), strict=True))
     sizes = [[dims[axis] for dims in case.sources] for axis in axes]
+    for column, size in zip(zip(starts, ends, strict=True), sizes, strict=True):
+        if len(set(size)) == 1 and any(len(set(bounds)) > 1 for bounds in column) and not case.unifier.bounded:
+            what = "what it cuts from a tensor of fixed size"
+            refused = case.refuse(what, [f"{a}..{b}" for a, b in zip(*column, strict=True)])
+            raise Refuse(refused.reason, "give every free axis a MAX in --dynamic-shape that this tensor suffices for")
     plain_starts = [_from_end(column, size) for column, size in zip(starts, sizes, strict=True)]
     plain_ends = [_from_end(column, size, end=True) for column, size in zip(ends, sizes, strict=True)]
     if None not in plain_starts and None not in plain_ends:
@@ -328,7 +340,7 @@ def _from_end(column: Sequence[int], sizes: Sequence[int], *, end: bool = False)
     return offset if offset != _TO_END else None
 
 
-def _slice(case: _Case) -> list[Layer]:
+def _slice(case: Case) -> list[Layer]:
     first = case.first
     changed = case.changed()
     if not changed:
@@ -361,10 +373,11 @@ def _ints(value: ParamValue) -> list[int]:
     return [int(item) for item in value]
 
 
-_RULES: Mapping[str, Callable[[_Case], list[Layer]]] = {
+_RULES: Mapping[str, Callable[[Case], list[Layer]]] = {
     "Crop": _crop,
     "Input": _input,
     "Interp": _interp,
     "Reshape": _reshape,
     "Slice": _slice,
+    "Tile": tile,
 }

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import onnx
-from onnx import helper
+from onnx import helper, numpy_helper
 
 from tests.models import of_nodes
 
@@ -191,3 +191,29 @@ def dense_head() -> onnx.ModelProto:
     net = Net(13)
     y = net.conv("x", 3, 4, stride=2)
     return net.model(net.op("Gemm", net.op("Flatten", y), net.weight(4 * 16 * 16, 5)), 2, (1, 3, 32, 32))
+
+
+def anchor_grid() -> onnx.ModelProto:
+    """Boxes over two levels: centres from Range and Expand, strides from ConstantOfShape, as YOLO heads have them."""
+    net = Net(14)
+    fine = net.conv("x", 3, 8, stride=2)
+    levels = [(fine, 2.0), (net.conv(fine, 8, 8, stride=2), 4.0)]
+    boxes, centres, strides = [], [], []
+    for y, stride in levels:
+        boxes.append(net.reshape(net.conv(y, 8, 2, act=""), 1, 2, -1))
+        h, w = net.size(y, 2), net.size(y, 3)
+        grid = net.op("Concat", h, w, axis=0)
+        places = []
+        for size, shape in ((w, (1, -1)), (h, (-1, 1))):
+            count = net.op("Cast", net.op("Squeeze", size, net.const([0])), to=onnx.TensorProto.FLOAT)
+            line = net.op("Range", net.const(0, np.float32), count, net.const(1, np.float32))
+            line = net.op("Add", line, net.const(0.5, np.float32))
+            line = net.op("Expand", net.op("Reshape", line, net.const(shape)), grid)
+            places.append(net.op("Unsqueeze", line, net.const([-1])))
+        centres.append(net.op("Reshape", net.op("Concat", *places, axis=-1), net.const([-1, 2])))
+        total = net.op("Concat", net.op("Mul", h, w), net.const([1]), axis=0)
+        fill = numpy_helper.from_array(np.array([stride], np.float32))
+        strides.append(net.op("ConstantOfShape", total, value=fill))
+    anchors = net.op("Unsqueeze", net.op("Transpose", net.op("Concat", *centres, axis=0), perm=[1, 0]), net.const([0]))
+    steps = net.op("Transpose", net.op("Concat", *strides, axis=0), perm=[1, 0])
+    return net.model(net.op("Mul", net.op("Add", anchors, net.op("Concat", *boxes, axis=2)), steps), 3)

@@ -54,6 +54,7 @@ def agrees(bundle: Bundle, shapes: Sequence[Shape]) -> None:
         (models.attention_over_pixels, 2, [(1, 3, 18, 30), (1, 3, 34, 20)]),
         (models.cropped_centre, 2, [(1, 3, 20, 34), (1, 3, 46, 46)]),
         (models.scaled_by_mean, 1, [(1, 3, 17, 30), (1, 3, 64, 64)]),
+        (models.anchor_grid, 4, [(1, 3, 28, 44), (1, 3, 64, 64), (1, 3, 92, 12)]),
     ],
     ids=lambda value: getattr(value, "__name__", None),
 )
@@ -70,7 +71,7 @@ def test_a_model_runs_at_sizes_that_no_one_looked_at(
 
 @pytest.mark.parametrize(
     ("build", "node", "says"),
-    [(models.position_table, "/Add_", "a constant"), (models.dense_head, "Gemm", "1x3x")],
+    [(models.position_table, "/Slice_", "fixed size"), (models.dense_head, "Gemm", "1x3x")],
     ids=lambda value: getattr(value, "__name__", None),
 )
 def test_what_needs_a_fixed_size_is_named(
@@ -82,6 +83,18 @@ def test_what_needs_a_fixed_size_is_named(
     told = [f"{finding.node} {finding.reason}" for finding in caught.value.findings]
     assert any(node in line and says in line for line in told), told
     assert not (tmp_path / "bundle").exists()
+
+
+def test_a_table_is_cut_to_the_size_where_the_largest_is_known(tmp_path: Path) -> None:
+    free = AxisRange(None, 400)
+    bundle = export(models.position_table(), tmp_path, dynamic_shapes={"x": (1, 3, free, free)})
+    agrees(bundle, [(1, 3, 36, 88), (1, 3, 400, 400)])
+    with pytest.raises(UnsupportedModelError):  # 250 x 300 places do not fit the table of 65,536
+        export(
+            models.position_table(),
+            tmp_path,
+            dynamic_shapes={"x": (1, 3, AxisRange(None, 1000), AxisRange(None, 1200))},
+        )
 
 
 def test_a_model_of_fixed_shape_is_freed_by_naming_its_axes(tmp_path: Path) -> None:
