@@ -527,12 +527,12 @@ class _Search:
         )
 
     def _verified(self, default: tuple[int, ...], minima: Sequence[int], whole: _Attempt) -> list[tuple[int, ...]]:
-        """The default size, the smallest, and one that was not looked at, each axis with a size of its own."""
+        """The default size, the smallest, and one that was not looked at, an odd number of steps from the default."""
         seen = {sized.steps for sized in whole.sized}
         other = default
         for more in range(1, 40):
             other = tuple(
-                max(least, symbol.clamp(count + (count // (3 + 2 * i) + more if more % 2 else -more) + i, step))
+                max(least, symbol.clamp(count + (count // (3 + 2 * i) + more + i | 1 if more % 2 else 1 - more), step))
                 for i, (count, least, symbol, step) in enumerate(
                     zip(default, minima, self.symbols, whole.steps, strict=True)
                 )

@@ -60,7 +60,7 @@ class Case:
         self.unifier = unifier
         self.layers = layers
         self.first = layers[0]
-        self.sources = [layer.inputs[0].dims for layer in layers] if layers[0].inputs else []
+        self.sources = [layer.inputs[0].dims if layer.inputs else () for layer in layers]
 
     def values(self, name: str) -> list[ParamValue | None]:
         return [layer.params.get(name) for layer in self.layers]

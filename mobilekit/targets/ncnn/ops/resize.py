@@ -26,6 +26,8 @@ _NEAREST, _LINEAR, _CUBIC = 1, 2, 3
 _KINDS = {"nearest": _NEAREST, "linear": _LINEAR, "cubic": _CUBIC}
 _MOST_MATRIX_ELEMENTS = 1 << 22
 _SAME = 1e-5
+_ROUNDING = 3e-7
+"""Two and a half units in the last place of 1: of the scale, the division and the subtraction."""
 _CROP = "tf_crop_and_resize"
 
 
@@ -77,7 +79,7 @@ def resize(node: NodeView, out: Emission) -> None:
     rank = len(shape)
     if changed[0] >= rank - 2 and not crops:
         corners = transform == "align_corners"
-        if all(np.allclose(maps[a], _ncnn_map(kind, shape[a], result[a], corners), atol=_SAME) for a in changed):
+        if all(_same(maps[a], _ncnn_map(kind, shape[a], result[a], corners)) for a in changed):
             _interp(node, out, kind, shape, result, corners and kind != _NEAREST)
             return
     blob: Blob | None = None
@@ -96,6 +98,11 @@ def resize(node: NodeView, out: Emission) -> None:
         size = (math.prod(result),)
         blob = choose(out, (within, size), (blob, size), (value, ()), size)
     out.bind(node.output(), blob)
+
+
+def _same(one: Matrix, other: Matrix) -> bool:
+    """Whether two maps are the same up to the rounding of float32 coordinates, which grows with the length."""
+    return bool(np.allclose(one, other, atol=_SAME + _ROUNDING * max(one.shape)))
 
 
 def _interp(

@@ -209,6 +209,8 @@ def depth_to_space(node: NodeView, out: Emission) -> None:
 def space_to_depth(node: NodeView, out: Emission) -> None:
     mode = 0 if node.str("mode", "DCR") == "CRD" else 1
     result, block = node.out_shape()[1:], node.int("blocksize", 1)
+    if any(size % block for size in node.shape()[2:]):
+        raise Refuse(f"its input of {list(node.shape())} cannot be cut into blocks of {block}", "pad it before")
 
     def reorganise(x: Blob) -> Blob:
         return out.layer("Reorg", [x], result, stride=block, mode=mode)
