@@ -23,6 +23,7 @@ from mobilekit.passes.contrib import is_lowered, lower
 from mobilekit.passes.evaluate import evaluate
 from mobilekit.passes.functions import expand, is_expanded
 from mobilekit.passes.lift import lift_node
+from mobilekit.passes.loops import is_loop, open_loop
 from mobilekit.passes.unroll import is_unrolled, unroll
 
 if TYPE_CHECKING:
@@ -108,6 +109,8 @@ def _opened(graph: Graph, node: Node, version: int, target: int, keep_batches: b
     if node.op == "If":
         branch = _inline_if(graph, node)
         return None if branch is None else [(inner, version) for inner in branch]
+    if is_loop(node):
+        return [(new, version) for new in open_loop(graph, node)]
     if is_expanded(graph, node):
         return expand(graph, node, target)
     return [(new, target) for new in unroll(graph, node)] if is_unrolled(node, keep_batches=keep_batches) else None

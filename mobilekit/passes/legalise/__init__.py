@@ -18,6 +18,7 @@ def _rules() -> tuple[Rule[Any], ...]:
     from mobilekit.passes.legalise.affine_grid import LowerAffineGrid
     from mobilekit.passes.legalise.arithmetic import MatMulToGemm, PairwiseVariadic
     from mobilekit.passes.legalise.batchnorm import FoldAffine
+    from mobilekit.passes.legalise.clip import ComputedClip
     from mobilekit.passes.legalise.drop import DropNoOp
     from mobilekit.passes.legalise.einsum import LowerEinsum
     from mobilekit.passes.legalise.empty import DropEmptyParts
@@ -25,6 +26,7 @@ def _rules() -> tuple[Rule[Any], ...]:
     from mobilekit.passes.legalise.layout import MergeReshape, MergeTranspose, PushTranspose, TransposeToReshape
     from mobilekit.passes.legalise.masking import MaskedSoftmax
     from mobilekit.passes.legalise.normalisation import FuseLayerNorm, FuseNormScale
+    from mobilekit.passes.legalise.pad import CutPad
     from mobilekit.passes.legalise.quantised import DequantiseEarly, FakeQuantise, IntegerProduct
     from mobilekit.passes.legalise.reduce import ReduceOfOnes
     from mobilekit.passes.legalise.scatter import ScatterSlice
@@ -45,6 +47,8 @@ def _rules() -> tuple[Rule[Any], ...]:
         ReduceOfOnes(),
         FoldPad(),
         FoldAffine(),
+        ComputedClip(),
+        CutPad(),
         CanonicalClip(),
         FuseHardSigmoid(),
         FuseActivation(),
