@@ -24,7 +24,8 @@ What the emitter may rely upon (``graph = prepare(...)``):
   bias is ``Gemm``.
 - Floats are float32, but for inputs and outputs of other types, with a ``Cast`` beside each (unless a node has a body).
 - Fused nodes: ``Gelu`` (``approximate`` "none" | "tanh"), ``LayerNormalization``, ``RMSNormalization``, ``HardSwish``,
-  ``HardSigmoid``, ``Mish``, ``Swish`` (``alpha``) of the default domain.
+  ``HardSigmoid``, ``Mish``, ``Swish`` (``alpha``) of the default domain; ``Attention`` with operands
+  ``(batch, heads, n, size)`` and its first output alone.
 """
 
 from __future__ import annotations
@@ -128,7 +129,7 @@ def _inferred(
 
 
 def _legal(graph: Graph, *, simplify: bool, progress: Progress, verifier: PassVerifier | None) -> Graph:
-    from mobilekit.passes.legalise import legalise
+    from mobilekit.passes.legalise import accelerate, legalise
 
     legalise(graph, verifier)
     if simplify:
@@ -141,6 +142,7 @@ def _legal(graph: Graph, *, simplify: bool, progress: Progress, verifier: PassVe
             if verifier is not None:
                 verifier.stage("onnxsim", graph)
             legalise(graph, verifier)
+    accelerate(graph, verifier)
     if verifier is not None:
         verifier.finish(graph)
     return graph

@@ -2,6 +2,7 @@
 
 from mobilekit.targets.ncnn.ops import (
     activation,
+    attention,
     conv,
     elementwise,
     gather,
@@ -28,6 +29,7 @@ from mobilekit.targets.ncnn.ops import (
 
 __all__ = [
     "activation",
+    "attention",
     "conv",
     "elementwise",
     "gather",
