@@ -77,6 +77,9 @@ class Node:
 class Graph:
     """Inputs, outputs, nodes in topological order, and the opset each domain is at.
 
+    ``rows``: an output's name -> the axis along which its length depends on data, its shape being the upper bound, and
+    the name of the output that holds that length. Those outputs are the last ones, and none of the model's own.
+
     Edit through the methods, which keep producers and consumers right; all are O(1) or linear in what they touch,
     except :meth:`sort` and :meth:`prune`, which are linear in the graph.
     """
@@ -86,6 +89,7 @@ class Graph:
         self.opsets = opsets
         self.inputs: list[Value] = []
         self.outputs: list[Value] = []
+        self.rows: dict[str, tuple[int, str]] = {}
         self._nodes: dict[int, Node] = {}
         self._names: set[str] = set()
         self._counter = 0
@@ -99,6 +103,12 @@ class Graph:
     def nodes(self) -> list[Node]:
         """A snapshot in order: safe to iterate while editing."""
         return list(self._nodes.values())
+
+    @property
+    def results(self) -> list[Value]:
+        """The model's own outputs."""
+        counts = {count for _, count in self.rows.values()}
+        return [value for value in self.outputs if value.name not in counts]
 
     def __len__(self) -> int:
         return len(self._nodes)

@@ -11,6 +11,10 @@ import csv
 import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from mobilekit.targets.ncnn.registry import Entry
 
 ROOT = Path(__file__).resolve().parent.parent
 TABLE = ROOT / "docs" / "operators.md"
@@ -24,7 +28,11 @@ What `mobilekit export` converts to ncnn, exactly or not at all. The numbers com
 (`tests/conformance`): cases that pass of those in scope, as written and with the operator's function body expanded.
 A case that does not pass is refused with a reason, before anything is written; {summary}
 
-*Emitted* operators have ncnn layers of their own; *rewritten* ones are expressed by others first. *Data* says which
+*Emitted* operators have ncnn layers of their own; *rewritten* ones are expressed by others first. Where a layer is
+named, it is one of mobilekit's own (`android-harness/layers`), always or only *where needed*: what stock layers can do
+at a reasonable cost, they do. `mobilekit export` says which layers a bundle needs; with `--stock-only` it takes none.
+
+*Data* says which
 element types an emitted operator takes: `float` is float32; `any` moves elements of any type; `exact` computes with
 integers and booleans too, exactly while they stay below 2^24.
 """
@@ -59,8 +67,8 @@ def render() -> str:
     for op in supported:
         cells = [
             f"`{op}`",
-            "emitted" if op in registered else "rewritten",
-            registered.get(op, ""),
+            _how(registered.get(op)),
+            registered[op].data if op in registered else "",
             _score(row for row in by_op[op] if row["expanded"] == "0"),
             _score(row for row in by_op[op] if row["expanded"] == "1"),
             _reasons(by_op[op]),
@@ -71,12 +79,21 @@ def render() -> str:
     return "\n".join(lines) + "\n"
 
 
-def _registered() -> Mapping[str, str]:
+def _how(entry: Entry | None) -> str:
+    if entry is None:
+        return "rewritten"
+    if not entry.own:
+        return "emitted"
+    return f"emitted; `{entry.own}` where needed" if entry.stock else f"`{entry.own}`"
+
+
+def _registered() -> Mapping[str, Entry]:
+    from mobilekit.passes.bounds import DOMAIN
     from mobilekit.targets.ncnn import ops
     from mobilekit.targets.ncnn.registry import REGISTRY
 
     assert ops
-    return {entry.op: entry.data for entry in REGISTRY.entries() if not entry.domain}
+    return {entry.op: entry for entry in REGISTRY.entries() if entry.domain in ("", DOMAIN)}
 
 
 def _passed(rows: Iterable[Mapping[str, str]]) -> int:

@@ -18,6 +18,9 @@ What the emitter may rely upon (``graph = prepare(...)``):
 
 - Every value has ``dtype`` and a static ``shape`` (``tuple[int, ...]``); all axes attributes and axes constants may be
   negative still. Constants are ``Value.const``.
+- Where a shape depended on data but had an upper bound (NonMaxSuppression, NonZero, Unique, Compress), it is that
+  bound, the operator is one of our own domain (:mod:`mobilekit.passes.bounds`), and ``graph.rows`` says which outputs
+  are to be trimmed.
 - Nodes are in topological order and each reaches an output; inputs and outputs have the model's names and order.
 - ``Conv``, ``ConvTranspose`` and ``Gemm`` with constant weights have taken in the BatchNormalization and the
   channel-wise ``Add``, ``Sub``, ``Mul``, ``Div`` behind them; a rank-2 ``MatMul`` with constant weight and
@@ -106,6 +109,7 @@ def _inferred(
     from mobilekit.importers.convert import from_proto
     from mobilekit.passes import infer
     from mobilekit.passes import shapes as shaping
+    from mobilekit.passes.bounds import Bounds
     from mobilekit.passes.dequantise import dequantise
     from mobilekit.passes.precision import single_precision
 
@@ -113,7 +117,7 @@ def _inferred(
     if resize:
         shaping.resize_inputs(graph, shapes)
     shaping.fix_inputs(graph, shapes, progress)
-    infer.infer(graph, target_opset=CANONICAL_OPSET, keep_batches=keep_batches, folding=folding)
+    infer.infer(graph, target_opset=CANONICAL_OPSET, keep_batches=keep_batches, folding=folding, bounds=Bounds(graph))
     infer.require_static(graph)
     if verifier is not None:
         verifier.begin(model, graph)

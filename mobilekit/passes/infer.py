@@ -27,6 +27,7 @@ from mobilekit.passes.loops import is_loop, open_loop
 from mobilekit.passes.unroll import is_unrolled, unroll
 
 if TYPE_CHECKING:
+    from mobilekit.passes.bounds import Bounds
     from mobilekit.tensors import Array
 
 __all__ = ["Folding", "Schemas", "infer", "infer_node", "require_static"]
@@ -56,10 +57,12 @@ def infer(
     target_opset: int | None = None,
     keep_batches: bool = False,
     folding: Folding | None = None,
+    bounds: Bounds | None = None,
 ) -> None:
     """Fold, infer and (where ``target_opset`` is given) lift in one walk.
 
-    ``keep_batches``: recurrences over several sequences stay what they are.
+    ``keep_batches``: recurrences over several sequences stay what they are. With ``bounds``, lengths that depend on
+    data but have an upper bound become that bound.
 
     Raises ``UnsupportedModelError`` with every node that has no newer form, ``ModelError`` where operators and shapes
     contradict each other. Shapes that depend on data stay open: ask :func:`require_static`.
@@ -92,11 +95,13 @@ def infer(
             if lifting:
                 for body in lifted.bodies():
                     _lift_body(body, target)
-            _settle(graph, lifted, schemas, order, folding)
+            _settle(graph, lifted, schemas, order, folding, bounds)
     if refused:
         raise UnsupportedModelError("some operators mean what newer opsets cannot say", findings=refused)
     graph.opsets[""] = target
     graph.rebuild(order)
+    if bounds is not None:
+        bounds.finish()
     graph.prune()
 
 
@@ -116,16 +121,30 @@ def _opened(graph: Graph, node: Node, version: int, target: int, keep_batches: b
     return [(new, target) for new in unroll(graph, node)] if is_unrolled(node, keep_batches=keep_batches) else None
 
 
-def _settle(graph: Graph, node: Node, schemas: Schemas, order: list[Node], folding: Folding | None) -> None:
+def _settle(
+    graph: Graph, node: Node, schemas: Schemas, order: list[Node], folding: Folding | None, bounds: Bounds | None
+) -> None:
     """Fold the node, or infer what it makes and keep it in ``order``."""
+    opened = None if bounds is None else bounds.opened(node)
+    for inner in opened or ():
+        if inner.domain:
+            order.append(inner)
+        else:
+            _settle(graph, inner, schemas, order, folding, bounds)
+    if opened is not None:
+        return
     if folding is not None and any(value is not None and value.name in folding.leave for value in node.outputs):
         infer_node(node, schemas)
+        if bounds is not None:
+            order += bounds.follow(node)
         order.append(node)
         return
     # Small constants need no inference, whose rules are stricter than the operators are.
     kept = _fold(graph, node, schemas.opset) if _is_small(node) else None
     if kept is None:
         infer_node(node, schemas)
+        if bounds is not None:
+            order += bounds.follow(node)
         kept = _fold(graph, node, schemas.opset)
     order += [node] if kept is None else kept
     if folding is not None and kept is not None:

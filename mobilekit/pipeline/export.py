@@ -366,7 +366,7 @@ def _tensor_infos(
     if ncnn is None:
         assert plan is not None
         return plan.inputs, plan.outputs
-    inputs, outputs = ncnn.graph.inputs, ncnn.graph.outputs
+    inputs, outputs = ncnn.graph.inputs, ncnn.graph.results
     return tuple(_tensor_info(v, ncnn.batch) for v in inputs), tuple(_tensor_info(v, ncnn.batch) for v in outputs)
 
 

@@ -127,7 +127,7 @@ def inspect_model(
         inputs=model.inputs,
         outputs=model.outputs,
         shapes={} if graph is None else {value.name: _fixed(value) for value in graph.inputs},
-        output_shapes={} if graph is None else {value.name: _fixed(value) for value in graph.outputs},
+        output_shapes={} if graph is None else {value.name: _fixed(value) for value in graph.results},
         operators=dict(operators.most_common()),
         parameter_count=sum(count for count, _ in weights.values()),
         parameter_bytes=sum(size for _, size in weights.values()),

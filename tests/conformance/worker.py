@@ -9,14 +9,15 @@ from typing import Any
 
 import numpy as np
 
-from mobilekit.bundle import TensorInfo
-from mobilekit.errors import MobilekitError, UnsupportedModelError, UsageError
+from mobilekit.bundle import NcnnArtifact, TensorInfo
+from mobilekit.errors import HarnessCrashError, HarnessTimeoutError, MobilekitError, UnsupportedModelError, UsageError
 from mobilekit.graph import Graph, Value
 from mobilekit.importers.onnx import load
 from mobilekit.passes import prepare
 from mobilekit.runners.blobs import extracted, from_blobs, to_blob
 from mobilekit.runners.ncnn_host import infer
 from mobilekit.targets.ncnn import NcnnOptions, NcnnTarget
+from tests.own_layers import HarnessHost
 
 __all__ = ["Worker", "difference"]
 
@@ -25,7 +26,10 @@ _STEPS = 4
 
 
 class Worker:
-    """Lives in a child process; a case that kills it is a crash of that case alone."""
+    """Lives in a child process; a case that kills it is a crash of that case alone. Models of our own layers run in a
+    harness, which ends with its parent."""
+
+    _harness: HarnessHost | None = None
 
     def run(
         self, model: str, inputs: Mapping[str, Array], outputs: Mapping[str, Array], rtol: float, atol: float
@@ -66,22 +70,15 @@ class Worker:
             if artifact.inputs and {b.tensor for b in artifact.inputs} != inputs.keys():
                 return {"outcome": "wrong", "reason": "the inputs of the bundle are not the model's"}
             try:
-                answer = infer(
-                    param=str(root / artifact.param),
-                    weights=str(root / artifact.bin),
-                    inputs=blobs,
-                    outputs=extracted(artifact.outputs),
-                    depth=artifact.depth,
-                    threads=1,
-                    fp16=False,
-                    bf16=False,
-                    warmup=0,
-                    iterations=1,
-                )
-                found = dict(zip(extracted(artifact.outputs), answer["outputs"], strict=True))
+                if artifact.custom_layers:
+                    self._harness = self._harness or HarnessHost()
+                    found = self._harness.run(root, artifact, blobs, extracted(artifact.outputs))
+                else:
+                    found = _on_wheel(root, artifact, blobs)
                 results = from_blobs(found, infos.values(), artifact.outputs)
             except MobilekitError as error:
-                return {"outcome": "wrong", "reason": f"{type(error).__name__}: {error.message}"}
+                kind = {HarnessCrashError: "crash", HarnessTimeoutError: "hang"}.get(type(error), "wrong")
+                return {"outcome": kind, "reason": f"{type(error).__name__}: {error.message}"}
         if results.keys() != outputs.keys():
             return {"outcome": "wrong", "reason": f"it has the outputs {', '.join(results)}"}
         for name, expected in outputs.items():
@@ -89,6 +86,23 @@ class Worker:
             if differs:
                 return {"outcome": "wrong", "reason": f"output {name}: {differs}"}
         return {"outcome": "pass", "reason": ""}
+
+
+def _on_wheel(root: Path, artifact: NcnnArtifact, blobs: Mapping[str, Array]) -> dict[str, Array]:
+    wanted = extracted(artifact.outputs)
+    answer = infer(
+        param=str(root / artifact.param),
+        weights=str(root / artifact.bin),
+        inputs=blobs,
+        outputs=wanted,
+        depth=artifact.depth,
+        threads=1,
+        fp16=False,
+        bf16=False,
+        warmup=0,
+        iterations=1,
+    )
+    return dict(zip(wanted, answer["outputs"], strict=True))
 
 
 def difference(actual: Array, expected: Array, rtol: float, atol: float) -> str:
@@ -116,7 +130,7 @@ def difference(actual: Array, expected: Array, rtol: float, atol: float) -> str:
 
 
 def _ends(graph: Graph) -> list[Value]:
-    return [*graph.inputs, *graph.outputs]
+    return [*graph.inputs, *graph.results]
 
 
 def _info(value: Value) -> TensorInfo:

@@ -59,7 +59,7 @@ class NcnnTarget:
 
     def write(self, model: Model, folder: Path, options: NcnnOptions) -> NcnnArtifact:
         """:meth:`build` for what was emitted already."""
-        from mobilekit.bundle import NcnnArtifact
+        from mobilekit.bundle import NcnnArtifact, NcnnRows
         from mobilekit.targets.ncnn.writer import arrange, write_bin, write_param
 
         if model.findings:
@@ -77,6 +77,12 @@ class NcnnTarget:
                 write_param(named, text)
             with (folder / "model.bin").open("wb") as weights:
                 write_bin(named, weights, options.precision)
+        rows = model.rows
+        counts = {count for _, count in rows.values()}
+        blobs = {
+            info.tensor: replace(info, blob=named.name(blob))
+            for (info, _), blob in zip(model.outputs, named.outputs, strict=True)
+        }
         return NcnnArtifact(
             param="ncnn/model.param",
             bin="ncnn/model.bin",
@@ -85,8 +91,11 @@ class NcnnTarget:
                 replace(info, blob=named.name(blob)) for (info, _), blob in zip(model.inputs, named.inputs, strict=True)
             ),
             outputs=tuple(
-                replace(info, blob=named.name(blob))
-                for (info, _), blob in zip(model.outputs, named.outputs, strict=True)
+                replace(blobs[name], rows=NcnnRows(axis=rows[name][0], count=blobs[rows[name][1]].blob))
+                if name in rows
+                else blobs[name]
+                for name in blobs
+                if name not in counts
             ),
             layers=len(named.layers),
             depth=named.depth,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal
 
@@ -11,6 +11,7 @@ import numpy as np
 
 from mobilekit.bundle import MAX_DEPTH, NcnnBlob
 from mobilekit.errors import Finding
+from mobilekit.passes.bounds import DOMAIN
 from mobilekit.targets.ncnn.depth import depth_of
 from mobilekit.targets.ncnn.layers import LAYERS, OWN_LAYERS
 from mobilekit.targets.ncnn.layout import Dims, Groups, dims_of, kept_axes, match, merged, natural, unique
@@ -91,6 +92,8 @@ class Model:
     outputs: tuple[tuple[NcnnBlob, Blob], ...]
     nodes: dict[str, tuple[str, ...]]
     findings: tuple[Finding, ...]
+    rows: Mapping[str, tuple[int, str]] = field(default_factory=dict)
+    """:attr:`mobilekit.graph.Graph.rows`"""
 
     @property
     def custom_layers(self) -> tuple[str, ...]:
@@ -104,6 +107,8 @@ class Emission:
     def __init__(self, graph: Graph, *, stock_only: bool = False) -> None:
         self.graph = graph
         self.stock_only = stock_only
+        self.takes_own = not stock_only and DOMAIN in graph.opsets
+        """Layers of our own are needed anyway: they may as well do what stock ones do worse."""
         self._layers: list[Layer] = []
         # By the value itself, not its id: constants made on the way are freed, and ids used again.
         self._storages: dict[Value, _Storage] = {}
@@ -334,7 +339,7 @@ class Emission:
             for value, (info, blob) in zip(self.graph.inputs, inputs, strict=False)
         ]
         nodes = {label: tuple(names) for label, names in self._made.items() if label != "model"}
-        return Model(tuple(self._layers), tuple(final), tuple(outputs), nodes, tuple(findings))
+        return Model(tuple(self._layers), tuple(final), tuple(outputs), nodes, tuple(findings), self.graph.rows)
 
     def _input(self, value: Value) -> tuple[Finding | None, tuple[NcnnBlob, Blob] | None]:
         try:
@@ -370,7 +375,8 @@ class Emission:
         findings: list[Finding] = []
 
         def refuse(reason: str, remedy: str) -> None:
-            findings.append(Finding(node.label, node.type_name, reason, remedy))
+            kind = node.op if node.domain == DOMAIN else node.type_name
+            findings.append(Finding(node.label, kind, reason, remedy))
 
         entry = REGISTRY.find(node.domain, node.op, view.opset)
         if entry is None:

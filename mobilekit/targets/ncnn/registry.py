@@ -20,7 +20,8 @@ class Entry:
     """An emitter of ``op`` for opsets from ``since`` on. ``data`` says which element types it takes.
 
     ``"float"``: float32 only. ``"any"``: it only moves elements, so integers and booleans pass exactly. ``"exact"``:
-    its arithmetic on integers is exact while they stay below 2^24 in magnitude.
+    its arithmetic on integers is exact while they stay below 2^24 in magnitude. ``own`` names the layers of our own
+    that it may need (``stock``: not always).
     """
 
     domain: str
@@ -28,6 +29,8 @@ class Entry:
     since: int
     emit: Emitter
     data: Literal["float", "any", "exact"]
+    own: str = ""
+    stock: bool = True
 
 
 class Registry:
@@ -37,7 +40,13 @@ class Registry:
         self._entries: dict[tuple[str, str], dict[int, Entry]] = {}
 
     def emits(
-        self, *ops: str, since: int = 1, domain: str = "", data: Literal["float", "any", "exact"] = "float"
+        self,
+        *ops: str,
+        since: int = 1,
+        domain: str = "",
+        data: Literal["float", "any", "exact"] = "float",
+        own: str = "",
+        stock: bool = False,
     ) -> Callable[[Emitter], Emitter]:
         """Register the decorated function as the emitter of each of ``ops``."""
 
@@ -46,7 +55,7 @@ class Registry:
                 versions = self._entries.setdefault((domain, op), {})
                 if since in versions:
                     raise ValueError(f"two emitters for {domain or 'ai.onnx'}::{op} since {since}")
-                versions[since] = Entry(domain, op, since, function, data)
+                versions[since] = Entry(domain, op, since, function, data, own, stock or not own)
             return function
 
         return decorate

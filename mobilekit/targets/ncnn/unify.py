@@ -8,7 +8,7 @@ and Interp can. Whatever else differs needs a fixed size, and the ONNX node that
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -114,7 +114,7 @@ class Case:
 
     def remade(self, params: Mapping[str, ParamValue], extra: Sequence[Blob] = ()) -> list[Layer]:
         first = self.first
-        return [Layer(first.type, first.name, [*first.inputs, *extra], first.outputs, dict(params), first.weights)]
+        return [replace(first, inputs=[*first.inputs, *extra], params=dict(params))]
 
 
 class _Unifier:
@@ -168,6 +168,7 @@ class _Unifier:
             self.base.outputs,
             {label: tuple(names) for label, names in nodes.items()},
             tuple(findings.values()),
+            self.base.rows,
         )
 
     def _note(self, findings: dict[tuple[str, str], Finding], case: Case, refusal: Refuse) -> None:
@@ -363,7 +364,7 @@ def _slice(case: Case) -> list[Layer]:
         (start_text, end_text), extra = case.numbers([begin, end if end != sizes else [_TO_END] * len(end)], "a piece")
         params: dict[str, ParamValue] = {"starts_expr": start_text, "ends_expr": end_text, "axes_expr": str(axis)}
         name = first.name if number == 0 else f"{first.name}/{number}"
-        layers.append(Layer("Crop", name, [*first.inputs, *extra], [blob], params))
+        layers.append(Layer("Crop", name, [*first.inputs, *extra], [blob], params, exact=first.exact))
         begin = end
     return layers
 

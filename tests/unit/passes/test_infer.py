@@ -73,12 +73,14 @@ def test_ifs_on_shapes_are_resolved_even_nested(tmp_path: Path, rank: int) -> No
 
 
 def test_shapes_that_depend_on_data_are_findings(tmp_path: Path) -> None:
-    nodes = [Node("NonZero", ["x"], ["i"]), Node("Cast", ["i"], ["f"], to=1), Node("Unique", ["x"], ["u"])]
-    nodes += [Node("Relu", ["f"], ["y"]), Node("Relu", ["u"], ["z"])]
-    model = of_nodes(nodes, {"x": (4,)}, {"y": (1, "n"), "z": ("m",)})
+    nodes = [Node("Cast", ["x"], ["s"], to=7), Node("Reshape", ["x", "s"], ["r"]), Node("Relu", ["r"], ["y"])]
+    nodes += [Node("Range", ["a", "x0", "b"], ["u"]), Node("Relu", ["u"], ["z"])]
+    nodes.insert(0, Node("Squeeze", ["x"], ["x0"]))
+    consts = {"a": np.float32(0), "b": np.float32(1)}
+    model = of_nodes(nodes, {"x": (1,)}, {"y": ("n",), "z": ("m",)}, consts)
     with pytest.raises(UnsupportedModelError) as caught:
         prepared(model, tmp_path)
-    assert [finding.op for finding in caught.value.findings] == ["NonZero", "Unique"]
+    assert [finding.op for finding in caught.value.findings] == ["Reshape", "Range"]
     assert all("depends on data" in finding.reason for finding in caught.value.findings)
 
 

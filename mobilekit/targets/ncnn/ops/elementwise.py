@@ -224,9 +224,23 @@ def not_negative(value: Value | None) -> bool:
     return False
 
 
-@emits("Pow", since=15)
+@emits("Pow", since=15, data="exact", own="MkPow", stock=True)
 def power(node: NodeView, out: Emission) -> None:
-    """Powers by products and roots: ncnn's own is exp(y log x), wrong from zero down."""
+    """Powers by products and roots where they are constant, ncnn's own (exp(y log x)) for positive numbers only, else
+    C's: an integer's power is one too, without its fraction."""
+    try:
+        _stock_power(node, out)
+    except Refuse:
+        if out.stock_only:
+            raise
+        from mobilekit.targets.ncnn.ops.activation import apply
+        from mobilekit.targets.ncnn.ops.own import broadcast
+
+        blob = broadcast(node, out, "MkPow")
+        out.bind(node.output(), blob if node.output().dtype == "float32" else apply(out, "Trunc", blob))
+
+
+def _stock_power(node: NodeView, out: Emission) -> None:
     base, exponent = node.input(0), node.input(1)
     if exponent.const is None or exponent.const.size != 1 or exponent.const.dtype.kind not in "fiu":
         number = _number(base)
@@ -247,6 +261,8 @@ def power(node: NodeView, out: Emission) -> None:
         x = scalar(out, MAX, x, float(np.finfo(np.float32).tiny))
         out.bind(node.output(), scalar(out, POW, x, power))
         return
+    if base.dtype != "float32" and (rest or power < 0):
+        raise Refuse("an integer's power is a fraction", "cast it to float32")
     if rest not in (0.0, 0.5) or not 0 < abs(power) <= _LARGEST_PRODUCT:
         raise Refuse(
             f"ncnn's power {power:g} is right for positive numbers only",

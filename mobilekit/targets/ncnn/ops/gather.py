@@ -16,7 +16,7 @@ from mobilekit.targets.ncnn.registry import emits
 _MOST_PIECES = 256
 
 
-@emits("Gather", since=13, data="any")
+@emits("Gather", since=13, data="any", own="MkGather", stock=True)
 def gather(node: NodeView, out: Emission) -> None:
     axis = node.axis(node.int("axis", 0))
     data, indices = node.input(0), node.input(1)

@@ -7,9 +7,10 @@ import math
 import numpy as np
 
 from mobilekit.targets.ncnn.emit import Blob, Emission
-from mobilekit.targets.ncnn.node import NodeView, Refuse, static_shape
+from mobilekit.targets.ncnn.node import NodeView, static_shape
 from mobilekit.targets.ncnn.ops.activation import apply
 from mobilekit.targets.ncnn.ops.elementwise import ADD, DIV, MAX, MIN, MUL, RSUB, SUB, Operand, binary, scalar
+from mobilekit.targets.ncnn.ops.own import broadcast
 from mobilekit.targets.ncnn.ops.reduce import reduction
 from mobilekit.targets.ncnn.ops.slicing import crop
 from mobilekit.targets.ncnn.registry import emits
@@ -61,10 +62,13 @@ def integer_division(node: NodeView, out: Emission) -> None:
     out.bind(node.output(), _both(out, MUL, quotient, sign))
 
 
-@emits("Mod", since=13, data="exact")
+@emits("Mod", since=13, data="exact", own="MkMod", stock=True)
 def mod(node: NodeView, out: Emission) -> None:
-    if not node.int("fmod", 0) and node.output().dtype == "float32" and node.input(1).const is None:
-        raise Refuse("its divisor is computed and may be infinite, which ncnn's arithmetic does not survive", "fix it")
+    endless = node.output().dtype == "float32" and node.input(1).const is None and not node.int("fmod", 0)
+    if out.takes_own or endless:
+        # A computed divisor may be infinite, which stock arithmetic does not survive.
+        out.bind(node.output(), broadcast(node, out, "MkMod", fmod=node.int("fmod", 0)))
+        return
     x, y = _aligned(node, out)
     size = apply(out, "Abs", y)
     _, rest = divided(out, apply(out, "Abs", x), size)

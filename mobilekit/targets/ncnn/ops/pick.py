@@ -11,9 +11,10 @@ import numpy as np
 import numpy.typing as npt
 
 from mobilekit.graph import Value
-from mobilekit.targets.ncnn.emit import Blob, Emission
+from mobilekit.targets.ncnn.emit import EXACT_INTEGER, Blob, Emission
 from mobilekit.targets.ncnn.node import NodeView, Refuse, static_shape
 from mobilekit.targets.ncnn.ops.elementwise import ADD, MAX, MIN, MUL
+from mobilekit.targets.ncnn.ops.own import picked
 from mobilekit.targets.ncnn.ops.slicing import crop
 from mobilekit.targets.ncnn.registry import Emitter, emits
 
@@ -49,11 +50,10 @@ def pick(out: Emission, sources: Sequence[Source], indices: npt.NDArray[Any]) ->
     if len(starts) < _MOST_RUNS:
         parts = [crop(out, flat, {0: (int(run[0]), int(run[-1]) + 1)}) for run in np.split(wanted, starts)]
         return parts[0] if len(parts) == 1 else out.layer("Concat", parts, (wanted.size,), axis=0)
-    if total > _MOST_SAMPLED:
-        raise Refuse(
-            f"its indices pick {len(starts) + 1} separate pieces of {total} elements",
-            "order the data so that fewer, longer pieces are picked",
-        )
+    if total > _MOST_SAMPLED or (out.takes_own and total <= EXACT_INTEGER):
+        if total > EXACT_INTEGER:
+            raise Refuse(f"it picks from {total} elements, whose positions float32 cannot hold", "pick in the app")
+        return picked(out, flat, out.memory(wanted, (wanted.size,)), 1, total, 1)
     return _sample(out, flat, wanted)
 
 
@@ -107,20 +107,33 @@ def gather_elements_constant(node: NodeView, out: Emission) -> None:
     out.bind(node.output(), pick(out, [node.input()], _flat(shape)[tuple(where)]))
 
 
-@emits("GatherND", since=13, data="any")
+@emits("GatherND", since=13, data="any", own="MkGatherND", stock=True)
 @_fitting
 def gather_nd(node: NodeView, out: Emission) -> None:
     shape, batch_dims = node.shape(), node.int("batch_dims", 0)
+    if node.input(1).const is None:
+        depth = node.shape(1)[-1]
+        sizes = list(shape[batch_dims : batch_dims + depth])
+        blob = out.own(
+            "MkGatherND",
+            [out.native(node.input(0)), out.native(node.input(1))],
+            [out.natural_dims(node.output())],
+            batch=math.prod(shape[:batch_dims]),
+            inner=math.prod(shape[batch_dims + depth :]),
+            sizes=sizes,
+        )[0]
+        out.bind(node.output(), blob)
+        return
     indices = _indices(node)
     found = _flat(shape)
     batch = math.prod(shape[:batch_dims])
     found = found.reshape(batch, *shape[batch_dims:])
     indices = indices.reshape(batch, -1, indices.shape[-1])
-    picked = [
+    chosen = [
         found[item][tuple(_wrapped(indices[item, :, k], found.shape[1 + k]) for k in range(indices.shape[-1]))]
         for item in range(batch)
     ]
-    out.bind(node.output(), pick(out, [node.input()], np.stack(picked)))
+    out.bind(node.output(), pick(out, [node.input()], np.stack(chosen)))
 
 
 @emits("ReverseSequence", since=10, data="any")
@@ -143,9 +156,9 @@ def scatter(node: NodeView, out: Emission, targets: Indices, updates: Value, red
     data, size = node.input(), math.prod(node.shape())
     targets = targets.reshape(-1)
     if reduction == "none":
-        picked = np.arange(size)
-        picked[targets] = size + np.arange(targets.size)  # of several for one element the last stays, as in ONNX
-        out.bind(node.output(), pick(out, [data, updates], picked))
+        chosen = np.arange(size)
+        chosen[targets] = size + np.arange(targets.size)  # of several for one element the last stays, as in ONNX
+        out.bind(node.output(), pick(out, [data, updates], chosen))
         return
     if reduction not in _REDUCTIONS:
         raise Refuse(f"its reduction {reduction!r} is unknown", "use add, mul, max or min")
@@ -153,10 +166,10 @@ def scatter(node: NodeView, out: Emission, targets: Indices, updates: Value, red
     result = out.view(data, (size,))
     left = np.arange(targets.size)
     for _ in range(16):
-        chosen, first = np.unique(targets[left], return_index=True)
-        picked = np.full(size, targets.size)
-        picked[chosen] = left[first]
-        addend = pick(out, [updates, neutral], picked)
+        here, first = np.unique(targets[left], return_index=True)
+        chosen = np.full(size, targets.size)
+        chosen[here] = left[first]
+        addend = pick(out, [updates, neutral], chosen)
         result = out.layer("BinaryOp", [result, addend], (size,), op_type=kind)
         left = np.delete(left, first)
         if not left.size:
@@ -166,22 +179,42 @@ def scatter(node: NodeView, out: Emission, targets: Indices, updates: Value, red
     out.bind(node.output(), result)
 
 
-@emits("ScatterElements", "Scatter", since=11, data="exact")
+_MODES = {"none": 0, "add": 1, "mul": 2, "max": 3, "min": 4}
+
+
+def _scattered(node: NodeView, out: Emission, kind: str, **params: int | list[int]) -> None:
+    """By our own layer: positions that are computed, or so many updates that stock layers would take too long."""
+    mode = node.str("reduction", "none")
+    if mode not in _MODES:
+        raise Refuse(f"its reduction {mode!r} is unknown", "use add, mul, max or min")
+    operands = [out.native(node.input(index)) for index in (0, 1, 2)]
+    dims = out.natural_dims(node.output())
+    out.bind(node.output(), out.own(kind, operands, [dims], reduction=_MODES[mode], **params)[0])
+
+
+@emits("ScatterElements", "Scatter", since=11, data="exact", own="MkScatterElements", stock=True)
 @_fitting
 def scatter_elements(node: NodeView, out: Emission) -> None:
     shape = node.shape()
     axis = node.axis(node.int("axis", 0))
+    if node.input(1).const is None:
+        _scattered(node, out, "MkScatterElements", data=list(shape), positions=list(node.shape(1)), axis=axis)
+        return
     indices = _wrapped(_indices(node), shape[axis])
     where: list[Indices] = list(np.indices(indices.shape))
     where[axis] = indices
     scatter(node, out, _flat(shape)[tuple(where)], node.input(2), node.str("reduction", "none"))
 
 
-@emits("ScatterND", since=18, data="exact")
+@emits("ScatterND", since=18, data="exact", own="MkScatterND", stock=True)
 @_fitting
 def scatter_nd(node: NodeView, out: Emission) -> None:
-    shape, indices = node.shape(), _indices(node)
-    depth = indices.shape[-1]
+    shape = node.shape()
+    depth = node.shape(1)[-1]
+    if node.input(1).const is None:
+        _scattered(node, out, "MkScatterND", sizes=list(shape[:depth]), inner=math.prod(shape[depth:]))
+        return
+    indices = _indices(node)
     rows = tuple(_wrapped(indices[..., k], shape[k]) for k in range(depth))
     scatter(node, out, _flat(shape)[rows], node.input(2), node.str("reduction", "none"))
 
@@ -214,9 +247,9 @@ def max_unpool(node: NodeView, out: Emission) -> None:
     size = math.prod(result)
     # The indices count in the tensor that the pads and strides alone would give.
     targets = indices if plain else _recount(node, indices, result)
-    picked = np.full(size, math.prod(node.shape()))
-    picked[targets] = np.arange(indices.size)
-    out.bind(node.output(), pick(out, [node.input(), 0.0], picked))
+    chosen = np.full(size, math.prod(node.shape()))
+    chosen[targets] = np.arange(indices.size)
+    out.bind(node.output(), pick(out, [node.input(), 0.0], chosen))
 
 
 def _recount(node: NodeView, indices: Indices, result: tuple[int, ...]) -> Indices:
@@ -262,10 +295,10 @@ def col2im(node: NodeView, out: Emission) -> None:
     size, total = planes * area, batch * columns * places
     result: Blob | None = None
     while elements.size:
-        chosen, first = np.unique(targets, return_index=True)
-        picked = np.full(size, total)
-        picked[chosen] = elements[first]
-        layer = pick(out, [node.input(), 0.0], picked)
+        here, first = np.unique(targets, return_index=True)
+        chosen = np.full(size, total)
+        chosen[here] = elements[first]
+        layer = pick(out, [node.input(), 0.0], chosen)
         result = layer if result is None else out.layer("BinaryOp", [result, layer], (size,), op_type=ADD)
         elements, targets = np.delete(elements, first), np.delete(targets, first)
     assert result is not None

@@ -13,7 +13,8 @@ _MAX, _AVERAGE = 0, 1
 _EXPLICIT_PADS = 1
 
 
-@emits("MaxPool", "AveragePool", since=22)
+@emits("MaxPool", since=22, data="any", own="MkMaxPoolIndices", stock=True)
+@emits("AveragePool", since=22)
 def pool(node: NodeView, out: Emission) -> None:
     batch, channels, *spatial = node.shape()
     rank = len(spatial)
@@ -26,6 +27,22 @@ def pool(node: NodeView, out: Emission) -> None:
     dilations = node.ints("dilations") or [1] * rank
     pads = node.ints("pads") or [0] * (2 * rank)
     average = node.op == "AveragePool"
+    if (positions := node.optional_output(1)) is not None:
+        from mobilekit.targets.ncnn.ops.window import own_window
+
+        node.ignore("ceil_mode")
+        made = out.own(
+            "MkMaxPoolIndices",
+            [out.native(node.input())],
+            [out.natural_dims(node.output()), (math.prod(node.out_shape()),)],
+            planes=batch * channels,
+            spatial=spatial,
+            storage_order=node.int("storage_order", 0),
+            **own_window(node, rank),
+        )
+        out.bind(node.output(), made[0])
+        out.bind(positions, made[1])
+        return
     include_pads = average and node.int("count_include_pad", 0) != 0
     # The output's shape, from shape inference, says what ceil_mode came to; storage_order only concerns indices.
     node.ignore("ceil_mode", "storage_order")

@@ -12,6 +12,7 @@ from mobilekit.targets.ncnn.layout import MAX_DIMS, Groups, dims_of, match, natu
 from mobilekit.targets.ncnn.node import NodeView, Refuse
 from mobilekit.targets.ncnn.ops.activation import apply
 from mobilekit.targets.ncnn.ops.elementwise import ADD, SUB
+from mobilekit.targets.ncnn.ops.slicing import crop
 from mobilekit.targets.ncnn.registry import emits
 
 OPERATIONS = {
@@ -131,13 +132,18 @@ def reduce(node: NodeView, out: Emission) -> None:
 def cumulative_sum(node: NodeView, out: Emission) -> None:
     (given,) = node.const_ints(1, "axis")
     axis, shape = node.axis(given), node.shape()
-    if node.int("exclusive", 0):
-        raise Refuse("ncnn's running sum includes each element itself", "subtract the input from an inclusive one")
+    exclusive = node.int("exclusive", 0) != 0
     dims = (math.prod(shape[:axis]), shape[axis], math.prod(shape[axis + 1 :]))
     blob = out.view(node.input(), dims)
     backwards = node.int("reverse", 0) != 0
     if backwards:
         blob = out.layer("Flip", [blob], dims, axes=[1])
+    if exclusive and shape[axis] == 1:
+        out.alias(node.output(), out.graph.constant("zeros", np.zeros(shape, np.float32)))
+        return
+    if exclusive:
+        # Each sum moved on by one, a zero before the first.
+        blob = out.layer("Padding", [crop(out, blob, {1: (0, shape[axis] - 1)})], dims, top=1)
     blob = out.layer("CumulativeSum", [blob], dims, axis=1)
     if backwards:
         blob = out.layer("Flip", [blob], dims, axes=[1])

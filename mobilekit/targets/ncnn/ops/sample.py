@@ -84,16 +84,31 @@ def _rounded(out: Emission, grid: Blob, sizes: tuple[int, ...], corners: int) ->
     return scalar(out, SUB, scalar(out, MUL, along(DIV, where, extent - 1), 2.0), 1.0)
 
 
-@emits("RoiAlign", since=22)
+@emits("RoiAlign", since=22, own="MkRoiAlignMax", stock=True)
 def roi_align(node: NodeView, out: Emission) -> None:
-    _, channels, height, width = node.shape()
-    if node.str("mode", "avg") != "avg":
-        raise Refuse("ncnn's RoiAlign averages, it has no maximum", "use the mode avg")
+    batch, channels, height, width = node.shape()
     count = node.shape(1)[0]
     items = [int(item) for item in np.asarray(node.const(2, "batch indices")).reshape(-1)]
     rows, columns = node.int("output_height", 1), node.int("output_width", 1)
     aligned = node.str("coordinate_transformation_mode", "half_pixel") == "half_pixel"
     ratio, scale = node.int("sampling_ratio", 0), node.float("spatial_scale", 1.0)
+    if node.str("mode", "avg") != "avg":
+        blob = out.own(
+            "MkRoiAlignMax",
+            [out.native(node.input(index)) for index in (0, 1, 2)],
+            [(count * channels, rows, columns)],
+            batch=batch,
+            channels=channels,
+            height=height,
+            width=width,
+            output_height=rows,
+            output_width=columns,
+            sampling_ratio=ratio,
+            spatial_scale=scale,
+            half_pixel=int(aligned),
+        )[0]
+        out.bind(node.output(), blob)
+        return
     images = split_items(out, node.input(), (channels, height, width))
     rois = out.view(node.input(1), (count, 4))
     parts: list[Blob] = []

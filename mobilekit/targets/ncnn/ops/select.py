@@ -16,13 +16,11 @@ from mobilekit.targets.ncnn.layout import Dims
 from mobilekit.targets.ncnn.node import NodeView, Refuse, static_shape
 from mobilekit.targets.ncnn.ops.activation import apply
 from mobilekit.targets.ncnn.ops.elementwise import ADD, MIN, MUL, RSUB, SUB, scalar
+from mobilekit.targets.ncnn.ops.own import fits, picked
 from mobilekit.targets.ncnn.ops.pick import gather_elements_constant
 from mobilekit.targets.ncnn.ops.reduce import reduction
 from mobilekit.targets.ncnn.ops.transpose import permute
 from mobilekit.targets.ncnn.registry import emits
-
-_MOST_PAIRS = 1 << 24
-"""Elements of the largest intermediate tensor that comparing all pairs may make (64 MB)."""
 
 
 def _column(shape: tuple[int, ...], axis: int) -> tuple[Dims, int]:
@@ -107,7 +105,7 @@ def one_hot_op(node: NodeView, out: Emission) -> None:
     out.bind(node.output(), blob)
 
 
-@emits("TopK", since=11, data="any")
+@emits("TopK", since=11, data="any", own="MkTopK", stock=True)
 def top_k(node: NodeView, out: Emission) -> None:
     """The rank of an element is how many beat it; each of the k first is then picked by its rank."""
     shape = node.shape()
@@ -128,11 +126,22 @@ def top_k(node: NodeView, out: Emission) -> None:
         if positions is not None:
             out.bind(positions, position)
         return
-    if rows * size * size > _MOST_PAIRS:
-        raise Refuse(
-            f"it sorts {rows} x {size} elements, too many to compare in pairs",
-            "cut the model before it and sort in the app",
+    if not fits(out, rows * size * size):
+        dims = (before * count * after,)
+        made = out.own(
+            "MkTopK",
+            [out.native(node.input())],
+            [dims] if positions is None else [dims, dims],
+            outer=before,
+            axis=size,
+            inner=after,
+            k=count,
+            largest=int(largest),
         )
+        for value, blob in zip((values, positions), made, strict=False):
+            if value is not None:
+                out.bind(value, blob)
+        return
     x = out.view(node.input(), (before, size, after))
     if after > 1:
         x = permute(out, x, (0, 2, 1))
@@ -160,11 +169,9 @@ def pick_rows(node: NodeView, out: Emission, axis: int) -> None:
     shape = node.shape(0)
     size, count = shape[axis], math.prod(static_shape(indices))
     before, after = math.prod(shape[:axis]), math.prod(shape[axis + 1 :])
-    if count * size > _MOST_PAIRS:
-        raise Refuse(
-            f"it picks {count} of {size} computed positions, too many for a matrix",
-            "feed the positions as a model input of their own",
-        )
+    if not fits(out, count * size):
+        out.bind(node.output(), picked(out, out.native(data), out.native(indices), before, size, after))
+        return
     chosen = _one_hot_signed(out, out.view(indices, (count, 1)), _ramp(out, (count, size), 1, range(size)), size)
     if before == 1:
         blob = out.layer("MatMul", [chosen, out.view(data, (size, after))], (count, after))
@@ -177,19 +184,22 @@ def pick_rows(node: NodeView, out: Emission, axis: int) -> None:
     out.bind(node.output(), blob)
 
 
-@emits("GatherElements", since=13, data="any")
+@emits("GatherElements", since=13, data="any", own="MkGatherElements", stock=True)
 def gather_elements(node: NodeView, out: Emission) -> None:
     if node.input(1).const is not None:
         gather_elements_constant(node, out)
         return
     axis = node.axis(node.int("axis", 0))
     shape, wanted = node.shape(0), node.shape(1)
-    if any(a != b for i, (a, b) in enumerate(zip(shape, wanted, strict=True)) if i != axis):
-        raise Refuse("its data is larger than its indices along another axis", "slice the data first")
+    smaller = any(a != b for i, (a, b) in enumerate(zip(shape, wanted, strict=True)) if i != axis)
     before, after = math.prod(shape[:axis]), math.prod(shape[axis + 1 :])
     rows, size, count = before * after, shape[axis], wanted[axis]
-    if rows * size * count > _MOST_PAIRS:
-        raise Refuse(f"it picks {rows} x {count} of {size} elements, too many for a matrix", "pick in the app")
+    if smaller or not fits(out, rows * size * count):
+        operands = [out.native(node.input(0)), out.native(node.input(1))]
+        sizes = {"data": list(shape), "positions": list(wanted)}
+        dims = out.natural_dims(node.output())
+        out.bind(node.output(), out.own("MkGatherElements", operands, [dims], axis=axis, **sizes)[0])
+        return
     data = out.view(node.input(0), (before, size, after))
     positions = out.view(node.input(1), (before, count, after))
     if after > 1:

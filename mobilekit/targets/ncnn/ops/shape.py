@@ -28,7 +28,7 @@ def same_elements(node: NodeView, out: Emission) -> None:
     out.alias(node.output(), node.input(0))
 
 
-@emits("Dropout", since=22)
+@emits("Dropout", since=22, data="any")
 def dropout(node: NodeView, out: Emission) -> None:
     training = node.optional_const(2, "training mode")
     if training is not None and bool(np.any(training)):
@@ -36,6 +36,8 @@ def dropout(node: NodeView, out: Emission) -> None:
     node.ignore("seed")
     node.ignore_input(1)
     out.alias(node.output(), node.input(0))
+    if (mask := node.optional_output(1)) is not None:
+        out.alias(mask, out.graph.constant(f"{mask.name}_kept", np.ones(node.shape(), np.bool_)))
 
 
 _FLOATS = frozenset({"float16", "float32", "float64"})

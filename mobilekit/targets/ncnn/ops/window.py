@@ -143,15 +143,37 @@ def _rows(out: Emission, blob: Blob, rows: range) -> Blob:
     return _stride(out, blob, rows)
 
 
-@emits("LpPool", since=22)
+def own_window(node: NodeView, rank: int) -> dict[str, list[int]]:
+    """The window in the words of our own pools."""
+    return {
+        "kernel": node.ints("kernel_shape") or [],
+        "strides": node.ints("strides") or [1] * rank,
+        "pads": (node.ints("pads") or [0] * (2 * rank))[:rank],
+        "dilations": node.ints("dilations") or [1] * rank,
+        "result": list(node.out_shape()[-rank:]),
+    }
+
+
+@emits("LpPool", since=22, own="MkLpPool", stock=True)
 def lp_pool(node: NodeView, out: Emission) -> None:
     power = node.int("p", 2)
     node.ignore("ceil_mode")
     if node.str("auto_pad", "NOTSET") not in ("NOTSET", "VALID"):
         raise Refuse("ONNX and ONNX Runtime disagree about auto_pad of a dilated pool", "give explicit pads")
-    if power not in (1, 2):
-        raise Refuse(f"its p is {power}", "use the 1-norm or the 2-norm")
     refuse_wide(node)
+    if power not in (1, 2):
+        planes, *spatial = _planes(node)
+        blob = out.own(
+            "MkLpPool",
+            [out.native(node.input())],
+            [out.natural_dims(node.output())],
+            planes=planes,
+            spatial=spatial,
+            p=power,
+            **own_window(node, len(spatial)),
+        )[0]
+        out.bind(node.output(), blob)
+        return
     x = out.view(node.input(), _planes(node))
     sums = window_sums(node, out, apply(out, "Square" if power == 2 else "Abs", x))
     out.bind(node.output(), apply(out, "Sqrt", sums) if power == 2 else sums)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import atexit
+import functools
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -20,6 +22,7 @@ from mobilekit.passes import prepare
 from mobilekit.runners.blobs import extracted, from_blobs, to_blob
 from mobilekit.runners.ncnn_host import infer
 from mobilekit.targets.ncnn import NcnnOptions, NcnnTarget
+from tests.own_layers import HarnessHost
 
 __all__ = ["agrees", "build", "findings", "model", "prepared", "run_ncnn", "run_ort"]
 
@@ -60,12 +63,29 @@ def prepared(proto: onnx.ModelProto) -> Graph:
         return prepare(load(path), {}, simplify=False)
 
 
-def findings(proto: onnx.ModelProto) -> tuple[Finding, ...]:
-    return NcnnTarget().check(prepared(proto), NcnnOptions())
+def findings(proto: onnx.ModelProto, **options: Any) -> tuple[Finding, ...]:
+    return NcnnTarget().check(prepared(proto), NcnnOptions(**options))
+
+
+def needs_own(proto: onnx.ModelProto) -> tuple[str, ...]:
+    """The layers of our own that ``proto`` needs; asserts that it is refused without, naming one of them."""
+    survey = NcnnTarget().survey(prepared(proto), NcnnOptions())
+    assert not survey.findings
+    refused = findings(proto, stock_only=True)
+    assert refused
+    assert survey.custom_layers
+    return survey.custom_layers
 
 
 def build(proto: onnx.ModelProto, folder: Path, **options: Any) -> NcnnArtifact:
     return NcnnTarget().build(prepared(proto), folder, NcnnOptions(**options))
+
+
+@functools.cache
+def harness() -> HarnessHost:
+    host = HarnessHost()
+    atexit.register(host.close)
+    return host
 
 
 def run_ncnn(proto: onnx.ModelProto, inputs: Arrays, **options: Any) -> tuple[dict[str, np.ndarray], str]:
@@ -73,12 +93,17 @@ def run_ncnn(proto: onnx.ModelProto, inputs: Arrays, **options: Any) -> tuple[di
     graph = prepared(proto)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        artifact = NcnnTarget().build(graph, folder, NcnnOptions(**options))
-        infos = {v.name: TensorInfo(name=v.name, dtype=v.dtype, shape=v.shape) for v in [*graph.inputs, *graph.outputs]}
+        artifact = NcnnTarget().build(graph, folder / "ncnn", NcnnOptions(**options))
+        infos = {v.name: TensorInfo(name=v.name, dtype=v.dtype, shape=v.shape) for v in [*graph.inputs, *graph.results]}
+        blobs = {b.blob: to_blob(inputs[b.tensor], infos[b.tensor], b) for b in artifact.inputs}
+        text = (folder / "ncnn" / "model.param").read_text()
+        if artifact.custom_layers:
+            found = harness().run(folder, artifact, blobs, extracted(artifact.outputs))
+            return from_blobs(found, infos.values(), artifact.outputs), text
         answer = infer(
-            param=str(folder / "model.param"),
-            weights=str(folder / "model.bin"),
-            inputs={b.blob: to_blob(inputs[b.tensor], infos[b.tensor], b) for b in artifact.inputs},
+            param=str(folder / artifact.param),
+            weights=str(folder / artifact.bin),
+            inputs=blobs,
             outputs=extracted(artifact.outputs),
             depth=artifact.depth,
             threads=1,
@@ -87,7 +112,6 @@ def run_ncnn(proto: onnx.ModelProto, inputs: Arrays, **options: Any) -> tuple[di
             warmup=0,
             iterations=1,
         )
-        text = (folder / "model.param").read_text()
     found = dict(zip(extracted(artifact.outputs), answer["outputs"], strict=True))
     return from_blobs(found, infos.values(), artifact.outputs), text
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from onnx import helper
 
-from tests.unit.targets.ncnn.oracle import agrees, findings, model
+from tests.unit.targets.ncnn.oracle import agrees, findings, model, needs_own
 
 RNG = np.random.default_rng(7)
 
@@ -87,11 +87,11 @@ def test_col2im(attrs: dict[str, list[int]]) -> None:
     agrees(node, {"x": rand(2, 12, places)}, {"n": image, "b": block})
 
 
-def test_too_scattered_is_refused() -> None:
+def test_too_scattered_needs_our_own_layer() -> None:
     size = 70000
     node = helper.make_node("GatherElements", ["x", "i"], ["y"], axis=0)
     proto = model([node], {"x": rand(size)}, ["y"], {"i": RNG.permutation(size)})
-    assert "separate pieces" in findings(proto)[0].reason
+    assert needs_own(proto) == ("MkGather",)
 
 
 def test_an_index_out_of_range_is_refused() -> None:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from onnx import helper
 
-from tests.unit.targets.ncnn.oracle import agrees, findings, model
+from tests.unit.targets.ncnn.oracle import agrees, model, needs_own, run_ncnn, run_ort
 
 RNG = np.random.default_rng(23)
 
@@ -46,10 +46,18 @@ def test_top_k(k: int, largest: int, shape: tuple[int, ...], axis: int) -> None:
         agrees(node, {"x": x}, {"k": np.array([k])}, outputs=("y", "i"))
 
 
-def test_a_sort_that_is_too_large_is_refused() -> None:
+def test_a_large_sort_needs_our_own_layer() -> None:
     node = helper.make_node("TopK", ["x", "k"], ["y", "i"])
-    found = findings(model([node], {"x": rand(1, 8400)}, ["y", "i"], {"k": np.array([300])}))
-    assert "8400" in found[0].reason
+    assert needs_own(model([node], {"x": rand(1, 8400)}, ["y", "i"], {"k": np.array([300])})) == ("MkTopK",)
+
+
+def test_a_middling_sort_can_do_without() -> None:
+    node = helper.make_node("TopK", ["x", "k"], ["y", "i"])
+    proto = model([node], {"x": (x := rand(1, 400))}, ["y", "i"], {"k": np.array([30])})
+    actual, text = run_ncnn(proto, {"x": x}, stock_only=True)
+    assert "Mk" not in text
+    for name, expected in run_ort(proto, {"x": x}).items():
+        np.testing.assert_array_equal(actual[name], expected)
 
 
 @pytest.mark.parametrize("axis", [0, 1, -1])

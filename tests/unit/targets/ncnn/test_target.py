@@ -72,9 +72,12 @@ def test_an_input_nobody_reads_is_refused() -> None:
 
 
 def test_an_output_nobody_makes_is_refused() -> None:
-    node = helper.make_node("MaxPool", ["x"], ["y", "where"], kernel_shape=[2, 2])
-    found = findings(model([node], {"x": rand(1, 2, 4, 4)}, ["y", "where"]))
-    assert len(found) == 1
+    graph = _relu_graph()
+    (node,) = graph.nodes
+    node.outputs.append(second := Value("second", "float32", (1, 4), producer=node))
+    graph.outputs.append(second)
+    (finding,) = emit(graph).findings
+    assert "'second'" in finding.reason
 
 
 def test_registering_twice_is_an_error() -> None:

@@ -7,7 +7,7 @@ import onnx
 import pytest
 from onnx import helper
 
-from tests.unit.targets.ncnn.oracle import agrees, findings, model, run_ncnn
+from tests.unit.targets.ncnn.oracle import agrees, model, needs_own, run_ncnn
 
 RNG = np.random.default_rng(11)
 LIMIT = 1 << 23
@@ -31,11 +31,11 @@ def test_mod_of_every_sign(fmod: int) -> None:
     agrees(helper.make_node("Mod", ["x", "d"], ["y"], fmod=fmod), {"x": x, "d": y})
 
 
-def test_mod_of_floats_by_what_is_computed_is_refused() -> None:
+def test_mod_of_floats_by_what_is_computed_needs_our_own_layer() -> None:
     x = np.ones(3, np.float32)
     proto = model([helper.make_node("Mod", ["x", "d"], ["y"], fmod=1)], {"x": x, "d": x}, ["y"])
     proto.graph.node[0].attribute[0].i = 0
-    assert "divisor" in findings(proto)[0].reason
+    assert needs_own(proto) == ("MkMod",)
 
 
 @pytest.mark.parametrize("op", ["BitwiseAnd", "BitwiseOr", "BitwiseXor"])
