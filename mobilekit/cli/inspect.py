@@ -31,13 +31,14 @@ def inspect(
     ] = None,
     json_: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
 ) -> None:
-    """Show what a model is, what it costs, and what targets cannot take of it; of a bundle, its TensorRT plan.
+    """Show what a model is, what it costs, and what targets cannot take of it; of a bundle, what it holds.
 
     \b
     mobilekit inspect model.onnx
     mobilekit inspect model.onnx --input-shape images:1x3x320x320
     mobilekit inspect vad.onnx --input sr=16000 --input-shape input:1x512
     mobilekit inspect pp_lcnet_orientation --json
+    mobilekit inspect build/model
     mobilekit inspect build/model --target tensorrt
     """
     from mobilekit import zoo
@@ -46,9 +47,18 @@ def inspect(
     from mobilekit.tensors import parse_named_shape, parse_named_value
 
     if Path(model).is_dir():
+        from mobilekit.bundle import open_bundle
+        from mobilekit.cli._bundle import show_bundle
         from mobilekit.cli._plan import plan_facts, show_plan
         from mobilekit.pipeline.inspect_plan import inspect_plan
 
+        bundle = open_bundle(Path(model), check=False)
+        if bundle.manifest.ncnn is not None and "tensorrt" not in (target or ()):
+            if json_:
+                print_json(bundle.manifest.to_json())
+            else:
+                show_bundle(bundle)
+            return
         view = inspect_plan(Path(model))
         if json_:
             print_json(plan_facts(view))

@@ -19,6 +19,10 @@ def run(
         list[str] | None,
         typer.Option("--input", "-i", metavar="[NAME=]FILE", help="A picture or a .npy file. Once for each input."),
     ] = None,
+    input_shape: Annotated[
+        list[str] | None,
+        typer.Option("--input-shape", help="NAME:1x3x640x480: what a picture becomes, of a bundle with free sizes."),
+    ] = None,
     runner: Annotated[
         str, typer.Option(help="local: the ncnn model on this machine; reference: the original in ONNX Runtime.")
     ] = "local",
@@ -36,11 +40,13 @@ def run(
     \b
     mobilekit run build/orientation --input page.png
     mobilekit run build/orientation --input page.png --runner reference --json
+    mobilekit run build/detector --input page.png --input-shape x:1x3x736x1280 -o out
     mobilekit run build/vad --input input=audio.npy --input state=zeros.npy -o out
     """
     from mobilekit.cli._common import print_json, terminal_progress
     from mobilekit.errors import UsageError
     from mobilekit.pipeline.run import RunSettings, run
+    from mobilekit.tensors import parse_named_shape
 
     if runner not in ("local", "reference"):
         raise UsageError(f"unknown runner {runner!r}", hint="the runners are local and reference")
@@ -49,6 +55,7 @@ def run(
         top=top,
         output=output,
         threads=threads,
+        shapes=dict(parse_named_shape(text) for text in input_shape or ()),
         timeout_s=timeout,
     )
     with terminal_progress() as progress:

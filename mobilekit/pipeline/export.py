@@ -102,6 +102,12 @@ def export_model(
     options = options or ExportOptions()
     folder = Path(output)
     _check_output(folder, replace=options.replace)
+    if _is_dynamic(options) and options.targets != ("ncnn",):
+        raise UsageError(
+            "free sizes are for the ncnn target alone", hint="TensorRT takes sizes as --profile; export it on its own"
+        )
+    if _is_dynamic(options) and options.verify_passes:
+        raise UsageError("passes are verified at one size", hint="use --verify-passes without --dynamic")
 
     from mobilekit import zoo
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -29,11 +29,13 @@ RunnerName = Literal["local", "reference"]
 @dataclass(frozen=True, slots=True)
 class RunSettings:
     """``runner``: ``local`` is the bundle's ncnn model through the ncnn wheel, ``reference`` the original model in
-    ONNX Runtime. ``top``: how many answers of a classifier. ``output``: a folder for the raw outputs."""
+    ONNX Runtime. ``top``: how many answers of a classifier. ``output``: a folder for the raw outputs. ``shapes``: what
+    pictures become, by input, where the bundle's sizes are free; otherwise its default."""
 
     runner: RunnerName = "local"
     top: int = 5
     output: Path | None = None
+    shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     threads: int = 0
     timeout_s: float = 300.0
 
@@ -86,7 +88,8 @@ def run(
     manifest = bundle.manifest
     labels = _labels(bundle)
     files = _assign(inputs, manifest)
-    tensors = {name: _load(file, _info(manifest, name), manifest) for name, file in files.items()}
+    infos = _sized(manifest, settings.shapes)
+    tensors = {name: _load(file, infos[name], manifest) for name, file in files.items()}
     progress.step("running the model")
     fp16 = settings.runner == "local" and manifest.ncnn is not None and manifest.ncnn.precision == "fp16"
     options = RunOptions(threads=settings.threads, fp16=fp16, timeout_s=settings.timeout_s)
@@ -153,7 +156,7 @@ def _assign(inputs: Sequence[str], manifest: Manifest) -> dict[str, Path]:
         chosen[name] = file
     missing = [name for name in names if name not in chosen]
     if missing:
-        what = ", ".join(f"{name} ({format_shape(_info(manifest, name).shape)})" for name in missing)
+        what = ", ".join(f"{name} ({_info(manifest, name).describe()})" for name in missing)
         raise UsageError(f"no file is given for the input {what}", hint="--input NAME=FILE, once for each input")
     return {name: chosen[name] for name in names}
 
@@ -181,6 +184,20 @@ def _split(text: str, manifest: Manifest) -> tuple[str, Path]:
 
 def _info(manifest: Manifest, name: str) -> TensorInfo:
     return next(info for info in manifest.inputs if info.name == name)
+
+
+def _sized(manifest: Manifest, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, TensorInfo]:
+    """The inputs by name, with the shapes asked for in place of the default ones."""
+    infos = {info.name: info for info in manifest.inputs}
+    for name, shape in shapes.items():
+        if name not in infos:
+            raise UsageError(f"the model has no input {name!r}", hint=f"its inputs: {', '.join(infos)}")
+        problem = infos[name].misfit(shape)
+        if problem is not None:
+            hint = "give a shape of that kind" if infos[name].free else "export with --dynamic for many sizes"
+            raise UsageError(f"--input-shape of {name!r} does not fit: {problem}", hint=hint)
+        infos[name] = replace(infos[name], shape=shape)
+    return infos
 
 
 def _load(file: Path, info: TensorInfo, manifest: Manifest) -> Array:
@@ -235,7 +252,7 @@ def _classes(manifest: Manifest) -> TensorInfo | None:
     if manifest.task != "classification" or not manifest.outputs:
         return None
     first = manifest.outputs[0]
-    return first if math.prod(first.shape) == max(first.shape, default=1) > 1 else None
+    return first if math.prod(first.shape) == max(first.shape, default=1) > 1 and not first.free else None
 
 
 def _labels(bundle: Bundle) -> tuple[str, ...]:

@@ -8,10 +8,14 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+from PIL import Image
+from typer.testing import CliRunner
 
 from mobilekit.bundle import Bundle, open_bundle
+from mobilekit.cli.main import make_app
 from mobilekit.errors import UnsupportedModelError, UsageError
 from mobilekit.pipeline.export import ExportOptions, export_model
+from mobilekit.pipeline.run import RunSettings, run
 from mobilekit.runners.base import RunOptions
 from mobilekit.runners.ncnn_host import NcnnHostRunner
 from mobilekit.runners.ort import OrtRunner
@@ -123,6 +127,42 @@ def test_the_batch_is_never_free(tmp_path: Path) -> None:
     shape = (AxisRange(), 3, AxisRange(), AxisRange())
     with pytest.raises(UsageError, match="batch"):
         export_model(path, tmp_path / "bundle", ExportOptions(dynamic_shapes={"x": shape}))
+
+
+def test_what_does_not_go_with_free_sizes_is_said(tmp_path: Path) -> None:
+    path = save(models.u_net(), tmp_path / "model.onnx")
+    for options in (
+        ExportOptions(dynamic=True, targets=("tensorrt",)),
+        ExportOptions(dynamic=True, verify_passes=True),
+    ):
+        with pytest.raises(UsageError):
+            export_model(path, tmp_path / "bundle", options)
+
+
+def test_run_and_inspect_at_a_size_of_ones_own(tmp_path: Path) -> None:
+    bundle = export(models.u_net(), tmp_path, shapes={"x": (1, 3, 32, 40)}, preprocess=_preprocess(tmp_path))
+    pixels = np.random.default_rng(1).integers(0, 256, (50, 60, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "page.png")
+    np.save(tmp_path / "x.npy", np.zeros((1, 3, 44, 20), np.float32))
+    (output,) = (info.name for info in bundle.manifest.outputs)
+    given = {"page.png": (1, 1, 32, 40), "x.npy": (1, 1, 44, 20)}
+    for file, shape in given.items():
+        assert run(bundle.root, [str(tmp_path / file)]).outputs[output].shape == shape
+    own = RunSettings(shapes={"x": (1, 3, 48, 64)})
+    assert run(bundle.root, [str(tmp_path / "page.png")], own).outputs[output].shape == (1, 1, 48, 64)
+    for shapes, says in (({"x": (1, 3, 50, 64)}, "multiple of 4"), ({"y": (1, 3, 48, 64)}, "no input")):
+        with pytest.raises(UsageError, match=says):
+            run(bundle.root, [str(tmp_path / "page.png")], RunSettings(shapes=shapes))
+    shown = CliRunner().invoke(make_app(), ["inspect", str(bundle.root)])
+    assert shown.exit_code == 0, shown.output
+    assert "1x3x8../4x8../4" in shown.stdout
+    assert "1x3x32x40" in shown.stdout
+
+
+def _preprocess(folder: Path) -> Path:
+    path = folder / "pre.toml"
+    path.write_text("scale = 0.00392156862745098\n")
+    return path
 
 
 def test_the_default_size_is_what_input_shape_says(tmp_path: Path) -> None:
