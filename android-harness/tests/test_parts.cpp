@@ -125,6 +125,7 @@ TEST(param_problems_name_the_layer) {
         {"7767517\n", "counts"},
         {"7767517\n2 2\nInput in 0 1 in\n", "header says 2"},
         {"7767517\n1 1\nNoSuchLayer n 0 1 a\n", "no layer type 'NoSuchLayer'"},
+        {"7767517\n1 1\nMkFromTheFuture n 0 1 a\n", "mobilekit harness build"},
         {"7767517\n1 1\nReLU r 1 1 a b\n", "reads blob 'a'"},
         {"7767517\n3 3\nInput in 0 1 in\nReLU r 1 1 in b\nReLU q 1 1 in c\n", "another layer already read"},
         {"7767517\n1 1\nInput in 0 1\n", "cut short"},

@@ -91,7 +91,7 @@ TEST(header_is_checked) {
     bytes[0] = 'X';
     CHECK_THROWS(kFrame, decode_header(bytes, 100));
     reset();
-    bytes[4] = 2;
+    bytes[4] = kProtocolVersion + 1;
     CHECK_THROWS(kVersion, decode_header(bytes, 100));
     reset();
     bytes[8] = 101;

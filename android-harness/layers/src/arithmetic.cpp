@@ -1,6 +1,5 @@
 // MkPow, MkDiv, MkMod (broadcast as in numpy), MkCumSum.
 #include <math.h>
-#include <string.h>
 
 #include "own_layer.h"
 
@@ -42,6 +41,7 @@ public:
     int forward(const std::vector<ncnn::Mat>& bottoms, std::vector<ncnn::Mat>& tops, const ncnn::Option& opt) const {
         Sequence in[2];
         MK_TRY(read(bottoms, 2, in, opt));
+        MK_TRY(check(in[1]));
         Broadcast plan;
         MK_TRY(arrange(in, plan));
         const int length = plan.size[plan.rank - 1];
@@ -51,34 +51,33 @@ public:
         const int threads = threads_for(static_cast<size_t>(plan.rows) * length * 16, opt);
         const Sequence& a = in[0];
         const Sequence& b = in[1];
-        bool good = true;
         if (plan.rows >= threads) {
-            MK_PRAGMA(omp parallel for num_threads(threads) reduction(&& : good))
+            MK_PARALLEL_FOR(threads)
             for (int row = 0; row < plan.rows; row++)
-                good = compute(a.data + plan.begin(0, row), steps[0], b.data + plan.begin(1, row), steps[1], length,
-                               out.data + static_cast<size_t>(row) * length) && good;
+                compute(a.data + plan.begin(0, row), steps[0], b.data + plan.begin(1, row), steps[1], length,
+                        out.data + static_cast<size_t>(row) * length);
         } else {  // few long rows: each in parts
             for (int row = 0; row < plan.rows; row++) {
                 const float* left = a.data + plan.begin(0, row);
                 const float* right = b.data + plan.begin(1, row);
                 float* to = out.data + static_cast<size_t>(row) * length;
-                MK_PRAGMA(omp parallel for num_threads(threads) reduction(&& : good))
+                MK_PARALLEL_FOR(threads)
                 for (int t = 0; t < threads; t++) {
                     const int from = static_cast<int>(static_cast<long long>(length) * t / threads);
                     const int end = static_cast<int>(static_cast<long long>(length) * (t + 1) / threads);
-                    good = compute(left + static_cast<size_t>(from) * steps[0], steps[0],
-                                   right + static_cast<size_t>(from) * steps[1], steps[1], end - from, to + from) && good;
+                    compute(left + static_cast<size_t>(from) * steps[0], steps[0],
+                            right + static_cast<size_t>(from) * steps[1], steps[1], end - from, to + from);
                 }
             }
         }
-        if (!good) return fail("an integer is divided by zero");
         out.finish();
         return 0;
     }
 
 protected:
-    // Steps are 0 or 1. False on an operation that has no result.
-    virtual bool compute(const float* a, int a_step, const float* b, int b_step, int count, float* to) const = 0;
+    // Steps are 0 or 1.
+    virtual void compute(const float* a, int a_step, const float* b, int b_step, int count, float* to) const = 0;
+    virtual int check(const Sequence&) const { return 0; }  // of the second operand
 
 private:
     int arrange(const Sequence* in, Broadcast& plan) const {
@@ -114,9 +113,8 @@ private:
 
 class Pow : public Binary {
 protected:
-    bool compute(const float* a, int a_step, const float* b, int b_step, int count, float* to) const {
+    void compute(const float* a, int a_step, const float* b, int b_step, int count, float* to) const {
         for (int i = 0; i < count; i++, a += a_step, b += b_step) to[i] = powf(*a, *b);
-        return true;
     }
 };
 
@@ -129,17 +127,20 @@ public:
     }
 
 protected:
-    bool compute(const float* a, int a_step, const float* b, int b_step, int count, float* to) const {
+    void compute(const float* a, int a_step, const float* b, int b_step, int count, float* to) const {
         if (!truncate_) {
             for (int i = 0; i < count; i++, a += a_step, b += b_step) to[i] = *a / *b;
-            return true;
+            return;
         }
-        for (int i = 0; i < count; i++, a += a_step, b += b_step) {
-            if (*b == 0.f) return false;
-            // The float quotient of integers below 2^24 may round up to a whole number; that of doubles does not.
+        // The float quotient of integers below 2^24 may round up to a whole number; that of doubles does not.
+        for (int i = 0; i < count; i++, a += a_step, b += b_step)
             to[i] = static_cast<float>(trunc(static_cast<double>(*a) / static_cast<double>(*b)));
-        }
-        return true;
+    }
+
+    int check(const Sequence& b) const {
+        for (int i = 0; truncate_ && i < b.count; i++)
+            if (b.data[i] == 0.f) return fail("an integer is divided by zero");
+        return 0;
     }
 
 private:
@@ -155,7 +156,7 @@ public:
     }
 
 protected:
-    bool compute(const float* a, int a_step, const float* b, int b_step, int count, float* to) const {
+    void compute(const float* a, int a_step, const float* b, int b_step, int count, float* to) const {
         for (int i = 0; i < count; i++, a += a_step, b += b_step) {
             float rest = fmodf(*a, *b);
             if (!fmod_) {
@@ -166,7 +167,6 @@ protected:
             }
             to[i] = rest;
         }
-        return true;
     }
 
 private:

@@ -166,13 +166,10 @@ public:
             }
             for (int a = 1; a < axis; a++) {
                 from += inner;
-                for (int i = 0; i < inner; i++) {
-                    const bool before = largest_ ? from[i] > best[i] : from[i] < best[i];
-                    if (before || (last_ && from[i] == best[i])) {
-                        best[i] = from[i];
-                        position[i] = static_cast<float>(a);
-                    }
-                }
+                if (largest_ && last_) keep<std::greater_equal<float> >(from, a, inner, best, position);
+                if (largest_ && !last_) keep<std::greater<float> >(from, a, inner, best, position);
+                if (!largest_ && last_) keep<std::less_equal<float> >(from, a, inner, best, position);
+                if (!largest_ && !last_) keep<std::less<float> >(from, a, inner, best, position);
             }
         }
         positions.finish();
@@ -180,6 +177,17 @@ public:
     }
 
 private:
+    // Branchless, so that it becomes vector code.
+    template <typename Before>
+    static void keep(const float* from, int a, int count, float* best, float* position) {
+        const Before before = Before();
+        for (int i = 0; i < count; i++) {
+            const bool better = before(from[i], best[i]);
+            best[i] = better ? from[i] : best[i];
+            position[i] = better ? static_cast<float>(a) : position[i];
+        }
+    }
+
     Dims factors_;
     bool largest_;
     bool last_;

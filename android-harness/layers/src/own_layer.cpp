@@ -6,10 +6,6 @@
 #include <stdio.h>
 #include <string.h>
 
-#if __ARM_NEON
-#include <arm_neon.h>
-#endif
-
 namespace mobilekit_layers {
 
 namespace {
@@ -19,30 +15,29 @@ const size_t kStepsWorthAThread = 1 << 15;
 
 size_t plane_of(const ncnn::Mat& mat) { return static_cast<size_t>(mat.w) * mat.h * mat.d; }
 
-// The first position that is none, or -1. `to` is written up to there.
-int first_bad(const float* from, int count, int limit, int* to) {
-    int i = 0;
-#if __ARM_NEON
-    const int32x4_t size = vdupq_n_s32(limit);
-    for (; i + 4 <= count; i += 4) {
-        const float32x4_t value = vld1q_f32(from + i);
-        const int32x4_t whole = vcvtq_s32_f32(value);  // saturates; NaN gives 0
-        const int32x4_t wrapped = vaddq_s32(whole, vandq_s32(vshrq_n_s32(whole, 31), size));
-        const uint32x4_t good = vandq_u32(vceqq_f32(vcvtq_f32_s32(whole), value),
-                                          vcltq_u32(vreinterpretq_u32_s32(wrapped), vreinterpretq_u32_s32(size)));
-        vst1q_s32(to + i, wrapped);
-        const uint32x2_t both = vand_u32(vget_low_u32(good), vget_high_u32(good));
-        if ((vget_lane_u32(both, 0) & vget_lane_u32(both, 1)) != UINT32_MAX) break;  // the loop below says which
-    }
-#endif
-    for (; i < count; i++) {
+// Branchless, so that it becomes vector code; `to` gets something for numbers that are no positions.
+bool all_good(const float* from, int count, int limit, int* to) {
+    int bad = 0;
+    for (int i = 0; i < count; i++) {
         const float value = from[i];
-        if (!(value >= -static_cast<float>(kExactIntegers) && value < static_cast<float>(kExactIntegers))) return i;
-        int whole = static_cast<int>(value);
-        if (static_cast<float>(whole) != value) return i;
-        if (whole < 0) whole += limit;
-        if (whole < 0 || whole >= limit) return i;
-        to[i] = whole;
+        const bool small = value >= -static_cast<float>(kExactIntegers) && value <= static_cast<float>(kExactIntegers);
+        const int whole = static_cast<int>(small ? value : 0.5f);
+        const int wrapped = whole < 0 ? whole + limit : whole;
+        bad |= (static_cast<float>(whole) != value) | (wrapped < 0) | (wrapped >= limit);
+        to[i] = wrapped;
+    }
+    return bad == 0;
+}
+
+// The first number that is no position, or -1.
+int first_bad(const float* from, int count, int limit, int* to) {
+    const int kBlock = 1024;
+    for (int begin = 0; begin < count; begin += kBlock) {
+        const int size = count - begin < kBlock ? count - begin : kBlock;
+        if (all_good(from + begin, size, limit, to + begin)) continue;
+        int at = begin;
+        while (all_good(from + at, 1, limit, to + at)) at++;
+        return at;
     }
     return -1;
 }
