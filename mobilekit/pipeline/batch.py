@@ -23,6 +23,7 @@ def choose_batch(
     shapes: Mapping[str, tuple[int, ...]],
     *,
     simplify: bool,
+    stock_only: bool = False,
     verifier: PassVerifier | None = None,
 ) -> tuple[Graph, Batch | None, Mixing | None]:
     """The graph to convert, the batch that has to be run sample by sample on it, and what mixes samples if any does.
@@ -39,6 +40,6 @@ def choose_batch(
     if found is None or isinstance(found, Mixing):
         return graph, None, found
     sample, batch = found
-    one, whole = emit(sample), emit(graph)
+    one, whole = (emit(each, stock_only=stock_only) for each in (sample, graph))
     stays = not whole.findings and (one.findings or len(whole.layers) <= len(one.layers))
     return (graph, None, None) if stays else (sample, batch, None)

@@ -211,7 +211,9 @@ def _prepare_ncnn(
         with _pass_verifier(resolved, options) as verifier:
             graph = prepare(source, shapes, simplify=options.simplify, progress=progress, verifier=verifier)
         with _pass_verifier(resolved, options) as verifier:
-            graph, batch, mixing = choose_batch(graph, source, shapes, simplify=options.simplify, verifier=verifier)
+            graph, batch, mixing = choose_batch(
+                graph, source, shapes, simplify=options.simplify, stock_only=options.stock_only, verifier=verifier
+            )
     if batch is not None:
         progress.note(f"ncnn computes one sample at a time: the batch of {batch.size} is run sample by sample")
     with clock("emit"):

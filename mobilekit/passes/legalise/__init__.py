@@ -27,6 +27,7 @@ def _rules() -> tuple[Rule[Any], ...]:
     from mobilekit.passes.legalise.masking import MaskedSoftmax
     from mobilekit.passes.legalise.normalisation import FuseLayerNorm, FuseNormScale
     from mobilekit.passes.legalise.pad import CutPad
+    from mobilekit.passes.legalise.prelu import FusePRelu
     from mobilekit.passes.legalise.quantised import DequantiseEarly, FakeQuantise, IntegerProduct
     from mobilekit.passes.legalise.reduce import ReduceOfOnes
     from mobilekit.passes.legalise.scatter import ScatterSlice
@@ -52,6 +53,7 @@ def _rules() -> tuple[Rule[Any], ...]:
         CanonicalClip(),
         FuseHardSigmoid(),
         FuseActivation(),
+        FusePRelu(),
         FuseLayerNorm(),
         FuseNormScale(),
         MatMulToGemm(),

@@ -46,10 +46,11 @@ def apply(out: Emission, name: str, blob: Blob) -> Blob:
     return out.layer("UnaryOp", [blob], blob.dims, op_type=UNARY[name])
 
 
-@emits("Abs", "Neg", "Floor", "Ceil", "Sqrt", "Exp", "Log", "Reciprocal", "Tanh", since=13)
+@emits("Abs", "Neg", since=13, data="exact")
+@emits("Floor", "Ceil", "Sqrt", "Exp", "Log", "Reciprocal", "Tanh", since=13)
 @emits("Sin", "Cos", "Tan", "Asin", "Acos", "Atan", "Sinh", "Cosh", "Asinh", "Acosh", "Atanh", since=7)
 @emits("Round", since=11)
-@emits("Sign", since=9)
+@emits("Sign", since=9, data="exact")
 def unary(node: NodeView, out: Emission) -> None:
     out.unary("UnaryOp", node, op_type=UNARY[node.op])
 

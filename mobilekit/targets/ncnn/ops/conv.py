@@ -48,6 +48,9 @@ def conv(node: NodeView, out: Emission) -> None:
     rank = len(inner) - 1
     if rank not in _SUFFIX:
         raise Refuse(f"ncnn has no {rank}-D convolution", "express it with 1-D to 3-D convolutions")
+    if node.input(1).const is None:
+        _with_computed_weight(node, out)
+        return
     if batch > 1 and rank == 3:
         one_batch(node)
     weight = node.const(1, "weight")
@@ -93,6 +96,39 @@ def conv(node: NodeView, out: Emission) -> None:
         **fused.as_params(),
     )
     out.bind(output, _as_batch(out, blob) if batch > 1 else blob)
+
+
+def _with_computed_weight(node: NodeView, out: Emission) -> None:
+    """A template that is searched for, a modulated filter: ncnn takes the weight as a second blob, (out, in, ...)."""
+    inner, weight = one_batch(node), node.shape(1)
+    rank = len(inner) - 1
+    if rank > 2:
+        raise Refuse("ncnn's 3-D convolution needs its weight fixed", "make the weight a constant of the model")
+    if node.str("auto_pad", "NOTSET") not in ("NOTSET", "VALID"):
+        raise Refuse("its auto_pad was not resolved to pads", "give explicit pads")
+    pads, group, bias = node.ints("pads") or [0] * (2 * rank), node.int("group", 1), node.optional(2)
+    if min(pads) < 0:
+        raise Refuse("it has negative pads", "crop the input with Slice instead")
+    fused, output = take_activation(node.output(), out)
+    blobs = [out.view(node.input(0), inner), out.view(node.input(1), weight)]
+    if bias is not None:
+        blobs.append(out.view(bias, (weight[0],)))
+    blob = out.layer(
+        f"Convolution{'DepthWise' if group > 1 else ''}{_SUFFIX[rank]}",
+        blobs,
+        (weight[0], *node.out_shape()[2:]),
+        num_output=weight[0],
+        bias_term=int(bias is not None),
+        weight_data_size=math.prod(weight),
+        dynamic_weight=1,
+        **({"group": group} if group > 1 else {}),
+        **_spatial("kernel", node.ints("kernel_shape") or list(weight[2:])),
+        **_spatial("stride", node.ints("strides") or [1] * rank),
+        **_spatial("dilation", node.ints("dilations") or [1] * rank),
+        **_pads(pads, rank),
+        **fused.as_params(),
+    )
+    out.bind(output, blob)
 
 
 def _as_depth(node: NodeView, out: Emission) -> Blob:

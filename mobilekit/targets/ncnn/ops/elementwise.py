@@ -184,7 +184,7 @@ def mean(node: NodeView, out: Emission) -> None:
         out.bind(node.output(), scalar(out, DIV, total, float(len(node))))
 
 
-_LARGEST_PRODUCT = 8
+_LARGEST_PRODUCT = 64
 _SQUARE, _SQRT, _RECIPROCAL = 4, 5, 15
 
 

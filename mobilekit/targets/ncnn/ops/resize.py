@@ -209,12 +209,17 @@ def _asymmetric(x: Matrix, scale: np.float32, n: int, m: int) -> Matrix:  # noqa
     return (x / scale).astype(np.float32)
 
 
+def _tf_nearest(x: Matrix, scale: np.float32, n: int, m: int) -> Matrix:  # noqa: ARG001
+    return ((x + np.float32(0.5)) / scale).astype(np.float32)
+
+
 _TRANSFORMS: dict[str, Transform] = {
     "half_pixel": _half_pixel,
     "half_pixel_symmetric": _symmetric,
     "pytorch_half_pixel": _pytorch,
     "align_corners": _align,
     "asymmetric": _asymmetric,
+    "tf_half_pixel_for_nn": _tf_nearest,
 }
 """Output coordinate -> input coordinate, for output indices, the scale, and both lengths."""
 
