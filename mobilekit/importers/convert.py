@@ -18,7 +18,7 @@ from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TypeProto, V
 from mobilekit.errors import ModelError
 from mobilekit.graph import Graph, Node, Value
 from mobilekit.importers.onnx import check_names, default_opset, symbol
-from mobilekit.importers.tensors import ExternalData, dtype_name, elem_type, from_tensor, to_tensor
+from mobilekit.importers.tensors import ExternalData, dtype_name, elem_type, from_tensor, name_of, to_tensor
 
 if TYPE_CHECKING:
     from mobilekit.tensors import Array
@@ -54,7 +54,7 @@ class _Reader:
         check_names(*(item.name for items in (proto.initializer, proto.input, proto.output) for item in items))
         for tensor in proto.initializer:
             array = from_tensor(tensor, self._external)
-            scope[tensor.name] = Value(tensor.name, str(array.dtype), array.shape, const=array)
+            scope[tensor.name] = Value(tensor.name, name_of(array.dtype), array.shape, const=array)
         for sparse in proto.sparse_initializer:
             scope[sparse.values.name] = _dense(sparse, self._external)
         for info in proto.input:
@@ -87,7 +87,7 @@ class _Reader:
         if proto.op_type == "Constant" and not domain:
             array = _constant(proto, self._external)
             name = proto.output[0]
-            scope[name] = Value(name, str(array.dtype), array.shape, const=array)
+            scope[name] = Value(name, name_of(array.dtype), array.shape, const=array)
             return None
         inputs: list[Value | None] = []
         for name in proto.input:
@@ -134,7 +134,7 @@ def _dense(sparse: Any, external: ExternalData) -> Value:
         array.reshape(-1)[indices.astype(np.int64)] = values
     else:
         array[tuple(indices.astype(np.int64).T)] = values
-    return Value(sparse.values.name, str(array.dtype), dims, const=array)
+    return Value(sparse.values.name, name_of(array.dtype), dims, const=array)
 
 
 def _constant(proto: NodeProto, external: ExternalData) -> Array:

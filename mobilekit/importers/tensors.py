@@ -6,12 +6,13 @@ Element types are onnx's own (``onnx.helper.tensor_dtype_to_np_dtype``): types t
 
 from __future__ import annotations
 
+import math
 import mmap
 import sys
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path, PurePosixPath, PureWindowsPath
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx
@@ -22,7 +23,16 @@ from mobilekit.errors import ModelError
 if TYPE_CHECKING:
     from mobilekit.tensors import Array
 
-__all__ = ["ExternalData", "dtype_bits", "dtype_name", "elem_type", "from_tensor", "tensor_location", "to_tensor"]
+__all__ = [
+    "ExternalData",
+    "dtype_bits",
+    "dtype_name",
+    "elem_type",
+    "from_tensor",
+    "name_of",
+    "tensor_location",
+    "to_tensor",
+]
 
 _PACKED = {
     TensorProto.INT4,
@@ -57,6 +67,12 @@ def dtype_name(elem: int) -> str:
         return str(helper.tensor_dtype_to_np_dtype(elem))
     except (KeyError, ValueError):
         raise ModelError(f"element type {elem} is not one that ONNX {onnx.__version__} defines") from None
+
+
+@cache
+def name_of(dtype: np.dtype[Any]) -> str:
+    """numpy's name of a dtype, which numpy puts together anew (10 microseconds) whenever it is asked."""
+    return str(dtype)
 
 
 @cache
@@ -153,7 +169,7 @@ def from_tensor(tensor: TensorProto, external: ExternalData | None = None) -> Ar
     packed = tensor.data_type in _PACKED
     if not packed and (is_external or tensor.HasField("raw_data")) and tensor.data_type != TensorProto.STRING:
         raw: memoryview | bytes = external.bytes(tensor) if is_external and external else tensor.raw_data
-        count = int(np.prod(dims, dtype=np.int64))
+        count = math.prod(dims)
         if len(raw) != count * dtype.itemsize:
             raise ModelError(
                 f"tensor {tensor.name!r} of {dtype} {list(dims)} needs {count * dtype.itemsize} bytes, not {len(raw)}",
@@ -178,9 +194,9 @@ def from_tensor(tensor: TensorProto, external: ExternalData | None = None) -> Ar
 
 def to_tensor(array: Array, name: str) -> TensorProto:
     """A self-contained tensor: raw little-endian data, or strings."""
-    if array.dtype == object or str(array.dtype) not in _PLAIN_NAMES:
+    if array.dtype == object or name_of(array.dtype) not in _PLAIN_NAMES:
         return numpy_helper.from_array(np.asarray(array), name)
-    tensor = TensorProto(name=name, data_type=elem_type(str(array.dtype)), dims=array.shape)
+    tensor = TensorProto(name=name, data_type=elem_type(name_of(array.dtype)), dims=array.shape)
     little = array if sys.byteorder == "little" else array.byteswap()
     tensor.raw_data = np.ascontiguousarray(little).tobytes()
     return tensor

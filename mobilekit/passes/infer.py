@@ -18,7 +18,7 @@ from onnx import TypeProto, shape_inference
 from mobilekit.errors import Finding, ModelError, UnsupportedModelError
 from mobilekit.graph import Graph, Node, Value
 from mobilekit.importers.convert import to_node, type_of
-from mobilekit.importers.tensors import dtype_name, to_tensor
+from mobilekit.importers.tensors import dtype_name, name_of, to_tensor
 from mobilekit.passes.contrib import is_lowered, lower
 from mobilekit.passes.evaluate import evaluate
 from mobilekit.passes.functions import expand, is_expanded
@@ -162,6 +162,7 @@ class Schemas:
 
     def __init__(self, opset: int) -> None:
         self.opset = opset
+        self.imports = [onnx.helper.make_opsetid("", opset)]
         self._known: dict[str, onnx.defs.OpSchema | None] = {}
 
     def get(self, node: Node) -> onnx.defs.OpSchema | None:
@@ -199,9 +200,8 @@ def infer_node(node: Node, schemas: Schemas) -> None:
     for body in node.bodies():
         for inner in body.nodes:
             types |= {v.name: type_of(v) for v in inner.inputs if v is not None and v.name not in types and v.dtype}
-    opsets = [onnx.helper.make_opsetid("", schemas.opset)]
     try:
-        made = shape_inference.infer_node_outputs(schema, to_node(node), types, data, opset_imports=opsets)
+        made = shape_inference.infer_node_outputs(schema, to_node(node), types, data, opset_imports=schemas.imports)
     except (shape_inference.InferenceError, onnx.checker.ValidationError, RuntimeError) as error:
         if node.bodies():
             return  # the bodies' own nodes were looked at; what the whole makes stays unknown
@@ -261,7 +261,7 @@ def _fold(graph: Graph, node: Node, opset: int) -> list[Node] | None:
         return None
     kept: list[Node] = []
     for value, array in zip(made, arrays, strict=False):
-        value.dtype, value.shape = str(array.dtype), array.shape
+        value.dtype, value.shape = name_of(array.dtype), array.shape
         if graph.is_output(value):
             constant = graph.constant(f"{value.name}_constant", array)
             kept.append(Node(node.name, "Identity", [constant], [value]))
