@@ -152,8 +152,8 @@ def test_a_full_disk(tmp_path: Path) -> None:
     assert done.stdout == "", "something was left on the full disk"
 
 
-@pytest.mark.parametrize(("number", "codes"), [(signal.SIGINT, (130, -signal.SIGINT)), (signal.SIGTERM, (143,))])
-def test_an_interruption_leaves_nothing(tmp_path: Path, number: int, codes: tuple[int, ...]) -> None:
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_an_interruption_leaves_nothing(tmp_path: Path, number: int, code: int) -> None:
     """Caught while it works on a model that takes long enough."""
     rng = np.random.default_rng(0)
     nodes, weights = [], {}
@@ -179,8 +179,7 @@ def test_an_interruption_leaves_nothing(tmp_path: Path, number: int, codes: tupl
     process.send_signal(number)
     rest = process.stderr.read()
     process.stderr.close()
-    # Death by SIGINT itself was seen once on a busy machine, cause unproven; to a shell that is 130 too.
-    assert process.wait(30) in codes, rest
+    assert process.wait(30) == code, rest
     assert "Traceback" not in rest
     assert sorted(p.name for p in tmp_path.iterdir()) == ["models"]
 
