@@ -1,3 +1,21 @@
-from mobilekit.cli.main import run
+"""The first lines of ``python -m mobilekit`` and of the ``mobilekit`` script: Ctrl-C is 130 while they import, too."""
 
-run()
+import os
+import sys
+
+__all__ = ["main"]
+
+
+def main() -> None:
+    """Run the command line; leaves with an exit code."""
+    try:
+        from mobilekit.cli.main import run
+    except KeyboardInterrupt:
+        sys.stderr.write("interrupted\n")
+        sys.stderr.flush()
+        os._exit(130)
+    run()
+
+
+if __name__ == "__main__":
+    main()

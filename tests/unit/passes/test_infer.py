@@ -108,7 +108,8 @@ def test_random_numbers_are_not_folded(tmp_path: Path) -> None:
 def test_a_huge_constant_result_is_left_to_run_time(tmp_path: Path) -> None:
     nodes = [Node("Tile", ["w", "n"], ["t"]), Node("Add", ["x", "t"], ["y"])]
     weights = {"w": np.ones((1, 4), np.float32), "n": np.array([1 << 24, 1])}
-    graph = prepared(of_nodes(nodes, {"x": (1, 4)}, {"y": (1 << 24, 4)}, weights), tmp_path)
+    # Not held against ONNX Runtime, which would make gigabytes of it at every rewrite.
+    graph = prepared(of_nodes(nodes, {"x": (1, 4)}, {"y": (1 << 24, 4)}, weights), tmp_path, verify=False)
     assert "Tile" in ops(graph)
 
 
