@@ -23,9 +23,12 @@ Array = np.ndarray[Any, Any]
 
 
 class HarnessHost:
-    """Loads model after model into one process; it is made anew after one that ended it."""
+    """Loads model after model into one process; it is made anew after one that ended it. Without ``program``, this
+    machine's harness."""
 
-    def __init__(self) -> None:
+    def __init__(self, program: Path | None = None, emulator: Sequence[str] = ()) -> None:
+        self._program = program
+        self._emulator = emulator
         self._session: HarnessSession | None = None
 
     def run(
@@ -48,7 +51,8 @@ class HarnessHost:
 
     def _start(self) -> HarnessSession:
         abi = next(abi for abi, machine in ABIS.items() if machine == platform.machine())
-        session = HarnessSession.connect_local(find_harness(abi, SILENT, static_only=True))
+        program = self._program or find_harness(abi, SILENT, static_only=True)
+        session = HarnessSession.connect_local(program, emulator=self._emulator)
         self._session = session.__enter__()
         return self._session
 

@@ -120,11 +120,16 @@ def _domain(domain: str) -> str:
 
 
 def default_opset(proto: ModelProto) -> int:
-    """The default domain's opset. :class:`ModelError` where it is older than 7 or newer than onnx knows."""
+    """The default domain's opset; 7 for an older one all of whose operators mean the same there.
+
+    :class:`ModelError` where it is older and they do not, or newer than onnx knows.
+    """
     version = next((entry.version for entry in proto.opset_import if _domain(entry.domain) == ""), None)
     if version is None:
         # A model of custom operators, or of local functions only, need not import the default domain.
         version = onnx.defs.onnx_opset_version() if proto.opset_import else 1
+    if version < OLDEST_OPSET and _unchanged(proto.graph, version):
+        return OLDEST_OPSET
     if version < OLDEST_OPSET:
         raise ModelError(
             f"the model is of ONNX opset {version}; the oldest that can be read is {OLDEST_OPSET}",
@@ -137,6 +142,21 @@ def default_opset(proto: ModelProto) -> int:
             hint="pip install --upgrade onnx, or export the model with an older opset",
         )
     return int(version)
+
+
+def _unchanged(graph: GraphProto, version: int) -> bool:
+    """Whether every operator in ``graph`` is the same in opset ``version`` as in the oldest that we read."""
+    pending = [graph]
+    while pending:
+        for node in pending.pop().node:
+            try:
+                known = [onnx.defs.get_schema(node.op_type, v, node.domain) for v in (version, OLDEST_OPSET)]
+            except onnx.defs.SchemaError:
+                return False
+            if known[0].since_version != known[1].since_version:
+                return False
+            pending += [attribute.g for attribute in node.attribute if attribute.HasField("g")]
+    return True
 
 
 def spec_of(info: ValueInfoProto, kind: str) -> TensorSpec:

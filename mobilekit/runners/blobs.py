@@ -50,7 +50,8 @@ def check_sizes(infos: Iterable[TensorInfo], shapes: Mapping[str, Sequence[int]]
 def to_blob(array: Array, info: TensorInfo, blob: NcnnBlob) -> Array:
     """An input in ONNX shape and dtype as what ncnn takes: C-contiguous, :func:`blob_dims`, float32 or int32.
 
-    Raises :class:`UsageError` where shape or dtype differ from the manifest's, or an integer does not fit exactly.
+    Raises :class:`UsageError` where shape or dtype differ from the manifest's, an integer does not fit exactly, or an
+    id is no row of its table.
     """
     problem = info.misfit(tuple(array.shape))
     if problem is not None:
@@ -69,7 +70,21 @@ def to_blob(array: Array, info: TensorInfo, blob: NcnnBlob) -> Array:
                 f"input {info.name!r} holds an integer beyond {limit}, which ncnn's {blob.kind} cannot hold",
                 hint="use smaller integers",
             )
+        if blob.kind == "int32" and info.limit is not None:
+            _check_ids(array, info, info.limit)
     return np.ascontiguousarray(array.reshape(blob_dims(array.shape, blob)), dtype=blob.kind)
+
+
+def _check_ids(array: Array, info: TensorInfo, rows: int) -> None:
+    """ncnn's Embed takes the first or the last row for an id outside its table, and knows no counting from the end."""
+    low, high = int(array.min()), int(array.max())
+    if low < 0 or high >= rows:
+        wrong = low if low < 0 else high
+        means = f"; ONNX takes it for {wrong + rows}, give that" if -rows <= wrong < 0 else ""
+        raise UsageError(
+            f"input {info.name!r} holds the id {wrong}, its table in the ncnn model has rows 0 to {rows - 1}{means}",
+            hint="give ids that are rows of the table, counted from 0; an app has to do so too",
+        )
 
 
 def _shape_of(data: Array, info: TensorInfo, blob: NcnnBlob) -> tuple[int, ...] | None:

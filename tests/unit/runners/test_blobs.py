@@ -103,3 +103,15 @@ def test_more_than_four_long_axes_lie_flat() -> None:
     there = to_blob(array, info("float32", 2, 2, 2, 2, 2), flat)
     assert there.shape == (32,)
     np.testing.assert_array_equal(from_blob(there, info("float32", 2, 2, 2, 2, 2), flat), array)
+
+
+@pytest.mark.parametrize(
+    ("ids", "said"), [([0, -1], "takes it for 9, give that"), ([10, 3], "the id 10"), ([-11], "-11")]
+)
+def test_ids_that_are_no_rows_of_their_table(ids: list[int], said: str) -> None:
+    table = TensorInfo(name="x", dtype="int64", shape=(len(ids),), limit=10)
+    with pytest.raises(UsageError, match=said):
+        to_blob(np.array(ids), table, blob(0, kind="int32"))
+    np.testing.assert_array_equal(
+        to_blob(np.full(len(ids), 9), table, blob(0, kind="int32")), np.full(len(ids), 9, np.int32)
+    )
