@@ -35,12 +35,20 @@ def from_proto(model: ModelProto, base_dir: Path) -> Graph:
     form a cycle, or a tensor's data is not what its shape says.
     """
     if model.functions:
-        from onnx import inliner
-
-        model = inliner.inline_local_functions(model)
+        model = _inlined(model)
     opsets = {"" if entry.domain == "ai.onnx" else entry.domain: entry.version for entry in model.opset_import}
     opsets[""] = default_opset(model)
     return _Reader(ExternalData(base_dir), opsets).graph(model.graph, {})
+
+
+def _inlined(model: ModelProto) -> ModelProto:
+    from onnx import checker, inliner
+
+    try:
+        return inliner.inline_local_functions(model)
+    except (checker.ValidationError, RuntimeError, ValueError) as error:
+        said = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise ModelError(f"the model's own functions cannot be inlined: {said}", hint=_RE_EXPORT) from None
 
 
 class _Reader:

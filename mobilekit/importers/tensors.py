@@ -116,12 +116,17 @@ class ExternalData:
             )
         path = self.folder / pure
         root = self.folder.resolve()
-        if not path.resolve().is_relative_to(root):
+        try:
+            inside, there = path.resolve().is_relative_to(root), path.is_file()
+        except (OSError, RuntimeError):  # a name too long, links in a circle
+            shown = location if len(location) <= 100 else f"{location[:100]}..."
+            raise ModelError(f"tensor {tensor!r}: no data file can be at {shown!r}", hint=hint) from None
+        if not inside:
             raise ModelError(
                 f"tensor {tensor!r}: the data file {location!r} is a link that leads out of the model's folder",
                 hint=f"{hint}, as real files",
             )
-        if not path.is_file():
+        if not there:
             raise ModelError(
                 f"tensor {tensor!r}: the data file {path} is missing",
                 hint=f"copy {location!r} from where the model came from to beside the model",

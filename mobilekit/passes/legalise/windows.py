@@ -34,9 +34,12 @@ class ExplicitWindow(Rule[Node]):
         return node if node.inputs[0] is not None and node.inputs[0].shape is not None else None
 
     def check(self, match: Node, edit: Edit) -> str:  # noqa: ARG002
-        same = match.attrs.get("auto_pad", "NOTSET") in ("SAME_UPPER", "SAME_LOWER")
-        if same and match.op in _POOLS and any(dilation != 1 for dilation in match.attrs.get("dilations", [])):
+        if match.attrs.get("auto_pad", "NOTSET") not in ("SAME_UPPER", "SAME_LOWER") or match.op == "ConvTranspose":
+            return ""
+        if match.op in _POOLS and any(dilation != 1 for dilation in match.attrs.get("dilations", [])):
             return "ONNX Runtime pads a dilated pool less than ONNX says"
+        if any(total < -1 for total in _same_totals(match)):
+            return "ONNX Runtime crops where strides skip so much, one operator more than another"
         return ""
 
     def rewrite(self, match: Node, edit: Edit) -> list[Node]:  # noqa: ARG002
@@ -44,13 +47,9 @@ class ExplicitWindow(Rule[Node]):
         assert source is not None
         assert source.shape is not None
         attrs = dict(match.attrs)
-        weight = match.inputs[3 if match.op == "QLinearConv" else 1] if match.op in _CONVS else None
-        if "kernel_shape" not in attrs:
-            assert weight is not None
-            assert weight.shape is not None
-            attrs["kernel_shape"] = [int(size) for size in weight.shape[2:] if isinstance(size, int)]
+        attrs["kernel_shape"] = _kernel(match)
         rank = len(attrs["kernel_shape"])
-        strides = attrs.setdefault("strides", [1] * rank)
+        attrs.setdefault("strides", [1] * rank)
         dilations = attrs.get("dilations", [1] * rank)
         if match.op != "MaxUnpool":
             attrs["dilations"] = dilations
@@ -63,16 +62,35 @@ class ExplicitWindow(Rule[Node]):
             assert out.shape is not None
             _transpose_pads(attrs, mode, sizes, [int(size) for size in out.shape[2:] if isinstance(size, int)])
         elif mode in ("SAME_UPPER", "SAME_LOWER"):
-            totals = []
-            for size, kernel, stride, dilation in zip(sizes, attrs["kernel_shape"], strides, dilations, strict=True):
-                reach = dilation * (kernel - 1) + 1
-                totals.append(max(0, (-(-size // stride) - 1) * stride + reach - size))
-            attrs["pads"] = _halves(totals, upper=mode == "SAME_UPPER")
+            totals = _same_totals(match)
+            attrs["pads"] = _halves([max(0, total) for total in totals], upper=mode == "SAME_UPPER")
             attrs.pop("ceil_mode", None)
         elif mode == "VALID":
             attrs["pads"] = [0] * (2 * rank)
         attrs.setdefault("pads", [0] * (2 * rank))
         return [Node(match.name, match.op, match.inputs, match.outputs, attrs)]
+
+
+def _kernel(node: Node) -> list[int]:
+    if "kernel_shape" in node.attrs:
+        return _ints(node.attrs["kernel_shape"])
+    weight = node.inputs[3 if node.op == "QLinearConv" else 1]
+    assert weight is not None
+    assert weight.shape is not None
+    return [int(size) for size in weight.shape[2:] if isinstance(size, int)]
+
+
+def _same_totals(node: Node) -> list[int]:
+    """What SAME_UPPER and SAME_LOWER pad on each axis, both sides together; negative where strides skip the rest."""
+    kernel = _kernel(node)
+    assert node.inputs[0] is not None
+    assert node.inputs[0].shape is not None
+    sizes = [int(size) for size in node.inputs[0].shape[2:] if isinstance(size, int)]
+    strides, dilations = (_ints(node.attrs.get(name, [1] * len(kernel))) for name in ("strides", "dilations"))
+    return [
+        (-(-size // stride) - 1) * stride + d * (k - 1) + 1 - size
+        for size, k, stride, d in zip(sizes, kernel, strides, dilations, strict=True)
+    ]
 
 
 def _halves(totals: list[int], *, upper: bool) -> list[int]:

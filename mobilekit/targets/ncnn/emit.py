@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Blob", "Emission", "Layer", "Model", "ParamValue", "Weights", "emit"]
 
+_MOST_ELEMENTS = 2**31 - 1
+"""ncnn counts them in an ``int``."""
+
 ParamValue = int | float | str | Sequence[int] | Sequence[float]
 EXACT_INTEGER = 1 << 24
 _TAKEN = {"float": frozenset[str](), "exact": frozenset({"int32", "int64"})}
@@ -199,6 +202,7 @@ class Emission:
         """``blob`` holds ``value`` from now on."""
         if math.prod(blob.dims) != math.prod(static_shape(value)):
             raise AssertionError(f"{value.name}: {static_shape(value)} bound to {blob.dims}")
+        _refuse_huge(blob.dims)
         exact = self._exact or _is_whole(value)
         self._storages[value] = _Storage({blob.dims: blob}, label=value.name, exact=exact)
         if blob.tensor is None:
@@ -257,6 +261,7 @@ class Emission:
         for name in params:
             if name not in LAYERS[kind]:
                 raise AssertionError(f"ncnn's {kind} has no parameter {name!r}")
+            _refuse_beyond(f"{kind}'s {name}", params[name], LAYERS[kind][name].kind)
         outputs = [Blob(each) for each in dims]
         label = self._node.label if self._node else "model"
         name = self._fresh(label if not self._made.get(label) else f"{label}/{kind}")
@@ -346,6 +351,7 @@ class Emission:
             shape = static_shape(value)
             if math.prod(shape) == 0:
                 raise Refuse("it has no elements", "give it a shape without zeros")
+            _refuse_huge(shape)
             dims = self.natural_dims(value)
             if value.dtype not in _FLOATS | _INTEGERS:
                 raise Refuse(f"ncnn has no {value.dtype} values", "give the model float32 inputs")
@@ -462,6 +468,19 @@ def id_rows(value: Value) -> int:
 def is_table(array: Array, axis: int) -> bool:
     """Embed's kind of table: float rows along the first axis."""
     return axis in (0, -array.ndim) and array.ndim >= 2 and array.dtype.kind == "f"
+
+
+def _refuse_huge(dims: Sequence[int]) -> None:
+    if math.prod(dims) > _MOST_ELEMENTS:
+        raise Refuse(f"a tensor of {math.prod(dims)} elements is more than ncnn can index", "use smaller shapes")
+
+
+def _refuse_beyond(what: str, value: ParamValue, kind: str) -> None:
+    """ncnn's parameters are 32-bit integers and finite float32 numbers."""
+    top = float(np.finfo(np.float32).max) if kind in ("float", "floats") else 2**31 - 1
+    for item in value if isinstance(value, Sequence) else (value,):
+        if not isinstance(item, str) and not -top <= item <= top:
+            raise Refuse(f"ncnn cannot hold {what}: {item}", "use smaller numbers in the model")
 
 
 def emit(graph: Graph, *, stock_only: bool = False) -> Model:

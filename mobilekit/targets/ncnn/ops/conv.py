@@ -56,7 +56,7 @@ def conv(node: NodeView, out: Emission) -> None:
     weight = node.const(1, "weight")
     bias = node.optional_const(2, "bias")
     if node.str("auto_pad", "NOTSET") not in ("NOTSET", "VALID"):
-        raise Refuse("its auto_pad was not resolved to pads", "give explicit pads")
+        raise Refuse("ONNX and ONNX Runtime disagree about its auto_pad", "give explicit pads")
     kernel = node.ints("kernel_shape") or list(weight.shape[2:])
     strides = node.ints("strides") or [1] * rank
     dilations = node.ints("dilations") or [1] * rank

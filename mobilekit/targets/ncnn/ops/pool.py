@@ -21,7 +21,7 @@ def pool(node: NodeView, out: Emission) -> None:
     if rank not in (1, 2, 3):
         raise Refuse(f"ncnn has no {rank}-D pooling", "express it with 1-D to 3-D pooling")
     if node.str("auto_pad", "NOTSET") not in ("NOTSET", "VALID"):
-        raise Refuse("ONNX and ONNX Runtime disagree about auto_pad of a dilated pool", "give explicit pads")
+        raise Refuse("ONNX and ONNX Runtime disagree about its auto_pad", "give explicit pads")
     kernel = node.ints("kernel_shape") or []
     strides = node.ints("strides") or [1] * rank
     dilations = node.ints("dilations") or [1] * rank

@@ -159,7 +159,7 @@ def lp_pool(node: NodeView, out: Emission) -> None:
     power = node.int("p", 2)
     node.ignore("ceil_mode")
     if node.str("auto_pad", "NOTSET") not in ("NOTSET", "VALID"):
-        raise Refuse("ONNX and ONNX Runtime disagree about auto_pad of a dilated pool", "give explicit pads")
+        raise Refuse("ONNX and ONNX Runtime disagree about its auto_pad", "give explicit pads")
     refuse_wide(node)
     if power not in (1, 2):
         planes, *spatial = _planes(node)

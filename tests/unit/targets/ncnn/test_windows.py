@@ -206,3 +206,18 @@ def test_pools_on_which_the_references_disagree_are_refused(op: str) -> None:
 def test_a_window_larger_than_its_input_is_refused(op: str) -> None:
     wide = helper.make_node(op, ["x"], ["y"], kernel_shape=[1, 2], strides=[1, 3])
     assert "larger than its padded input" in findings(model([wide], {"x": rand(1, 6, 2, 1)}, ["y"]))[0].reason
+
+
+@pytest.mark.parametrize("op", ["Conv", "AveragePool", "LpPool"])
+def test_same_padding_that_would_crop(op: str) -> None:
+    """Strides that skip one element are padded by nothing; beyond that ONNX Runtime's operators differ."""
+    weights = {"w": rand(2, 2, 1, 1)} if op == "Conv" else {}
+    for stride, refused in ((2, False), (3, True)):
+        node = helper.make_node(
+            op, ["x", *weights], ["y"], auto_pad="SAME_UPPER", kernel_shape=[1, 1], strides=[stride, 1]
+        )
+        if refused:
+            found = findings(model([node], {"x": rand(1, 2, 6, 4)}, ["y"], weights))
+            assert "disagree about its auto_pad" in found[0].reason
+        else:
+            agrees(node, {"x": rand(1, 2, 6, 4)}, weights)

@@ -1,0 +1,146 @@
+"""Mutated models through ``inspect`` and ``export``: ``python -m tests.fuzz.run --count 10000 --jobs 2 --record``.
+
+``--record`` writes what came of them to ``results.json`` beside this file. Exits 1 where any of them did what no
+input may cause: a crash, a hang (10 s), a traceback, a file where none belongs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import subprocess
+import sys
+import tempfile
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+from tests.fuzz.mutations import KINDS, mutant
+
+__all__ = ["RESULTS", "Finding", "examine"]
+
+RESULTS = Path(__file__).with_name("results.json")
+_REFUSED = {1: "fails verification", 2: "bad model", 3: "inconclusive", 4: "environment", 5: "unsupported"}
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What came of one command on one mutant. ``problem``: what no input may cause, ``""`` if nothing."""
+
+    seed: int
+    kind: str
+    command: str
+    outcome: str
+    problem: str
+    said: str
+
+
+def examine(seed: int, folder: Path) -> list[Finding]:
+    """The mutant of ``seed`` through both commands, in ``folder``."""
+    from tests.fuzz.server import emptied, run
+
+    made = mutant(seed)
+    found = []
+    for command in ("inspect", "export"):
+        made.write(emptied(folder) / "models")
+        (folder / "outside.bin").write_bytes(bytes(1 << 16))
+        arguments = [command, "models/model.onnx", *(("-o", "out") if command == "export" else ())]
+        done = run(arguments, folder, ("models", "outside.bin"))
+        left = [name for name in done.left if not (name == "out" and done.code == 0)]
+        extra = [
+            path.name
+            for path in (folder / "models").iterdir()
+            if path.name not in {"model.onnx", *made.files, *made.links}
+        ]
+        problem = ""
+        if done.code is None:
+            problem = "hang"
+        elif done.code < 0:
+            problem = f"signal {-done.code}"
+        elif "Traceback" in done.stderr or "internal error" in done.stderr:
+            problem = "traceback"
+        elif done.code not in (0, *_REFUSED):
+            problem = f"exit code {done.code}"
+        elif done.code and "error: " not in done.stderr:
+            problem = "no message"
+        elif left or extra:
+            problem = f"left {', '.join([*left, *extra])}"
+        elif command == "export" and done.code == 0 and not (folder / "out" / "manifest.json").is_file():
+            problem = "no bundle"
+        outcome = "done" if done.code == 0 else _REFUSED.get(done.code or -1, "")
+        found.append(Finding(seed, made.kind, command, outcome, problem, done.stderr[-3000:]))
+    return found
+
+
+def _shard(start: int, count: int, step: int) -> None:
+    """Examine every ``step``-th mutant and print each as a JSON line."""
+    with tempfile.TemporaryDirectory(prefix="mobilekit-fuzz-") as folder:
+        for seed in range(start, start + count, step):
+            for finding in examine(seed, Path(folder) / "work"):
+                print(json.dumps(finding.__dict__), flush=True)
+
+
+def _findings(shard: subprocess.Popen[str]) -> list[Finding]:
+    """All that a shard prints; problems are shown at once."""
+    found = []
+    assert shard.stdout is not None
+    for line in shard.stdout:
+        finding = Finding(**json.loads(line))
+        found.append(finding)
+        if finding.problem:
+            said = "\n    ".join(line[:200] for line in finding.said.strip().splitlines()[-12:])
+            print(f"seed {finding.seed} {finding.kind} {finding.command}: {finding.problem}\n    {said}", flush=True)
+    return found
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--start", type=int, default=0)
+    parser.add_argument("--count", type=int, default=500)
+    parser.add_argument("--jobs", type=int, default=1)
+    parser.add_argument("--step", type=int, default=0, help="examine every so manyth here; no summary")
+    parser.add_argument("--record", action="store_true", help=f"write {RESULTS.name}")
+    options = parser.parse_args()
+    if options.step:
+        _shard(options.start, options.count, options.step)
+        return 0
+    command = [sys.executable, "-m", "tests.fuzz.run", "--step", str(options.jobs)]
+    shards = [
+        subprocess.Popen(
+            [*command, "--start", str(options.start + job), "--count", str(options.count - job)],
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for job in range(options.jobs)
+    ]
+    counts: dict[str, Counter[str]] = {kind: Counter() for kind in KINDS}
+    problems = []
+    with ThreadPoolExecutor(options.jobs) as pool:
+        for found in pool.map(_findings, shards):
+            for finding in found:
+                counts[finding.kind][f"{finding.command}: {finding.problem or finding.outcome}"] += 1
+                if finding.problem:
+                    problems.append(finding)
+    if any(shard.wait() for shard in shards):
+        print("a shard ended early")
+        return 1
+    result = {
+        "start": options.start,
+        "mutants": options.count,
+        "problems": len(problems),
+        "versions": {name: version(name) for name in ("onnx", "onnxruntime", "ncnn", "onnxsim", "numpy")}
+        | {"python": platform.python_version()},
+        "outcomes": {kind: dict(sorted(counts[kind].items())) for kind in sorted(counts)},
+    }
+    text = json.dumps(result, indent=1) + "\n"
+    if options.record:
+        RESULTS.write_text(text)
+    print(text)
+    return 1 if problems else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
