@@ -40,7 +40,7 @@ def evaluate(node: Node, inputs: Inputs, opset: int) -> list[Array] | None:
         if rule is not None:
             try:
                 result = rule(inputs, node.attrs)
-            except (ValueError, IndexError, TypeError, KeyError, ZeroDivisionError, OverflowError):
+            except (ArithmeticError, AssertionError, AttributeError, LookupError, TypeError, ValueError):
                 return None  # malformed: shape inference says how
             if result is not None:
                 return [np.asarray(result)]

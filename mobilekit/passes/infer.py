@@ -182,6 +182,15 @@ def infer_node(node: Node, schemas: Schemas) -> None:
         if not node.domain:
             raise ModelError(f"{node.op} at {node.label!r} is no operator of ONNX opset {schemas.opset}")
         return
+    for kind, count, least, most in (
+        ("inputs", len(node.inputs), schema.min_input, schema.max_input),
+        ("outputs", len(node.outputs), schema.min_output, schema.max_output),
+    ):
+        if not least <= count <= most:
+            raise ModelError(
+                f"{node.op} at {node.label!r} has {count} {kind}; it takes {least} to {most}",
+                hint="export the model again from its framework",
+            )
     if node.op in _SAME_AS_FIRST and not node.domain:
         first, out = node.inputs[0], node.outputs[0]
         if first is not None and out is not None:

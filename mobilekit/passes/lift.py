@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mobilekit.errors import Finding, UnsupportedModelError
+from mobilekit.errors import Finding, ModelError, UnsupportedModelError
 from mobilekit.graph import Graph, Node, Value
 
 if TYPE_CHECKING:
@@ -65,7 +65,14 @@ def lift_node(graph: Graph, node: Node, opset: int) -> list[Node]:
         return [node]
     for before, rule in _RULES.get(node.op, ()):
         if opset < before:
-            return rule(Lift(graph, node, opset))
+            try:
+                return rule(Lift(graph, node, opset))
+            except (ArithmeticError, AssertionError, LookupError, TypeError, ValueError) as error:
+                said = f"{type(error).__name__}: {error}".rstrip(": ")
+                raise ModelError(
+                    f"{node.op} at {node.label!r} is not what opset {opset} has by that name ({said})",
+                    hint="export the model again from its framework",
+                ) from None
     return [node]
 
 

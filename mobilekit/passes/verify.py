@@ -111,6 +111,7 @@ class PassVerifier:
         self._random = any(node.op_type in RANDOM for node in source.proto.graph.node) or DOMAIN in graph.opsets
         if self._random:
             return
+        self._last, self._keys = None, {}
         arrays = self._feeds(graph.inputs)
         self._inputs = {name: self._number() for name in arrays}
         self._call("put", arrays={str(self._inputs[name]): array for name, array in arrays.items()})
