@@ -108,6 +108,10 @@ def run() -> NoReturn:
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
         _interrupted()
+    except MemoryError:
+        print("error: there is not enough memory for this model", file=sys.stderr)
+        print("hint: give smaller input shapes, or close other programs", file=sys.stderr)
+        sys.exit(SetupError.exit_code)
     except BrokenPipeError:
         sys.stderr.close()
         sys.exit(141)

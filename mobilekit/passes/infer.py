@@ -6,6 +6,7 @@ Linear in nodes.
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -38,6 +39,8 @@ _SHAPE_DATA_LIMIT = 4096
 _GROWTH_LIMIT_BYTES = 64 << 20
 """A constant result larger than this, and than its inputs, is left to be computed at run time."""
 
+
+_MOST_ELEMENTS = 2**31 - 1
 
 _GROWERS = frozenset({"ConstantOfShape", "Expand", "EyeLike", "OneHot", "Pad", "Resize", "Tile", "Upsample"})
 
@@ -315,10 +318,12 @@ def _storage(dtype: str | None) -> str:
 
 def _inline_if(graph: Graph, node: Node) -> list[Node] | None:
     """The nodes of the branch that a constant condition takes, then an Identity for each of its outputs."""
-    condition = node.inputs[0]
-    if condition is None or condition.const is None:
+    condition = node.inputs[0] if node.inputs else None
+    if condition is None or condition.const is None or condition.const.size != 1:
         return None
-    body: Graph = node.attrs["then_branch" if bool(condition.const.reshape(-1)[0]) else "else_branch"]
+    body = node.attrs.get("then_branch" if bool(condition.const.reshape(-1)[0]) else "else_branch")
+    if not isinstance(body, Graph) or len(body.outputs) != len(node.outputs):
+        return None  # malformed: shape inference says how
     results = list(body.outputs)
     nodes = body.take()
     for inner in nodes:
@@ -339,7 +344,7 @@ def _lift_body(body: Graph, target: int) -> None:
 
 
 def require_static(graph: Graph) -> None:
-    """:class:`UnsupportedModelError` with every node that has an output of unknown dtype or shape."""
+    """:class:`UnsupportedModelError` with every node that has an output of unknown dtype or shape, or a huge one."""
     findings: list[Finding] = []
     bad: set[int] = set()
     for node in graph.nodes:
@@ -361,6 +366,15 @@ def require_static(graph: Graph) -> None:
             )
     if findings:
         raise UnsupportedModelError("some shapes cannot be fixed before the model runs", findings=findings)
+    for value in graph.values():
+        count = math.prod(axis for axis in value.shape or () if isinstance(axis, int))
+        if count > _MOST_ELEMENTS and value.const is None:
+            label = value.producer.label if value.producer is not None else value.name
+            op = value.producer.type_name if value.producer is not None else "Input"
+            reason = f"{value.name!r} has {count} elements, more than a device can hold"
+            findings.append(Finding(label, op, reason, "give smaller input shapes; else the model is damaged"))
+    if findings:
+        raise UnsupportedModelError("some shapes are too large", findings=findings)
 
 
 def _is_static(value: Value) -> bool:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from onnx import helper
 
-from mobilekit.errors import MobilekitError, ModelError
+from mobilekit.errors import MobilekitError, ModelError, UnsupportedModelError
 from mobilekit.importers.onnx import load
 from mobilekit.passes import prepare
 from tests.models import conv_classifier, of_nodes
@@ -57,3 +57,32 @@ def test_a_constant_of_a_senseless_size(tmp_path: Path) -> None:
     model.graph.initializer.append(helper.make_tensor("s", 7, [2], [1 << 30, 1 << 30]))
     with pytest.raises(ModelError, match="constant of"):
         prepared(model, tmp_path)
+
+
+def test_an_operator_of_too_many_inputs(tmp_path: Path) -> None:
+    model = of_nodes([Node("Add", ["x", "x", "x"], ["y"])], {"x": (2,)}, {"y": (2,)})
+    with pytest.raises(ModelError, match="has 3 inputs; it takes 2 to 2"):
+        prepared(model, tmp_path, verify=False)
+
+
+def test_an_operator_that_lacks_what_its_opset_asks(tmp_path: Path) -> None:
+    model = of_nodes([Node("TopK", ["x"], ["y", "i"])], {"x": (4,)}, {"y": (2,)}, opset=9)
+    with pytest.raises(ModelError, match="not what opset 9 has by that name"):
+        prepared(model, tmp_path, verify=False)
+
+
+def test_functions_that_call_each_other(tmp_path: Path) -> None:
+    model = of_nodes([Node("F", ["x"], ["y"], domain="own")], {"x": (4,)}, {"y": (4,)})
+    model.opset_import.append(helper.make_opsetid("own", 1))
+    for name, other in (("F", "G"), ("G", "F")):
+        call = Node(other, ["a"], ["b"], domain="own")
+        model.functions.append(helper.make_function("own", name, ["a"], ["b"], [call], [helper.make_opsetid("own", 1)]))
+    with pytest.raises(ModelError, match="cannot be inlined"):
+        prepared(model, tmp_path, verify=False)
+
+
+def test_a_tensor_larger_than_a_device(tmp_path: Path) -> None:
+    model = of_nodes([Node("Relu", ["x"], ["y"])], {"x": (1 << 20, 1 << 20)}, {"y": (1 << 20, 1 << 20)})
+    with pytest.raises(UnsupportedModelError) as caught:
+        prepared(model, tmp_path, verify=False)
+    assert "more than a device can hold" in caught.value.findings[0].reason
