@@ -36,7 +36,9 @@ class Place:
 def cut(array: Array, place: Place, batch: int) -> Array | None:
     """One sample's part of ``array``; ``None`` where samples differ."""
     axis, shape = place.axis, array.shape
-    inner = shape[axis] // (batch * place.outer)
+    inner, rest = divmod(shape[axis], batch * place.outer)
+    if rest:
+        return None
     split = array.reshape(*shape[:axis], place.outer, batch, inner, *shape[axis + 1 :])
     first = np.take(split, [0], axis=axis + 1)
     if not np.array_equal(split, np.broadcast_to(first, split.shape), equal_nan=array.dtype.kind == "f"):
