@@ -344,8 +344,9 @@ def _refuse_unsupported(
         raise UnsupportedModelError(
             f"{source.path.name} has {count} that the {target} target cannot take; nothing was written",
             findings=findings,
+            # A graph network's nodes are no batch: only where the batch is in the way.
             hint=""
-            if mixing is None
+            if mixing is None or not any("batch" in finding.reason for finding in findings)
             else f"nor can the batch be run sample by sample: {mixing.op} at {mixing.node}: {mixing.reason}",
         )
 

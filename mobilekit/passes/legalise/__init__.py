@@ -22,6 +22,7 @@ def _rules() -> tuple[Rule[Any], ...]:
     from mobilekit.passes.legalise.drop import DropNoOp
     from mobilekit.passes.legalise.einsum import LowerEinsum
     from mobilekit.passes.legalise.empty import DropEmptyParts
+    from mobilekit.passes.legalise.gather import GatherNDToGather
     from mobilekit.passes.legalise.guard import GuardedSoftmax
     from mobilekit.passes.legalise.layout import MergeReshape, MergeTranspose, PushTranspose, TransposeToReshape
     from mobilekit.passes.legalise.masking import MaskedSoftmax
@@ -54,6 +55,7 @@ def _rules() -> tuple[Rule[Any], ...]:
         FuseHardSigmoid(),
         FuseActivation(),
         FusePRelu(),
+        GatherNDToGather(),
         FuseLayerNorm(),
         FuseNormScale(),
         MatMulToGemm(),
