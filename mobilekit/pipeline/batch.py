@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from mobilekit.importers.onnx import SourceModel
     from mobilekit.passes.batch import Batch
     from mobilekit.passes.verify import PassVerifier
+    from mobilekit.targets.ncnn.emit import Model
 
 __all__ = ["choose_batch"]
 
@@ -28,8 +29,8 @@ def choose_batch(
 ) -> tuple[Graph, Batch | None, Mixing | None]:
     """The graph to convert, the batch that has to be run sample by sample on it, and what mixes samples if any does.
 
-    ncnn has no batch axis, so that layers for several samples are more, and slower ones, than for one. Only where
-    they are no more (a dense network over the rows of a matrix) the batch stays in the model.
+    ncnn has no batch axis, so that layers for several samples are more, and slower ones, than for one. The batch stays
+    in the model only where that is no worse (a dense network over the rows of a matrix).
     """
     from mobilekit.passes import prepare_sample
     from mobilekit.targets.ncnn.emit import emit
@@ -41,5 +42,12 @@ def choose_batch(
         return graph, None, found
     sample, batch = found
     one, whole = (emit(each, stock_only=stock_only) for each in (sample, graph))
-    stays = not whole.findings and (one.findings or len(whole.layers) <= len(one.layers))
+    stays = not whole.findings and (one.findings or _is_no_worse(whole, one))
     return (graph, None, None) if stays else (sample, batch, None)
+
+
+def _is_no_worse(whole: Model, one: Model) -> bool:
+    """At most twice the layers of one sample, which is what even a batch of two would run, and none in 3-D (images that
+    stand behind each other) that one sample does not need: ncnn's are slow."""
+    deeper = {layer.type for layer in whole.layers if layer.type.endswith("3D")} - {layer.type for layer in one.layers}
+    return len(whole.layers) <= 2 * len(one.layers) and not deeper

@@ -81,9 +81,16 @@ def test_the_bundle_says_where_the_batch_is(tmp_path: Path) -> None:
 
 def test_rows_of_a_matrix_stay_in_the_model(tmp_path: Path) -> None:
     """[tokens, features] through a dense network is one matrix product, not one for each token."""
-    weights = {"w": RNG.standard_normal((6, 3)).astype(np.float32)}
-    nodes = [Node("MatMul", ["x", "w"], ["m"]), Node("Relu", ["m"], ["y"])]
-    artifact = exported(of_nodes(nodes, {"x": (20, 6)}, {"y": (20, 3)}, weights), tmp_path).manifest.ncnn
+    weights = {f"w{layer}": RNG.standard_normal((6, 6)).astype(np.float32) for layer in range(4)}
+    nodes = [
+        node
+        for layer in range(4)
+        for node in (
+            Node("MatMul", [f"x{layer}", f"w{layer}"], [f"m{layer}"]),
+            Node("Relu", [f"m{layer}"], [f"x{layer + 1}"]),
+        )
+    ]
+    artifact = exported(of_nodes(nodes, {"x0": (20, 6)}, {"x4": (20, 6)}, weights), tmp_path).manifest.ncnn
     assert artifact is not None
     assert artifact.batch is None
 
