@@ -173,7 +173,7 @@ def _show(report: ExportReport) -> None:
         remark(f"{manifest.ncnn.layers} ncnn layers, {state}, {total:.1f} s")
         if own := manifest.ncnn.custom_layers:
             remark(
-                f"needs our own layers {', '.join(own)}: an app adds mobilekit_layers.h of android-harness/layers;"
+                f"needs our own layers {', '.join(own)}: `mobilekit harness layers` copies their sources for the app;"
                 " --stock-only does without or refuses"
             )
     plan = manifest.tensorrt

@@ -73,6 +73,24 @@ def _wheel(
     typer.echo(str(path))
 
 
+@_harness.command("layers")
+def _layers(
+    output: Annotated[Path, typer.Option("-o", "--output", help="Folder for the sources.")] = Path("mobilekit_layers"),
+) -> None:
+    """Copy the sources of mobilekit's own ncnn layers, for an app whose model needs them.
+
+    \b
+    mobilekit harness layers -o app/src/main/cpp/mobilekit_layers
+
+    In the app's CMakeLists.txt, after find_package(ncnn): add_subdirectory(mobilekit_layers) and
+    target_link_libraries(app mobilekit_layers ncnn); in its code: mobilekit_register_layers(net) before load_param.
+    """
+    from mobilekit.device.harness.layers import copy_layers
+
+    files = copy_layers(output)
+    typer.echo(f"{output}  ({len(files)} files; README.md says how they are used)")
+
+
 @_harness.command("info")
 def _info(
     as_json: Annotated[bool, typer.Option("--json", help="Print as JSON.")] = False,

@@ -276,7 +276,7 @@ class Emission:
         if self.stock_only:
             raise Refuse(
                 f"only our own layer {kind} does this, and --stock-only leaves it out",
-                "export without --stock-only and add mobilekit_layers.h of android-harness/layers to the app",
+                "export without --stock-only and add our layers to the app: mobilekit harness layers",
             )
         shapes = {f"dims{index}": each for index, each in enumerate(dims) if len(each) > 1}
         return self.layers(kind, inputs, dims, **params, **shapes)
