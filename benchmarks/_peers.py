@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import platform
 import shutil
@@ -72,20 +73,30 @@ def clean_env() -> dict[str, str]:
     return {key: value for key, value in os.environ.items() if key not in dropped}
 
 
+_DESCRIBE = """
+import json, sys
+from mobilekit import zoo
+from mobilekit.importers.onnx import load
+resolved = zoo.resolve(sys.argv[1])
+defaults = resolved.entry.inputs if resolved.entry else {}
+specs = load(resolved.path).inputs
+print(json.dumps([str(resolved.path), {s.name: defaults.get(s.name) or s.static_shape() for s in specs}]))
+"""
+"""The file and the input shapes of a model, said by a process of its own: see run_process."""
+
+
 class Job:
     """One model in ``folder``, and both chains on it: ``ours`` writes ``folder/ours``, theirs ``folder/sim.ncnn.*``."""
 
     def __init__(self, model: str, peer: Peer, folder: Path) -> None:
-        from mobilekit import zoo
-        from mobilekit.importers.onnx import load
-
-        resolved = zoo.resolve(model)
-        source = load(resolved.path)
-        defaults = resolved.entry.inputs if resolved.entry else {}
-        self.shapes = {spec.name: tuple(defaults.get(spec.name) or spec.static_shape()) for spec in source.inputs}
+        described = subprocess.run(
+            [sys.executable, "-c", _DESCRIBE, model], check=True, capture_output=True, text=True, env=clean_env()
+        )
+        path, shapes = json.loads(described.stdout)
+        self.shapes = {name: tuple(shape) for name, shape in shapes.items()}
         self._folder = folder
         original = folder / "model.onnx"
-        shutil.copyfile(resolved.path, original)
+        shutil.copyfile(path, original)
         self._ours: list[str | Path] = [Path(sys.executable).parent / "mobilekit", "export", original]
         self._ours += ["-o", folder / "ours"]
         self._sim: list[str | Path] = [peer.onnxsim, original, folder / "sim.onnx"]

@@ -56,6 +56,9 @@ def measure(model: str, peer: Peer, runs: int) -> dict[str, Any]:
             "own_s": round(statistics.median(own), 3) if own else None,
             "verified_s": round(verified.seconds, 3),
             "verified_ratio": round(verified.seconds / theirs.seconds, 3),
+            "mobilekit_cpu_s": round(mine.cpu_s, 3),
+            "verified_cpu_s": round(verified.cpu_s, 3),
+            "onnxsim_pnnx_cpu_s": round(theirs.cpu_s, 3),
             "mobilekit_peak_mb": round(mine.peak_mb, 1),
             "verified_peak_mb": round(verified.peak_mb, 1),
             "onnxsim_peak_mb": round(sim.peak_mb, 1),
@@ -94,14 +97,18 @@ def _table(rows: list[dict[str, Any]]) -> None:
             if key in row:
                 table.add_row(f"  {key}: {row[key]}")
     Console(width=160).print(table)
-    ours, verified, sim, pnnx, own = (
-        sum(row[key] or 0 for row in rows) for key in ("mobilekit_s", "verified_s", "onnxsim_s", "pnnx_s", "own_s")
-    )
+
+    def total(key: str) -> float:
+        return float(sum(row[key] or 0 for row in rows))
+
+    ours, verified, sim, pnnx, own = map(total, ("mobilekit_s", "verified_s", "onnxsim_s", "pnnx_s", "own_s"))
+    cpu, verified_cpu, their_cpu = map(total, ("mobilekit_cpu_s", "verified_cpu_s", "onnxsim_pnnx_cpu_s"))
     largest, theirs = (max(row[key] for row in rows) for key in ("mobilekit_peak_mb", "pnnx_peak_mb"))
     print(f"total {ours:.2f} s against {sim + pnnx:.2f} s: ratio {ours / (sim + pnnx):.2f}", end="; ")
     print(f"the slowest {max(row['ratio'] for row in rows):.2f}")
     print(f"verified {verified:.2f} s: ratio {verified / (sim + pnnx):.2f}", end="; ")
     print(f"the slowest {max(row['verified_ratio'] for row in rows):.2f}")
+    print(f"CPU time: ratio {cpu / their_cpu:.2f}, verified {verified_cpu / their_cpu:.2f}")
     print(
         f"rules, emitter, writer {own:.2f} s: {own / pnnx:.2f} of pnnx; largest peak {largest / theirs:.2f} of pnnx's"
     )

@@ -58,7 +58,7 @@ _SETTLED = (
 """Operators for which onnxsim has no pass that our rules have not, except between the neighbours below."""
 
 _NEIGHBOURS = frozenset(
-    {("MatMul", "Add"), ("ReduceMean", "Div"), ("Slice", "Concat"), ("Split", "Concat"), ("Transpose", "Gemm")}
+    {("MatMul", "Add"), ("ReduceMean", "Div"), ("Slice", "Concat"), ("Transpose", "Gemm")}
     | {(op, op) for op in ("Cast", "Concat", "ReduceMean", "Relu", "Slice", "Softmax", "Transpose")}
     | {(a, b) for a in _RESHAPES for b in _RESHAPES | _ACTIVATIONS | _ARITHMETIC}
 )
