@@ -150,7 +150,7 @@ def _constant(proto: NodeProto, external: ExternalData) -> Array:
     if len(attrs) != 1:
         raise ModelError(f"the Constant {proto.output[0]!r} has {len(attrs)} values instead of one", hint=_RE_EXPORT)
     kind, value = next(iter(attrs.items()))
-    if kind == "value":
+    if kind in ("value", "sparse_value"):
         return np.asarray(value)
     dtypes: dict[str, Any] = {"float": np.float32, "int": np.int64, "string": object}
     dtype = dtypes.get(kind.removeprefix("value_").rstrip("s"))

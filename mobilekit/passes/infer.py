@@ -116,7 +116,10 @@ def _opened(graph: Graph, node: Node, version: int, target: int, keep_batches: b
         return None
     if node.op == "If":
         branch = _inline_if(graph, node)
-        return None if branch is None else [(inner, version) for inner in branch]
+        if branch is not None:
+            return [(inner, version) for inner in branch]
+        both = _both_branches(graph, node, target)
+        return None if both is None else [(inner, target) for inner in both]
     if is_loop(node):
         return [(new, version) for new in open_loop(graph, node)]
     if is_expanded(graph, node):
@@ -325,17 +328,41 @@ def _inline_if(graph: Graph, node: Node) -> list[Node] | None:
     if not isinstance(body, Graph) or len(body.outputs) != len(node.outputs):
         return None  # malformed: shape inference says how
     results = list(body.outputs)
-    nodes = body.take()
-    for inner in nodes:
-        for value in inner.outputs:
-            if value is not None:
-                value.name = graph.fresh(value.name)
+    nodes = _taken(graph, body)
     copies = [
         Node("", "Identity", [result], [out])
         for result, out in zip(results, node.outputs, strict=True)
         if out is not None
     ]
     return [*nodes, *copies]
+
+
+def _both_branches(graph: Graph, node: Node, target: int) -> list[Node] | None:
+    """Both branches and a Where for each output, where data decides and all shapes are known and alike: operators have
+    no side effects."""
+    bodies: list[Graph] = [node.attrs[name] for name in ("then_branch", "else_branch")]
+    for body in bodies:
+        _lift_body(body, target)
+    pairs = list(zip(bodies[0].outputs, bodies[1].outputs, strict=True))
+    if not all(_is_static(a) and (a.dtype, a.shape) == (b.dtype, b.shape) for a, b in pairs):
+        return None
+    nodes = [inner for body in bodies for inner in _taken(graph, body)]
+    condition = Value(graph.fresh(f"{node.label}_condition"))
+    nodes.append(Node("", "Reshape", [node.inputs[0], graph.constant("scalar", np.zeros(0, np.int64))], [condition]))
+    for pair, out in zip(pairs, node.outputs, strict=True):
+        if out is not None:
+            nodes.append(Node("", "Where", [condition, *pair], [out]))
+    return nodes
+
+
+def _taken(graph: Graph, body: Graph) -> list[Node]:
+    """The body's nodes, their outputs under names that are free in ``graph``."""
+    nodes = body.take()
+    for inner in nodes:
+        for value in inner.outputs:
+            if value is not None:
+                value.name = graph.fresh(value.name)
+    return nodes
 
 
 def _lift_body(body: Graph, target: int) -> None:

@@ -223,7 +223,7 @@ def test_bodies_are_lifted_too(tmp_path: Path) -> None:
     nodes = [
         Node("ReduceSum", ["x"], ["s"], keepdims=0),
         Node("Cast", ["s"], ["c"], to=TensorProto.BOOL),
-        Node("If", ["c"], ["y"], then_branch=branch("t", [1]), else_branch=branch("e", [1])),
+        Node("If", ["c"], ["y"], then_branch=branch("t", [1]), else_branch=branch("e", [2])),
     ]
     graph = lifted(tmp_path, nodes, 11, y=(2, 1, 4, 6))
     (body, _) = graph.nodes[-1].bodies()
