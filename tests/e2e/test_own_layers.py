@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Iterator
 from typing import Any
 
@@ -488,6 +489,26 @@ def test_params_that_do_not_fit_are_errors(lab: Lab, kind: str, inputs: Any, par
     with pytest.raises(HarnessError) as caught:
         lab.run(kind, inputs, params)
     assert kind in caught.value.hint
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_damaged_params_never_end_the_harness(lab: Lab, seed: int) -> None:
+    """The script asan_harness.py builds a harness that also notices what happens to do no harm."""
+    rng = random.Random(seed)
+    numbers = [-(2**31), -7, -1, 0, 1, 2, 3, 5, 65536, 2**31 - 1]
+    for _ in range(50):
+        kind, inputs, params = rng.choice(_OUT_OF_RANGE + _MISFITS)
+        damaged: dict[int, Any] = dict(params)
+        for key in rng.sample([*params, *range(16)], 2):
+            old = damaged.get(key, 1)
+            damaged[key] = [rng.choice([*old, *numbers]) for _ in old] if isinstance(old, list) else rng.choice(numbers)
+        given = rng.choice([inputs, inputs[::-1], [*inputs, np.ones((2, 3))]])
+        refused: HarnessError | None = None
+        try:
+            lab.run(kind, given, damaged, rng.randint(1, 3))
+        except HarnessError as error:
+            refused = error
+        assert refused is None or (type(refused) is HarnessError and "ended" not in refused.message), (kind, damaged)
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16"])
