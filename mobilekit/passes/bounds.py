@@ -10,11 +10,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
 from mobilekit.errors import Finding, UnsupportedModelError
 from mobilekit.graph import Graph, Node, Value
+from mobilekit.passes.evaluate import evaluate
 from mobilekit.passes.row_wise import ROW_WISE, Bound, Mixed, static_dims
 
 __all__ = ["DOMAIN", "Bounds"]
@@ -22,6 +24,8 @@ __all__ = ["DOMAIN", "Bounds"]
 DOMAIN = "mobilekit"
 """Of ``NonMaxSuppression``, ``NonZero`` and ``Unique`` that give all rows there can be, and last of all their count."""
 
+_COUNT = -(1 << 62)
+_MOVES = frozenset({"Cast", "Concat", "Gather", "Identity", "Reshape", "Slice", "Squeeze", "Unsqueeze"})
 _REMEDY = "cut the model before it, and do this step in the application"
 
 
@@ -31,6 +35,8 @@ class Bounds:
     def __init__(self, graph: Graph) -> None:
         self.graph = graph
         self._pending: list[Node] = []
+        self._lengths: dict[Value, np.ndarray[Any, np.dtype[np.int64]]] = {}
+        """Shapes, and parts of them, in which :data:`_COUNT` stands for a computed number of rows."""
         self._known: dict[Value, Bound] = {}
         self._findings: list[Finding] = []
 
@@ -40,6 +46,10 @@ class Bounds:
             return None
         if node.op == "Shape" and (bound := self._bound(node.inputs[0])) is not None:
             return self._shape(node, bound)
+        if node.op in _MOVES and self._moved(node):
+            return []
+        if node.op in ("Expand", "Reshape") and node.inputs[1] in self._lengths:
+            return self._shaped(node)
         make = _SOURCES.get(node.op)
         if make is None or any(self._bound(value) is not None for value in node.inputs):
             return None
@@ -106,7 +116,46 @@ class Bounds:
             whole if axis == bound.axis else const for axis, const in zip(axes, fixed, strict=True)
         ]
         out.dtype, out.shape = "int64", (len(axes),)
+        self._lengths[out] = np.array([_COUNT if a == bound.axis else static_dims(source)[a] for a in axes], np.int64)
         return [cast, Node(node.name, "Concat", parts, [out], {"axis": 0})]
+
+    def _moved(self, node: Node) -> bool:
+        """Follow a part of a shape; whether it is a constant, as the number of features is."""
+        arrays = [None if v is None else self._lengths.get(v, v.const) for v in node.inputs]
+        out = node.outputs[0]
+        if out is None or not any(v in self._lengths for v in node.inputs) or any(
+            array is None for array, v in zip(arrays, node.inputs, strict=True) if v is not None
+        ):  # fmt: skip
+            return False
+        made = evaluate(node, arrays, self.graph.opset)
+        if made is None or made[0].dtype != np.int64:
+            return False
+        self._lengths[out] = made[0].astype(np.int64)
+        if (made[0] == _COUNT).any() or self.graph.is_output(out):
+            return False
+        out.const, out.dtype, out.shape = made[0], "int64", made[0].shape
+        return True
+
+    def _shaped(self, node: Node) -> list[Node] | None:
+        """With the shape, in which the number of rows is computed, as one that leaves it to the data."""
+        data, wanted = node.inputs[:2]
+        assert data is not None
+        assert wanted is not None
+        numbers, bound = self._lengths[wanted], self._bound(data)
+        places = np.flatnonzero(numbers == _COUNT)
+        if bound is None or len(places) != 1 or numbers.ndim != 1 or node.attrs.get("allowzero", 0):
+            return None
+        place, shape = int(places[0]), static_dims(data)
+        if node.op == "Expand":
+            same = [n in (1, size) or i == place for i, (n, size) in enumerate(zip(numbers, shape, strict=False))]
+            if len(numbers) != len(shape) or place != bound.axis or not all(same):
+                return None
+            return [Node(node.name, "Identity", [data], node.outputs)]
+        copied = (numbers == -1).any()  # one axis may be open: the rows are those of the data, at the same place
+        if copied and place != bound.axis:
+            return None
+        known = self.graph.constant(f"{wanted.name}_rows", np.where(numbers == _COUNT, 0 if copied else -1, numbers))
+        return [Node(node.name, "Reshape", [data, known], node.outputs)]
 
     def counted(self, node: Node, count: Value, *, low: int = 0, high: int = 0, factor: int = 1) -> Value:
         """``clip(count - low, 0, high)``, or ``count * factor``."""

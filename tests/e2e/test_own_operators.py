@@ -82,6 +82,31 @@ def test_scores_by_coordinates_and_the_first_of_them() -> None:
     agrees(nodes, inputs, consts, outputs=("y", "number", "best"))
 
 
+def test_rows_picked_by_batch_and_box() -> None:
+    """What torch makes of ``boxes[batch, box]``: positions in the flat tensor, and a shape made of theirs."""
+    nodes = [
+        *DETECTOR[:2],
+        node("Gather", "picked origin", "batch", axis=1),
+        node("Mul", "batch many", "start"),
+        node("Add", "start where", "position"),
+        node("Reshape", "boxes table", "rows"),
+        node("Gather", "rows position", "kept"),
+        node("Shape", "position", "count"),
+        node("Expand", "position count", "same"),
+        node("Concat", "count four", "wanted", axis=0),
+        node("Reshape", "kept wanted", "found"),
+        node("Cast", "same", "number", to=onnx.TensorProto.FLOAT),
+    ]
+    consts = CONSTS | {
+        "origin": np.array(0),
+        "many": np.array(40),
+        "table": np.array([-1, 4]),
+        "four": np.array([4]),
+    }
+    inputs = {"boxes": corners(40, 2), "scores": RNG.uniform(0, 1, (2, 1, 40)).astype(np.float32)}
+    agrees(nodes, inputs, consts, outputs=("found", "number", "count"))
+
+
 def test_a_head_on_a_backbone() -> None:
     """Convolutions, a sigmoid, boxes out of centres and sizes, suppression, and the rows of the boxes kept."""
     anchors = 8 * 8 * 2

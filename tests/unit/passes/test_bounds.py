@@ -85,6 +85,28 @@ def test_rows_pass(tmp_path: Path, node: onnx.NodeProto, axis: int, shape: tuple
 
 
 @pytest.mark.parametrize(
+    ("tail", "shape"),
+    [
+        (["view", "minus"], (6, 4)),
+        (["view", "features"], (6, 4)),
+        (["one", "view", "features"], (1, 6, 4)),
+    ],
+)
+def test_a_shape_made_of_the_rows_own(tmp_path: Path, tail: list[str], shape: tuple[int, ...]) -> None:
+    """``x.view(x.shape[0], -1)`` and its kin."""
+    nodes = [
+        helper.make_node("Shape", ["r"], ["shape"]),
+        helper.make_node("Gather", ["shape", "zero"], ["view"]),
+        helper.make_node("Slice", ["shape", "one", "two"], ["features"]),
+        helper.make_node("Concat", tail, ["wanted"], axis=0),
+        helper.make_node("Reshape", ["r", "wanted"], ["y"]),
+    ]
+    graph = prepared(tmp_path, *nodes)
+    assert graph.results[0].shape == shape
+    assert graph.rows[graph.results[0].name][0] == shape.index(6)
+
+
+@pytest.mark.parametrize(
     ("node", "reason"),
     [
         (helper.make_node("ReduceSum", ["r", "zero"], ["y"]), "works along them"),
