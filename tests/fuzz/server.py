@@ -32,7 +32,7 @@ import onnx.reference  # noqa: F401
 import onnxruntime  # noqa: F401
 
 import mobilekit
-from mobilekit import child
+from mobilekit import child, child_server
 from mobilekit.cli import main
 
 __all__ = ["Done", "run"]
@@ -92,7 +92,7 @@ def _start(self: Any) -> _Forked:
             os.dup2(source, target)
         sys.stdin = os.fdopen(0, "r")
         try:
-            child._main(Path(self._folder.name), parent, self._memory_bytes)
+            child_server._main(Path(self._folder.name), parent, self._memory_bytes)
         finally:
             os._exit(0)
     os.close(theirs_in)
