@@ -6,6 +6,7 @@ a folder of their own to run in, and a private one for temporary files.
 
 from __future__ import annotations
 
+import gc
 import importlib
 import os
 import pkgutil
@@ -40,6 +41,9 @@ __all__ = ["Done", "run"]
 for _module in pkgutil.walk_packages(mobilekit.__path__, "mobilekit."):
     if not _module.name.endswith("__main__"):
         importlib.import_module(_module.name)
+
+gc.collect()
+gc.freeze()
 
 MEMORY_BYTES = 6 << 30
 """Address space of each process; the libraries alone take more than one GB of it."""
@@ -119,6 +123,7 @@ def run(arguments: Sequence[str], folder: Path, allowed: Sequence[str] = ("model
 
 
 def _forked(arguments: Sequence[str], folder: Path, private: Path) -> int | None:
+    gc.collect()  # a session of ONNX Runtime that is collected in the copy waits for threads that are not there
     pid = os.fork()
     if pid == 0:
         try:

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.fuzz.mutations import KINDS, mutant
+from tests.fuzz.params import RESULTS as PARAMS
 
 COUNT, SHARDS = 500, 4
 
@@ -45,3 +46,10 @@ def test_a_seed_gives_the_same_mutant_and_all_kinds_come() -> None:
     made = [mutant(seed) for seed in range(len(KINDS))]
     assert [one.kind for one in made] == list(KINDS)
     assert [one.model for one in made] == [mutant(seed).model for seed in range(len(KINDS))]
+
+
+def test_the_recorded_run_of_ncnn_files() -> None:
+    """No fault but in stock ncnn's own code."""
+    recorded = json.loads(PARAMS.read_text())
+    assert recorded["mutants"] >= 1000
+    assert all(" in ncnn::" in fault for fault in recorded["faults"])
