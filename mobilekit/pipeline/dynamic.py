@@ -100,6 +100,7 @@ def _free_axes(
     defaults: dict[str, int] = {}
     bases: list[list[int]] = []
     chosen = _chosen_symbols(specs, dynamic)
+    batches = {spec.shape[0] for spec in source.inputs if len(spec.shape) > 1 and isinstance(spec.shape[0], str)}
     for index, spec in enumerate(source.inputs):
         wanted = dynamic.get(spec.name)
         known = shapes.get(spec.name)
@@ -128,7 +129,7 @@ def _free_axes(
             elif isinstance(size, int):
                 base.append(size)
                 continue
-            elif axis == 0 and len(spec.shape) > 1:
+            elif symbol in batches or (axis == 0 and len(spec.shape) > 1):
                 base.append(known[axis] if known is not None else 1)
                 continue
             elif chosen is not None and symbol not in chosen:
@@ -233,6 +234,8 @@ class _Search:
 
     def run(self) -> DynamicModel:
         candidates = self._candidates()
+        # A step that the ranges hold too few multiples of has nothing to say but that.
+        candidates = [step for step in candidates if self._points(self._steps(step))] or candidates[:1]
         found = self._try(candidates[0])
         if not found.works and len(candidates) > 1:
             # Whatever works with a step works with its multiples.
@@ -322,8 +325,10 @@ class _Search:
             attempt = self._emit(coarse, [self._default(coarse)], self.progress)
         if attempt.graph is None:
             raise UnsupportedModelError(
-                f"{self.source.path.name} cannot be converted, whatever its input size; nothing was written",
+                f"{self.source.path.name} cannot be converted for {self._label(coarse, self._default(coarse))}; "
+                "nothing was written",
                 findings=attempt.findings,
+                hint="where it can without --dynamic, it needs a fixed input size in these places",
             )
         self.leave = self._following(coarse)
         stride = min(_stride(attempt.graph), _LARGEST_STRIDE)

@@ -217,3 +217,25 @@ def anchor_grid() -> onnx.ModelProto:
     anchors = net.op("Unsqueeze", net.op("Transpose", net.op("Concat", *centres, axis=0), perm=[1, 0]), net.const([0]))
     steps = net.op("Transpose", net.op("Concat", *strides, axis=0), perm=[1, 0])
     return net.model(net.op("Mul", net.op("Add", anchors, net.op("Concat", *boxes, axis=2)), steps), 3)
+
+
+def windows() -> onnx.ModelProto:
+    """Cut into windows of 4 x 4 and put together again, as Swin does: six axes, two of them free."""
+    net = Net(15)
+    y = net.op("Transpose", net.conv("x", 3, 8), perm=[0, 2, 3, 1])
+    four = net.const([4])
+    h, w = net.op("Div", net.size(y, 1), four), net.op("Div", net.size(y, 2), four)
+    t = net.op("Transpose", net.reshape(y, 1, h, 4, w, 4, 8), perm=[0, 1, 3, 2, 4, 5])
+    t = net.reshape(t, -1, 16, 8)
+    scores = net.op("Softmax", net.op("MatMul", t, net.op("Transpose", t, perm=[0, 2, 1])), axis=-1)
+    t = net.reshape(net.op("MatMul", scores, t), 1, h, w, 4, 4, 8)
+    t = net.op("Transpose", t, perm=[0, 1, 3, 2, 4, 5])
+    return net.model(net.reshape(t, 1, net.op("Mul", h, four), net.op("Mul", w, four), 8), 4)
+
+
+def baked_length() -> onnx.ModelProto:
+    """An encoder as an old exporter writes it: its reshapes hold the length it was traced with."""
+    net = Net(16)
+    t = net.op("MatMul", "x", net.weight(16, 16))
+    heads = net.op("Transpose", net.reshape(t, 20, 4, 4), perm=[1, 0, 2])
+    return net.model(net.op("Softmax", heads, axis=-1), 3, ("n", "tokens", 16))

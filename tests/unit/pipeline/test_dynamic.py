@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+from onnx import helper
 from PIL import Image
 from typer.testing import CliRunner
 
@@ -20,7 +21,7 @@ from mobilekit.runners.base import RunOptions
 from mobilekit.runners.ncnn_host import NcnnHostRunner
 from mobilekit.runners.ort import OrtRunner
 from mobilekit.sizes import AxisRange
-from tests.models import save
+from tests.models import of_nodes, save
 from tests.unit.pipeline import dynamic_models as models
 
 Shape = tuple[int, ...]
@@ -58,6 +59,7 @@ def agrees(bundle: Bundle, shapes: Sequence[Shape]) -> None:
         (models.attention_over_pixels, 2, [(1, 3, 18, 30), (1, 3, 34, 20)]),
         (models.cropped_centre, 2, [(1, 3, 20, 34), (1, 3, 46, 46)]),
         (models.scaled_by_mean, 1, [(1, 3, 17, 30), (1, 3, 64, 64)]),
+        (models.windows, 4, [(1, 3, 28, 44), (1, 3, 64, 64)]),
         (models.anchor_grid, 4, [(1, 3, 28, 44), (1, 3, 64, 64), (1, 3, 92, 12)]),
     ],
     ids=lambda value: getattr(value, "__name__", None),
@@ -87,6 +89,28 @@ def test_what_needs_a_fixed_size_is_named(
     told = [f"{finding.node} {finding.reason}" for finding in caught.value.findings]
     assert any(node in line and says in line for line in told), told
     assert not (tmp_path / "bundle").exists()
+
+
+def test_a_length_that_the_exporter_wrote_down_is_named(tmp_path: Path) -> None:
+    path = save(models.baked_length(), tmp_path / "model.onnx")
+    with pytest.raises(UnsupportedModelError) as caught:
+        export_model(path, tmp_path / "bundle", ExportOptions(dynamic=True))
+    assert any(finding.op == "Reshape" and "[20, 4, 4]" in finding.reason for finding in caught.value.findings)
+
+
+def test_an_axis_named_as_the_batch_is_not_free(tmp_path: Path) -> None:
+    """Recurrent states hold the batch in their second axis."""
+    model = of_nodes(
+        [
+            helper.make_node("ReduceSum", ["state", "first"], ["s"], keepdims=0),
+            helper.make_node("Add", ["x", "s"], ["y"]),
+        ],
+        {"x": ("batch", "time"), "state": (2, "batch", 1)},
+        {"y": ("batch", "time")},
+        {"first": np.array([0])},
+    )
+    bundle = export(model, tmp_path)
+    assert [info.describe() for info in bundle.manifest.inputs] == ["1x2..", "2x1x1"]
 
 
 def test_a_table_is_cut_to_the_size_where_the_largest_is_known(tmp_path: Path) -> None:

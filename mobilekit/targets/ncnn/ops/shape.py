@@ -25,6 +25,12 @@ def same_elements(node: NodeView, out: Emission) -> None:
     # Shape inference has worked out the result; what the other inputs and attributes say is in it already.
     node.ignore("axis", "allowzero", "axes")
     node.ignore_input(1)
+    if math.prod(node.shape()) != math.prod(node.out_shape()):
+        # ONNX's shape inference takes the shape's word for it.
+        raise Refuse(
+            f"it makes {list(node.out_shape())} of {list(node.shape())}, which has another number of elements",
+            "export the model for this input size",
+        )
     out.alias(node.output(), node.input(0))
 
 
