@@ -33,6 +33,7 @@ DynamicShape = tuple[int | AxisRange, ...]
 
 _MOST_SYMBOLS = 3
 _LARGEST_STRIDE = 4096
+_LARGEST_START = 160
 _PICTURE, _SEQUENCE, _IDS = 256, 1024, 64
 """The size of an axis that neither the user nor the model gives one: of pictures, of other numbers, of ids."""
 _LOW = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128)
@@ -292,9 +293,11 @@ class _Search:
         rows: list[list[int]] = []
         for symbol, step, start in zip(self.symbols, steps, self._default(steps), strict=True):
             low, high = symbol.lowest(step), symbol.highest(step)
-            start = max(start, 5)
+            if len(self.symbols) > 1:
+                start = min(start, _LARGEST_START // step)  # the square of a map has to be a tensor still
+            start = max(start, 5, low)
             far = max(2, start // 3) | 1
-            offsets = (0, 1, far + 2, 2 * far + 7, 3 * far + 4, far // 2 + 5, 4 * far, far * 5, far + 8, far + 11)
+            offsets = (0, 1, far + 2, 2 * far + 7, 3 * far + 4, far // 2 + 5, 2 * far, 3 * far + 13, far + 8, far + 11)
             row = [start + offset for offset in (*offsets, *range(2, 60))]
             if high is not None:
                 row = [low + (high - low) * i // (wanted + 8) for i in range(wanted + 9)]
