@@ -1,180 +1,217 @@
-"""Side by side in one run: the ncnn model that `mobilekit export` makes, pnnx's, and ONNX Runtime on the original.
+"""Side by side in one run: the ncnn model that `mobilekit export` makes, pnnx's, MNN's, and ONNX Runtime.
 
-usage: latency_vs_pnnx.py [--json FILE] [MODEL ...]      (zoo ids or paths; default: the public models)
+usage: latency_vs_pnnx.py [--rounds 5] [--loops 40] [--no-count] [--json FILE] [MODEL ...]
 
-For each model: the relative L2 error of both ncnn models against ONNX Runtime on the same input, and the latency of
-all three, in turn, each in a process of its own, on two threads.
+Zoo ids or paths; default: the public models. For each: the relative L2 error against ONNX Runtime on one seeded input;
+latency on two threads. Our model and pnnx's are loaded in one process and run in turn; several processes, each loading
+them in the other order than the one before, since where weights happen to lie in memory is worth a few percent. The
+ratio of their medians has a 95% bootstrap interval that resamples processes, then runs. ncnn's threads sleep while
+they wait (OMP_WAIT_POLICY=passive), so that a busy machine does not drown both. MNN (in an environment of its own) and
+ONNX Runtime (its threads do not spin) run in processes of their own between. The arm64 instructions of one
+inference are counted under qemu, on one thread: no latency of any device.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
+import os
 import statistics
 import subprocess
 import sys
 import tempfile
+from collections import Counter as Tally
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+import numpy as np
+from _instructions import Counter
 from _peers import MODELS, Job, Peer, machine, prepare_peers
+from _runtimes import feed_of, ncnn_files
 
-LOOPS = 30
+MNN = "3.6.1"
+RIGHT = 1e-3
+_WORKER = Path(__file__).with_name("_runtimes.py")
 
 
-def measure(model: str, peer: Peer) -> dict[str, Any]:
+def mnn_python() -> Path:
+    """The interpreter of an environment that has MNN alone: its console script would install telemetry."""
+    from mobilekit.paths import cache_dir
+
+    venv = cache_dir("benchmarks") / f"mnn-{MNN}"
+    if not (venv / "ready").is_file():
+        subprocess.run([sys.executable, "-m", "venv", venv], check=True)
+        subprocess.run([venv / "bin" / "pip", "install", "-q", f"MNN=={MNN}", "numpy"], check=True)
+        (venv / "ready").touch()
+    return venv / "bin" / "python"
+
+
+def worker(python: Path, kind: str, asked: dict[str, Any]) -> dict[str, Any]:
+    """What the measurement printed; empty where it failed."""
+    request = Path(asked["folder"]) / "request.json"
+    request.write_text(json.dumps(asked))
+    # No pip on MNN's path, and nothing else.
+    env = {**os.environ, "OMP_WAIT_POLICY": "passive", **({"PATH": ""} if kind == "mnn" else {})}
+    done = subprocess.run([python, _WORKER, kind, request], capture_output=True, text=True, check=False, env=env)
+    last = done.stdout.splitlines()[-1:] or [""]
+    found: dict[str, Any] = json.loads(last[0]) if done.returncode == 0 and last[0].startswith("{") else {}
+    return found
+
+
+def interval(ours: list[list[float]], theirs: list[list[float]]) -> tuple[float, float, float]:
+    """The ratio of medians over all processes and its 95% interval; each list holds one process's runs."""
+    rng = np.random.default_rng(0)
+    pairs = [(np.array(a), np.array(b)) for a, b in zip(ours, theirs, strict=True)]
+
+    def ratio(chosen: list[tuple[Any, Any]]) -> float:
+        return float(np.exp(np.mean([np.log(np.median(a) / np.median(b)) for a, b in chosen])))
+
+    drawn = []
+    for _ in range(1000):
+        chosen = []
+        for index in rng.integers(len(pairs), size=len(pairs)):
+            a, b = pairs[index]
+            runs = rng.integers(len(a), size=len(a))
+            chosen.append((a[runs], b[runs]))
+        drawn.append(ratio(chosen))
+    low, high = np.percentile(drawn, [2.5, 97.5])
+    return ratio(pairs), float(low), float(high)
+
+
+def measure(model: str, peer: Peer, mnn: Path, counter: Counter | None, options: argparse.Namespace) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         job = Job(model, peer, folder)
         row: dict[str, Any] = {"model": model}
         mine = job.ours("--no-verify")
         if mine.returncode:
-            return row | {"mobilekit_error": f"exit code {mine.returncode}"}
+            return row | {"error": f"export ended with exit code {mine.returncode}"}
         job.onnxsim()
         job.pnnx()
-        return row | _latencies(folder, job.shapes)
+        asked: dict[str, Any] = {"folder": name, "shapes": {k: list(v) for k, v in job.shapes.items()}}
+        asked |= {"loops": options.loops, "flip": False, "outputs": []}
+        python = Path(sys.executable)
+        others: dict[str, list[dict[str, Any]]] = {"onnxruntime": [], "mnn": []}
+        pairs = []
+        for turn in range(options.rounds):
+            others["onnxruntime"].append(worker(python, "onnxruntime", asked))
+            asked["outputs"] = others["onnxruntime"][0]["outputs"]
+            asked["flip"] = turn % 2 == 1
+            pairs.append(worker(python, "pair", asked))
+            others["mnn"].append(worker(mnn, "mnn", asked))
+        for kind in ("mobilekit", "pnnx"):
+            runs = [pair[f"{kind}_ms"] for pair in pairs if f"{kind}_ms" in pair]
+            row[f"{kind}_ms"] = round(statistics.median(chain(*runs)), 3) if runs else None
+            row[f"{kind}_rel_l2"] = max((p[f"{kind}_rel_l2"] for p in pairs if f"{kind}_rel_l2" in p), default=None)
+        both = [pair for pair in pairs if "mobilekit_ms" in pair and "pnnx_ms" in pair]
+        if both:
+            found = interval([p["mobilekit_ms"] for p in both], [p["pnnx_ms"] for p in both])
+            row |= dict(zip(("ratio", "ratio_low", "ratio_high"), (round(x, 4) for x in found), strict=True))
+        for kind, results in others.items():
+            good = [result for result in results if "ms" in result]
+            row[f"{kind}_ms"] = round(statistics.median(r["ms"] for r in good), 3) if good else None
+        row["mnn_rel_l2"] = max((r["rel_l2"] for r in others["mnn"] if "rel_l2" in r), default=None)
+        return row | _structure(folder, asked, counter)
 
 
-def _latencies(folder: Path, shapes: dict[str, tuple[int, ...]]) -> dict[str, Any]:
-    """Errors and latencies, each runtime in its own process, three rounds in turn."""
-    request = folder / "request.json"
-    request.write_text(json.dumps({"folder": str(folder), "shapes": {k: list(v) for k, v in shapes.items()}}))
-    found: dict[str, list[dict[str, Any]]] = {"onnxruntime": [], "mobilekit": [], "pnnx": []}
-    for _ in range(3):
-        for kind, results in found.items():
-            command = [sys.executable, __file__, "--worker", kind, str(request)]
-            done = subprocess.run(command, capture_output=True, text=True, check=False)
-            ok = done.returncode == 0 and done.stdout.startswith("{")
-            results.append(json.loads(done.stdout) if ok else {"error": f"exit code {done.returncode}"})
-    row: dict[str, Any] = {}
-    for kind, results in found.items():
-        good = [result for result in results if "ms" in result]
-        row[f"{kind}_ms"] = round(statistics.median(r["ms"] for r in good), 2) if good else None
-        if kind != "onnxruntime":
-            row[f"{kind}_rel_l2"] = max(r["rel_l2"] for r in good) if good else None
-    return row
+def _structure(folder: Path, asked: dict[str, Any], counter: Counter | None) -> dict[str, Any]:
+    """Instructions, and the layer types of which one model has more than the other: [ours, pnnx's]."""
+    found: dict[str, Any] = {}
+    tallies = []
+    for kind in ("mobilekit", "pnnx"):
+        param, weights, arrays, outputs = ncnn_files(kind, folder, feed_of(asked), asked["outputs"])
+        if not param.is_file():
+            continue
+        tallies.append(Tally(line.split()[0] for line in param.read_text().splitlines()[2:] if line.strip()))
+        if counter is not None:
+            found[f"{kind}_instructions"] = counter.count(param, weights, arrays, outputs)
+    if len(tallies) == 2:
+        ours, theirs = tallies
+        found["layers"] = {t: [ours[t], theirs[t]] for t in sorted(ours | theirs) if ours[t] != theirs[t]}
+    return found
 
 
-def worker(kind: str, request: Path) -> None:
-    """One runtime, one model: latency (median of LOOPS runs, 2 threads) and error against ONNX Runtime."""
-    import time
-
-    import numpy as np
-    import onnxruntime as ort
-
-    asked = json.loads(request.read_text())
-    folder = Path(asked["folder"])
-    rng = np.random.default_rng(0)
-    feed = {name: rng.standard_normal(shape).astype(np.float32) for name, shape in asked["shapes"].items()}
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = 2
-    options.log_severity_level = 3
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    session = ort.InferenceSession(str(folder / "model.onnx"), options, providers=["CPUExecutionProvider"])
-    expected = session.run(None, feed)
-
-    def timed(once: Any) -> float:
-        for _ in range(3):
-            once()
-        spent = []
-        for _ in range(LOOPS):
-            started = time.perf_counter()
-            once()
-            spent.append(time.perf_counter() - started)
-        return statistics.median(spent) * 1e3
-
-    if kind == "onnxruntime":
-        print(json.dumps({"ms": timed(lambda: session.run(None, feed))}))
-        return
-    run, outputs = _ncnn_model(kind, folder, feed, [value.name for value in session.get_outputs()])
-    errors = []
-    for actual, wanted in zip(outputs(), expected, strict=True):
-        flat = wanted.astype(np.float64).ravel()
-        error = np.linalg.norm(actual.astype(np.float64).ravel() - flat) if actual.size == flat.size else np.inf
-        errors.append(float(error / max(np.linalg.norm(flat), 1e-12)))
-    print(json.dumps({"ms": timed(run), "rel_l2": max(errors)}))
-
-
-def _ncnn_model(kind: str, folder: Path, feed: dict[str, Any], wanted: list[str]) -> tuple[Any, Any]:
-    """A function that runs the ncnn model once, and one that gives its outputs in ONNX order."""
-    import ncnn
-    import numpy as np
-
-    net = ncnn.Net()
-    net.opt.num_threads = 2
-    for flag in ("fp16_packed", "fp16_storage", "fp16_arithmetic", "bf16_storage"):
-        setattr(net.opt, f"use_{flag}", False)
-    if kind == "mobilekit":
-        from mobilekit.bundle import open_bundle
-        from mobilekit.runners.blobs import to_blob
-
-        bundle = open_bundle(folder / "ours")
-        artifact = bundle.manifest.ncnn
-        assert artifact is not None
-        param, weights = bundle.root / artifact.param, bundle.root / artifact.bin
-        infos = {info.name: info for info in bundle.manifest.inputs}
-        arrays = {blob.blob: to_blob(feed[blob.tensor], infos[blob.tensor], blob) for blob in artifact.inputs}
-        names = {blob.tensor: blob.blob for blob in artifact.outputs}
-        outputs = [names[name] for name in wanted]
-    else:
-        param, weights = folder / "sim.ncnn.param", folder / "sim.ncnn.bin"
-        arrays = {f"in{i}": np.ascontiguousarray(array[0]) for i, array in enumerate(feed.values())}
-        outputs = [f"out{i}" for i in range(len(wanted))]
-    if net.load_param(str(param)) or net.load_model(str(weights)):
-        raise SystemExit(3)
-    mats = {name: ncnn.Mat(array).clone() for name, array in arrays.items()}
-
-    def run() -> list[Any]:
-        with net.create_extractor() as extractor:
-            for name, mat in mats.items():
-                if extractor.input(name, mat):
-                    raise SystemExit(3)
-            found = [extractor.extract(name) for name in outputs]
-            if any(code for code, _ in found):
-                raise SystemExit(3)
-            return [np.array(mat) for _, mat in found]
-
-    return run, run
+def _right(row: dict[str, Any], kind: str) -> bool:
+    value = row.get(f"{kind}_rel_l2")
+    return value is not None and value < RIGHT
 
 
 def _table(rows: list[dict[str, Any]]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    def error(value: float | None) -> str:
-        return "failed" if value is None else f"{value:.0e}" + ("" if value < 1e-3 else " WRONG")
+    def error(row: dict[str, Any], kind: str) -> str:
+        value = row.get(f"{kind}_rel_l2")
+        return "failed" if value is None else f"{value:.0e}" + ("" if value < RIGHT else " WRONG")
 
-    table = Table(title="ncnn models of mobilekit and pnnx, and ONNX Runtime: error, latency on 2 threads")
-    for column in ("model", "ours err", "pnnx err", "ours ms", "pnnx ms", "ORT ms"):
+    def number(value: float | None, digits: int = 2) -> str:
+        return "-" if value is None else f"{value:.{digits}f}"
+
+    table = Table(title="latency in ms on 2 threads; relative L2 error; arm64 instructions in millions")
+    columns = [
+        "model",
+        "ours",
+        "pnnx",
+        "ratio",
+        "95%",
+        "MNN",
+        "ORT",
+        "ours err",
+        "pnnx err",
+        "MNN err",
+        "ours Mi",
+        "pnnx Mi",
+    ]
+    for column in columns:
         table.add_column(column, justify="left" if column == "model" else "right")
     for row in rows:
-        table.add_row(
-            row["model"],
-            row.get("mobilekit_error") or error(row["mobilekit_rel_l2"]),
-            "-" if "mobilekit_error" in row else error(row["pnnx_rel_l2"]),
-            *(str(row.get(f"{kind}_ms") or "-") for kind in ("mobilekit", "pnnx", "onnxruntime")),
-        )
-    Console(width=140).print(table)
+        if "error" in row:
+            table.add_row(row["model"], row["error"])
+            continue
+        cells = [number(row.get(f"{kind}_ms")) for kind in ("mobilekit", "pnnx")]
+        cells += [number(row.get("ratio"), 3)]
+        cells += [f"{row['ratio_low']:.3f} .. {row['ratio_high']:.3f}" if "ratio" in row else "-"]
+        cells += [number(row.get(f"{kind}_ms")) for kind in ("mnn", "onnxruntime")]
+        cells += [error(row, kind) for kind in ("mobilekit", "pnnx", "mnn")]
+        counts = [row.get(f"{kind}_instructions") for kind in ("mobilekit", "pnnx")]
+        cells += [number(count and count / 1e6, 1) for count in counts]
+        table.add_row(row["model"], *cells)
+    Console(width=170).print(table)
+    fair = [row for row in rows if "ratio" in row and _right(row, "pnnx") and _right(row, "mobilekit")]
+    if fair:
+        mean = math.exp(statistics.fmean(math.log(row["ratio"]) for row in fair))
+        print(f"geometric mean of the latency ratio where both are right ({len(fair)} models): {mean:.3f}")
+    counted = [row for row in fair if row.get("mobilekit_instructions") and row.get("pnnx_instructions")]
+    if counted:
+        ratios = [row["mobilekit_instructions"] / row["pnnx_instructions"] for row in counted]
+        print(f"geometric mean of the instruction ratio there: {math.exp(statistics.fmean(map(math.log, ratios))):.3f}")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("models", nargs="*", default=MODELS)
+    parser.add_argument("models", nargs="*", default=(*MODELS, "pp_ocrv6_rec"))
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--loops", type=int, default=40)
+    parser.add_argument("--no-count", action="store_true", help="leave out the arm64 instructions")
     parser.add_argument("--json", type=Path)
-    parser.add_argument("--worker", nargs=2, help=argparse.SUPPRESS)
-    arguments = parser.parse_args()
-    if arguments.worker:
-        worker(arguments.worker[0], Path(arguments.worker[1]))
-        return
-    peer = prepare_peers()
+    options = parser.parse_args()
+    peer, mnn = prepare_peers(), mnn_python()
+    counter = None if options.no_count else Counter()
+    if counter is not None and counter.missing:
+        print(f"instructions are not counted: {counter.missing} is missing", file=sys.stderr)
+        counter = None
     rows = []
-    for model in arguments.models:
+    about = machine() | {"mnn": MNN, "rounds": options.rounds, "loops": options.loops}
+    for model in options.models:
         print(f"measuring {model}", file=sys.stderr)
-        rows.append(measure(model, peer))
-        if arguments.json:  # after each model: an interrupted run keeps what it has
-            arguments.json.write_text(json.dumps({"machine": machine(), "rows": rows}, indent=1) + "\n")
+        about["load"] = round(os.getloadavg()[0], 1)
+        rows.append(measure(model, peer, mnn, counter, options) | {"load": about.pop("load")})
+        if options.json:  # after each model: an interrupted run keeps what it has
+            options.json.write_text(json.dumps({"machine": about, "rows": rows}, indent=1) + "\n")
     _table(rows)
 
 

@@ -23,11 +23,13 @@ def _rules() -> tuple[Rule[Any], ...]:
     from mobilekit.passes.legalise.einsum import LowerEinsum
     from mobilekit.passes.legalise.empty import DropEmptyParts
     from mobilekit.passes.legalise.gather import GatherNDToGather
+    from mobilekit.passes.legalise.groupnorm import FuseGroupNorm, FuseNormAffine
     from mobilekit.passes.legalise.guard import GuardedSoftmax
     from mobilekit.passes.legalise.layout import MergeReshape, MergeTranspose, PushTranspose, TransposeToReshape
     from mobilekit.passes.legalise.masking import MaskedSoftmax
     from mobilekit.passes.legalise.normalisation import FuseLayerNorm, FuseNormScale
     from mobilekit.passes.legalise.pad import CutPad
+    from mobilekit.passes.legalise.pixels import FusePixelShuffle
     from mobilekit.passes.legalise.prelu import FusePRelu
     from mobilekit.passes.legalise.quantised import DequantiseEarly, FakeQuantise, IntegerProduct
     from mobilekit.passes.legalise.reduce import ReduceOfOnes
@@ -58,6 +60,9 @@ def _rules() -> tuple[Rule[Any], ...]:
         GatherNDToGather(),
         FuseLayerNorm(),
         FuseNormScale(),
+        FuseGroupNorm(),
+        FuseNormAffine(),
+        FusePixelShuffle(),
         MatMulToGemm(),
         MaskedSoftmax(),
         MergeTranspose(),

@@ -9,7 +9,7 @@ import numpy as np
 from mobilekit.graph import Node, Value
 from mobilekit.passes.base import Edit, Rule
 
-__all__ = ["FoldAffine"]
+__all__ = ["FoldAffine", "channel_affine"]
 
 
 class _Affine(NamedTuple):
@@ -35,7 +35,9 @@ class FoldAffine(Rule[_Affine]):
             layer = value.producer if value is not None else None
             if layer is None or layer.domain or layer.op not in ("Conv", "ConvTranspose", "Gemm"):
                 continue
-            affine = _batch_norm(node) if node.op == "BatchNormalization" and index == 0 else _binary(node, index)
+            affine = (
+                _batch_norm(node) if node.op == "BatchNormalization" and index == 0 else channel_affine(node, index)
+            )
             return None if affine is None else _Affine(layer, node, *affine)
         return None
 
@@ -111,7 +113,8 @@ def _batch_norm(node: Node) -> tuple[np.ndarray, np.ndarray] | None:
     return scale, beta - mean * scale
 
 
-def _binary(node: Node, index: int) -> tuple[np.ndarray, np.ndarray] | None:
+def channel_affine(node: Node, index: int) -> tuple[np.ndarray, np.ndarray] | None:
+    """``(scale, shift)``, both ``(channels,)`` float64, where ``node`` maps its input ``index`` so, by a constant."""
     other = node.inputs[1 - index]
     known = _channels(node.inputs[index])
     if other is None or other.const is None or known is None or other.const.dtype.kind != "f":

@@ -62,3 +62,16 @@ def test_slopes_of_a_vector() -> None:
     nodes = [Node("MatMul", ["x", "w"], ["p"]), Node("PRelu", ["p", "k"], ["y"])]
     text = agrees(nodes, {"x": rand(1, 9)}, {"w": rand(9, 12), "k": rand(12)})
     assert layers(text) == ["Input", "InnerProduct", "PReLU"]
+
+
+def test_groups_as_exporters_write_them_are_one_layer() -> None:
+    nodes = [
+        Node("Reshape", ["x", "apart"], ["r"]),
+        Node("InstanceNormalization", ["r", "s", "t"], ["i"]),
+        Node("Reshape", ["i", "whole"], ["n"]),
+        Node("Mul", ["n", "k"], ["m"]),
+        Node("Add", ["m", "b"], ["y"]),
+    ]
+    consts = {"apart": np.array([0, 2, -1]), "whole": np.array([1, 6, 4, 5]), "s": np.ones(2, np.float32)}
+    consts |= {"t": np.zeros(2, np.float32), "k": rand(6, 1, 1), "b": rand(6, 1, 1)}
+    assert layers(agrees(nodes, {"x": rand(1, 6, 4, 5)}, consts)) == ["Input", "GroupNorm"]
