@@ -5,7 +5,8 @@ usage: latency_vs_pnnx.py [--rounds 5] [--loops 40] [--no-count] [--json FILE] [
 Zoo ids or paths; default: the public models. For each: the relative L2 error against ONNX Runtime on one seeded input;
 latency on two threads. Our model and pnnx's are loaded in one process and run in turn; several processes, each loading
 them in the other order than the one before, since where weights happen to lie in memory is worth a few percent. The
-ratio of their medians has a 95% bootstrap interval that resamples processes, then runs. ncnn's threads sleep while
+ratio is the median over runs that followed each other, the geometric mean over processes; its 95% bootstrap interval
+resamples processes, then runs. ncnn's threads sleep while
 they wait (OMP_WAIT_POLICY=passive), so that a busy machine does not drown both. MNN (in an environment of its own) and
 ONNX Runtime (its threads do not spin) run in processes of their own between. The arm64 instructions of one
 inference are counted under qemu, on one thread: no latency of any device.
@@ -63,23 +64,19 @@ def worker(python: Path, kind: str, asked: dict[str, Any]) -> dict[str, Any]:
 
 
 def interval(ours: list[list[float]], theirs: list[list[float]]) -> tuple[float, float, float]:
-    """The ratio of medians over all processes and its 95% interval; each list holds one process's runs."""
+    """The ratio ours / theirs and its 95% interval; each list holds one process's runs, in the order they were made.
+
+    Neighbouring runs are compared with each other: what else the machine does drifts under both alike.
+    """
     rng = np.random.default_rng(0)
-    pairs = [(np.array(a), np.array(b)) for a, b in zip(ours, theirs, strict=True)]
+    logs = [np.log(np.array(a) / np.array(b)) for a, b in zip(ours, theirs, strict=True)]
 
-    def ratio(chosen: list[tuple[Any, Any]]) -> float:
-        return float(np.exp(np.mean([np.log(np.median(a) / np.median(b)) for a, b in chosen])))
+    def drawn() -> float:
+        chosen = [logs[index] for index in rng.integers(len(logs), size=len(logs))]
+        return float(np.mean([np.median(rng.choice(runs, runs.size)) for runs in chosen]))
 
-    drawn = []
-    for _ in range(1000):
-        chosen = []
-        for index in rng.integers(len(pairs), size=len(pairs)):
-            a, b = pairs[index]
-            runs = rng.integers(len(a), size=len(a))
-            chosen.append((a[runs], b[runs]))
-        drawn.append(ratio(chosen))
-    low, high = np.percentile(drawn, [2.5, 97.5])
-    return ratio(pairs), float(low), float(high)
+    low, high = np.exp(np.percentile([drawn() for _ in range(1000)], [2.5, 97.5]))
+    return math.exp(statistics.fmean(float(np.median(runs)) for runs in logs)), float(low), float(high)
 
 
 def measure(model: str, peer: Peer, mnn: Path, counter: Counter | None, options: argparse.Namespace) -> dict[str, Any]:
