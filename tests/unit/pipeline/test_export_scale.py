@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 
 from mobilekit.bundle import MAX_DEPTH, open_bundle, sha256_of, write_manifest
 from mobilekit.errors import BundleError, Finding
@@ -20,7 +20,7 @@ from mobilekit.graph import Graph, Node, Value
 from mobilekit.pipeline.export import ExportOptions, export_model
 from mobilekit.pipeline.run import RunSettings, run
 from mobilekit.targets.ncnn.emit import emit
-from tests.models import of_nodes, save
+from tests.models import conv_classifier, of_nodes, save
 
 SHAPE = (1, 4, 2, 2)
 
@@ -174,3 +174,23 @@ def test_external_weights_are_not_held(tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stderr[-2000:]
     assert (tmp_path / "out" / "ncnn" / "model.bin").stat().st_size >= weights
+
+
+@pytest.mark.parametrize(("settled", "verify"), [(True, False), (False, False), (True, True)])
+def test_children_are_started_only_where_they_are_needed(settled: bool, verify: bool, tmp_path: Path) -> None:
+    """onnxsim for what our rules do not know, ONNX Runtime and ncnn for verification; else none."""
+    tail = [] if settled else [helper.make_node("CumSum", ["scores", "axis"], ["sums"])]
+    model = conv_classifier()
+    if tail:
+        model.graph.node.extend(tail)
+        model.graph.initializer.append(numpy_helper.from_array(np.array(1, np.int64), "axis"))
+        model.graph.output[0].name = "sums"
+    script = (
+        "import resource, sys\n"
+        "from mobilekit.pipeline.export import ExportOptions, export_model\n"
+        f"export_model(sys.argv[1], sys.argv[2], ExportOptions(verify={verify}, samples=1))\n"
+        "print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss > 0)\n"
+    )
+    command = [sys.executable, "-c", script, str(save(model, tmp_path / "m.onnx")), str(tmp_path / "out")]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == str(verify or not settled)
