@@ -45,6 +45,7 @@ newest: ## The unit tests with the newest versions there are
 bench: setup-dev ## Side by side with onnxsim + pnnx, and push throughput
 	$(BIN)/python benchmarks/export_vs_pnnx.py
 	$(BIN)/python benchmarks/latency_vs_pnnx.py
+	$(BIN)/python benchmarks/export_scaling.py
 	$(BIN)/python benchmarks/push_throughput.py
 
 clean: ## What make built here (caches under the user's cache folder stay)
