@@ -474,6 +474,7 @@ def _read_preprocess(path: Path) -> Preprocess:
 def _tensor_info(value: object, batch: Batch | None = None) -> TensorInfo:
     from mobilekit.bundle import TensorInfo
     from mobilekit.graph import Value
+    from mobilekit.passes.indices import index_limit
     from mobilekit.targets.ncnn.emit import id_rows
 
     assert isinstance(value, Value)
@@ -482,7 +483,7 @@ def _tensor_info(value: object, batch: Batch | None = None) -> TensorInfo:
     shape = tuple(int(str(axis)) for axis in value.shape)
     if batch is not None and (place := batch.places.get(value.name)) is not None:
         shape = (*shape[: place.axis], shape[place.axis] * batch.size, *shape[place.axis + 1 :])
-    limit = id_rows(value) if value.producer is None else 0
+    limit = id_rows(value) or index_limit(value) if value.producer is None else 0
     return TensorInfo(name=value.name, dtype=value.dtype, shape=shape, limit=limit or None)
 
 
