@@ -13,6 +13,7 @@ import pytest
 
 from tests.fuzz.mutations import KINDS, mutant
 from tests.fuzz.params import RESULTS as PARAMS
+from tests.fuzz.run import RESULTS
 
 COUNT, SHARDS = 500, 4
 
@@ -53,3 +54,10 @@ def test_the_recorded_run_of_ncnn_files() -> None:
     recorded = json.loads(PARAMS.read_text())
     assert recorded["mutants"] >= 1000
     assert all(" in ncnn::" in fault for fault in recorded["faults"])
+
+
+def test_the_recorded_run_of_models_found_nothing() -> None:
+    recorded = json.loads(RESULTS.read_text())
+    assert recorded["problems"] == 0
+    assert set(recorded["outcomes"]) == set(KINDS)
+    assert sum(sum(counts.values()) for counts in recorded["outcomes"].values()) == 2 * recorded["mutants"]
