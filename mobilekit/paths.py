@@ -108,6 +108,8 @@ def atomic_dir(path: Path, *, replace: bool = True) -> Iterator[Path]:
     that it is one of ours. Raises :class:`StorageError` where the disk is full or may not be written.
     """
     with storage_errors(path):
+        if (path.exists() or path.is_symlink()) and (path.is_symlink() or not path.is_dir()):
+            raise StorageError(f"{path} is not a folder", hint="choose another folder")
         _make_parent(path)
         temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent))
         old: Path | None = None

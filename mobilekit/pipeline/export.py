@@ -552,7 +552,7 @@ def _verify(
     if wrong:
         raise VerificationError(
             "the converted model does not compute what the original does; nothing was written\n  " + "\n  ".join(wrong),
-            hint="this is a bug in mobilekit: please report it with the model",
+            hint=_what_to_do(measured, options),
         )
     if manifest.rtol is not None:
         progress.note(f"{manifest.rtol_reason}; relative L2 up to {manifest.rtol:g} is allowed")
@@ -562,6 +562,17 @@ def _verify(
     return {name: _worst(every) for name, every in measured.items()}, overall(
         verdict for every in judged.values() for verdict in every
     ) is Verdict.PASS
+
+
+def _what_to_do(measured: Mapping[str, Sequence[TensorError]], options: ExportOptions) -> str:
+    if any(error.nonfinite_expected for errors in measured.values() for error in errors):
+        return (
+            "ONNX Runtime itself gives NaN or infinities on these seeded inputs, which do not suit the model: "
+            "export with --no-verify, then validate with --inputs DIR of real ones"
+        )
+    if options.precision == "fp16":
+        return "half precision is too coarse for this model on these inputs: use --precision fp32, or try real inputs"
+    return "this is a bug in mobilekit: please report it with the model"
 
 
 def _worst(errors: Sequence[TensorError]) -> TensorError:

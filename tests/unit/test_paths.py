@@ -89,3 +89,19 @@ def test_a_link_is_followed(tmp_path: Path) -> None:
         temporary.write_text("new")
     assert (tmp_path / "link").is_symlink()
     assert (tmp_path / "real").read_text() == "new"
+
+
+@pytest.mark.parametrize("kind", ["file", "link", "pipe"])
+def test_what_is_no_folder_is_never_swapped_for_one(tmp_path: Path, kind: str) -> None:
+    place = tmp_path / "place"
+    (tmp_path / "elsewhere").mkdir()
+    if kind == "file":
+        place.write_text("mine")
+    elif kind == "link":
+        place.symlink_to(tmp_path / "elsewhere")
+    else:
+        os.mkfifo(place)
+    before = place.lstat()
+    with pytest.raises(StorageError, match="not a folder"), atomic_dir(place):
+        pass
+    assert place.lstat().st_ino == before.st_ino
