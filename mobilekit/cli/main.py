@@ -102,7 +102,9 @@ def run() -> NoReturn:
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     try:
         app = make_app(sys.argv[1] if len(sys.argv) > 1 else None)
-        sys.exit(app(standalone_mode=False) or 0)
+        code = app(standalone_mode=False) or 0
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # it is done: too late to interrupt it
+        sys.exit(code)
     except MobilekitError as error:
         _report(error)
         sys.exit(error.exit_code)

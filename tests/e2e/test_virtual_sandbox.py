@@ -309,7 +309,7 @@ def test_ctrl_c_during_start_leaves_nothing(delay_s: float) -> None:
         time.sleep(delay_s)
         process.send_signal(signal.SIGINT)
         said = process.communicate(timeout=60)[0]
-        if process.returncode == 0:  # it was done already
+        if process.returncode == 0 or b"127.0.0.1:" in said:  # it was done already
             assert own.names() == {"hasty"}
             return
         assert process.returncode in (130, -signal.SIGINT)  # the latter while Python itself still starts

@@ -23,6 +23,9 @@ class GatherNDToGather(Rule[Node]):
         data, indices = match.inputs[:2]
         out = match.outputs[0]
         assert out is not None
+        if indices is not None and indices.const is not None:
+            known = edit.constant(f"{out.name}_indices", indices.const[..., 0])
+            return [Node(match.name, "Gather", [data, known], [out], {"axis": 0})]
         flat = edit.value(f"{out.name}_indices")
         return [
             Node(match.name, "Squeeze", [indices, edit.constant(f"{out.name}_last", [-1], "int64")], [flat]),

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from mobilekit.bundle import open_bundle
 from mobilekit.cli.main import make_app
-from mobilekit.errors import BundleError, UnsupportedModelError, UsageError
+from mobilekit.errors import BundleError, UsageError
 from mobilekit.pipeline.export import ExportOptions, export_model
 from mobilekit.pipeline.run import RunSettings, run
 from mobilekit.pipeline.validate import ValidateOptions, validate_bundle
@@ -75,9 +75,10 @@ def test_a_fixed_input_chooses_the_branch_and_its_axes(model: Path, tmp_path: Pa
     assert verdict.verdict == "pass"
 
 
-def test_without_a_value_the_branch_cannot_be_taken(model: Path, tmp_path: Path) -> None:
-    with pytest.raises(UnsupportedModelError):
-        export_model(model, tmp_path / "out", ExportOptions(shapes={"x": (1, 4), "w": (1, 4)}))
+def test_without_a_value_both_branches_are_computed(model: Path, tmp_path: Path) -> None:
+    report = export_model(model, tmp_path / "out", ExportOptions(shapes={"x": (1, 4), "w": (1, 4)}))
+    assert report.manifest.verified
+    assert "sr" in [info.name for info in report.manifest.inputs]
 
 
 @pytest.mark.parametrize(

@@ -114,7 +114,8 @@ def test_dynamically_quantised_models_become_float_models(build: object, tmp_pat
     assert "float model of a quantised original" in manifest.rtol_reason
     assert manifest.ncnn is not None
     assert manifest.ncnn.layers < 25
-    checked = validate_bundle(tmp_path / "out", "local", ValidateOptions(warmup=0, iterations=1))
+    # Under the bundle's own, wide limit the samples of so small a network count as the same.
+    checked = validate_bundle(tmp_path / "out", "local", ValidateOptions(warmup=0, iterations=1, rtol=0.02))
     assert checked.verdict == "pass"
 
 

@@ -29,7 +29,10 @@ def gather(node: NodeView, out: Emission) -> None:
         return
     shape = node.shape()
     size = shape[axis]
-    wanted = [int(index) % size for index in np.asarray(indices.const).reshape(-1)]
+    given = [int(index) for index in np.asarray(indices.const).reshape(-1)]
+    if outside := [index for index in given if not -size <= index < size]:
+        raise Refuse(f"its index {outside[0]} is outside of an axis of {size}", "export the model again")
+    wanted = [index % size for index in given]
     pieces: list[tuple[int, int]] = []
     for index in wanted:
         if pieces and pieces[-1][1] == index:

@@ -128,7 +128,7 @@ def test_powers(power: float) -> None:
     agrees(helper.make_node("Pow", ["x", "p"], ["y"]), {"x": x}, {"p": np.float32(power)})
 
 
-@pytest.mark.parametrize("power", [2.2, 0.0, 9.0])
+@pytest.mark.parametrize("power", [2.2, 0.0, 65.0])
 def test_powers_that_ncnn_gets_wrong_from_zero_down(power: float) -> None:
     node = helper.make_node("Pow", ["x", "p"], ["y"])
     assert needs_own(model([node], {"x": rand(2, 3)}, ["y"], {"p": np.float32(power)})) == ("MkPow",)
