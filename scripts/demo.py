@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mobilekit.cli._common import err_console, out_console, terminal_progress
+from mobilekit.cli._common import out_console, remark, terminal_progress
 from mobilekit.errors import MobilekitError
 from mobilekit.paths import data_dir
 from mobilekit.progress import Progress
@@ -72,33 +72,30 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--picture", type=Path, metavar="FILE.svg")
     arguments = parser.parse_args()
-    console = err_console()
     started = time.monotonic()
     plan = choose()
     for text in plan.lacking:
-        console.print(f"not used: {text}", markup=False)
+        remark(f"not used: {text}")
     where = "the ncnn wheel on this machine (local)" if not plan.abi else f"a virtual {plan.abi} device, over real adb"
-    console.print(f"demo: {MODEL} on {where}", markup=False)
+    remark(f"demo: {MODEL} on {where}")
     if not plan.ready:
-        console.print(
-            "the first run builds ncnn and the harness: about 4 minutes on 2 cores; the next ones take seconds"
-        )
+        remark("the first run builds ncnn and the harness: about 4 minutes on 2 cores; the next ones take seconds")
     try:
         with terminal_progress() as progress:
             report = _run(plan, progress)
     except MobilekitError as error:
-        console.print(f"error: {error.message}\nhint: {error.hint}", markup=False)
+        remark(f"error: {error.message}\nhint: {error.hint}")
         return error.exit_code
     except KeyboardInterrupt:
-        console.print("interrupted")
+        remark("interrupted")
         return 130
     out_console().print(render(report))
     if arguments.picture:
         _draw(report, arguments.picture)
-    console.print(f"done in {time.monotonic() - started:.0f} s. Next:", markup=False)
-    console.print(f"  .venv/bin/mobilekit run {OUT}/bundle --input {OUT}/pictures/{PICTURE}", markup=False)
-    console.print("  .venv/bin/mobilekit export YOUR.onnx -o out/yours", markup=False)
-    console.print("  .venv/bin/mobilekit validate out/yours --device    # with a phone plugged in", markup=False)
+    remark(f"done in {time.monotonic() - started:.0f} s. Next:")
+    remark(f"  .venv/bin/mobilekit run {OUT}/bundle --input {OUT}/pictures/{PICTURE}")
+    remark("  .venv/bin/mobilekit export YOUR.onnx -o out/yours")
+    remark("  .venv/bin/mobilekit validate out/yours --device    # with a phone plugged in")
     return report.verdict.exit_code
 
 
