@@ -41,6 +41,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 __all__ = [
+    "REPORT_IT",
     "AdbError",
     "AmbiguousDeviceError",
     "BuildError",
@@ -70,6 +71,9 @@ __all__ = [
     "VerificationError",
     "signal_name",
 ]
+
+REPORT_IT = "this is a bug in mobilekit: please report it with the model"
+"""The hint where we, and not the user, are at fault."""
 
 
 def signal_name(number: int) -> str:

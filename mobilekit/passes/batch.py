@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mobilekit.errors import ModelError
+from mobilekit.errors import REPORT_IT, ModelError
 from mobilekit.passes.batch_rules import RULES, Mixed, Place, Rule, Tracker
 from mobilekit.passes.infer import Schemas, infer_node
 
@@ -137,5 +137,5 @@ def _apply(graph: Graph, tracker: Tracker) -> None:
             if made is not None and made.shape != shapes[id(made)]:
                 raise ModelError(
                     f"{node.op} at {node.label!r} makes {made.shape} of one sample, not {shapes[id(made)]}",
-                    hint="this is a bug in mobilekit: please report it with the model",
+                    hint=REPORT_IT,
                 )

@@ -322,14 +322,19 @@ def _tile(t: Tracker, node: Node) -> Place:
     return Place(place.axis, place.outer * repeats[place.axis])
 
 
-@_rule("Concat")
-def _concat(t: Tracker, node: Node) -> Place:
+def _side_by_side(t: Tracker, node: Node, mixed: str) -> Place:
+    """All inputs hold the batch in the same place, and the node works along another axis; else it is ``mixed``."""
     place = t.placed(node)[0][2]
     if place.axis == _attr_axis(node, 0):
-        raise Mixed("it joins tensors along the batch")
+        raise Mixed(mixed)
     for index in range(len(node.inputs)):
         t.data(node, index, place)
     return place
+
+
+@_rule("Concat")
+def _concat(t: Tracker, node: Node) -> Place:
+    return _side_by_side(t, node, "it joins tensors along the batch")
 
 
 @_rule("Split")
@@ -402,12 +407,7 @@ def _gather(t: Tracker, node: Node) -> Place:
 
 @_rule("GatherElements", "ScatterElements")
 def _elements(t: Tracker, node: Node) -> Place:
-    place = t.placed(node)[0][2]
-    if place.axis == _attr_axis(node, 0):
-        raise Mixed("it picks among the samples")
-    for index in range(len(node.inputs)):
-        t.data(node, index, place)
-    return place
+    return _side_by_side(t, node, "it picks among the samples")
 
 
 @_rule("GatherND")

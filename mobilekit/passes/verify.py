@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from mobilekit.errors import ModelError, UsageError, VerificationError
+from mobilekit.errors import REPORT_IT, ModelError, UsageError, VerificationError
 from mobilekit.passes.bounds import DOMAIN
 from mobilekit.passes.evaluate import RANDOM
 from mobilekit.passes.functions import EXPANDED
@@ -53,7 +53,6 @@ _STEPS = 4
 
 _REFERENCE_NODES = 64
 _RECURRENCES = frozenset({"GRU", "LSTM", "RNN", "LinearAttention"})
-_HINT = "this is a bug in mobilekit: please report it with the model"
 
 
 class _Backend(Protocol):
@@ -170,7 +169,7 @@ class PassVerifier:
         found = self._run(_submodel(nodes, read.values(), made.values(), opset), feeds, keep, expected)
         if found.get("error"):
             raise VerificationError(
-                f"{rule} at {label!r} made what ONNX Runtime cannot run: {found['error']}", hint=_HINT
+                f"{rule} at {label!r} made what ONNX Runtime cannot run: {found['error']}", hint=REPORT_IT
             )
         for name, error in found["errors"].items():
             self._judge(rule, label, name, error)
@@ -198,7 +197,7 @@ class PassVerifier:
         expected = {value.name: self._names[value.name] for value in graph.outputs}
         found = self._run(_with_outputs(to_proto(graph), ()), self._inputs, {}, expected)
         if found.get("error"):
-            raise VerificationError(f"ONNX Runtime cannot run the prepared model: {found['error']}", hint=_HINT)
+            raise VerificationError(f"ONNX Runtime cannot run the prepared model: {found['error']}", hint=REPORT_IT)
         for value in graph.outputs:
             self._judge("all rules together", self._label(value), value.name, found["errors"][value.name], _WHOLE_RTOL)
 
@@ -230,7 +229,7 @@ class PassVerifier:
             wrong = not (error["relative_l2"] <= rtol or error["max_abs"] <= floor)
         if wrong:
             how = error["mismatch"] or f"relative L2 {error['relative_l2']:.3g}, max abs {error['max_abs']:.3g}"
-            raise VerificationError(f"{rule} at {label!r} changed the numbers: {name!r} is off ({how})", hint=_HINT)
+            raise VerificationError(f"{rule} at {label!r} changed the numbers: {name!r} is off ({how})", hint=REPORT_IT)
 
     def _known_names(self) -> dict[str, int]:
         if self._last is None:

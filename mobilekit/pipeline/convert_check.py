@@ -138,17 +138,13 @@ class _Converted:
 
 def _inputs(source: SourceModel, shapes: Mapping[str, tuple[int, ...]], progress: Progress) -> tuple[TensorInfo, ...]:
     """The model's inputs with the shapes that both are told."""
-    from mobilekit.bundle import TensorInfo
     from mobilekit.importers.convert import from_proto
     from mobilekit.passes.shapes import fix_inputs
+    from mobilekit.pipeline.infos import tensor_info
 
     graph = from_proto(source.proto, source.path.parent)
     fix_inputs(graph, shapes, progress)
-    infos = []
-    for value in graph.inputs:
-        shape = tuple(axis for axis in value.shape or () if isinstance(axis, int))
-        infos.append(TensorInfo(name=value.name, dtype=value.dtype or "", shape=shape))
-    return tuple(infos)
+    return tuple(map(tensor_info, graph.inputs))
 
 
 def _samples(

@@ -11,8 +11,9 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from mobilekit.errors import UnsupportedModelError, UsageError, VerificationError
+from mobilekit.errors import REPORT_IT, UnsupportedModelError, UsageError, VerificationError
 from mobilekit.paths import atomic_dir
+from mobilekit.pipeline.infos import tensor_info
 from mobilekit.progress import SILENT, Progress
 
 if TYPE_CHECKING:
@@ -279,7 +280,7 @@ def _pass_verifier(
     preprocess = _preprocess(resolved, options)
 
     def feeds(values: Sequence[Value]) -> Mapping[str, Array]:
-        return seeded_inputs([_tensor_info(value) for value in values], seed=options.seed, preprocess=preprocess)
+        return seeded_inputs([tensor_info(value) for value in values], seed=options.seed, preprocess=preprocess)
 
     return PassVerifier(feeds)
 
@@ -376,7 +377,7 @@ def _tensor_infos(
         assert plan is not None
         return plan.inputs, plan.outputs
     inputs, outputs = ncnn.graph.inputs, ncnn.graph.results
-    return tuple(_tensor_info(v, ncnn.batch) for v in inputs), tuple(_tensor_info(v, ncnn.batch) for v in outputs)
+    return tuple(tensor_info(v, ncnn.batch) for v in inputs), tuple(tensor_info(v, ncnn.batch) for v in outputs)
 
 
 def _manifest(
@@ -471,22 +472,6 @@ def _read_preprocess(path: Path) -> Preprocess:
         raise UsageError(f"cannot read the preprocessing {path}: {error}", hint="see docs/zoo.md") from error
 
 
-def _tensor_info(value: object, batch: Batch | None = None) -> TensorInfo:
-    from mobilekit.bundle import TensorInfo
-    from mobilekit.graph import Value
-    from mobilekit.passes.indices import index_limit
-    from mobilekit.targets.ncnn.emit import id_rows
-
-    assert isinstance(value, Value)
-    assert value.shape is not None
-    assert value.dtype is not None
-    shape = tuple(int(str(axis)) for axis in value.shape)
-    if batch is not None and (place := batch.places.get(value.name)) is not None:
-        shape = (*shape[: place.axis], shape[place.axis] * batch.size, *shape[place.axis + 1 :])
-    limit = id_rows(value) or index_limit(value) if value.producer is None else 0
-    return TensorInfo(name=value.name, dtype=value.dtype, shape=shape, limit=limit or None)
-
-
 def _reference(source: SourceModel, manifest: Manifest | None = None, *, optimise: bool = True) -> OrtRunner:
     """ONNX Runtime on the original. A dynamic model's ``manifest`` says which axes its inputs leave open."""
     from mobilekit.runners.ort import OrtRunner
@@ -572,7 +557,7 @@ def _what_to_do(measured: Mapping[str, Sequence[TensorError]], options: ExportOp
         )
     if options.precision == "fp16":
         return "half precision is too coarse for this model on these inputs: use --precision fp32, or try real inputs"
-    return "this is a bug in mobilekit: please report it with the model"
+    return REPORT_IT
 
 
 def _worst(errors: Sequence[TensorError]) -> TensorError:

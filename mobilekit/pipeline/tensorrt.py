@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mobilekit.errors import Finding, UnsupportedModelError, UsageError, VerificationError
+from mobilekit.errors import REPORT_IT, Finding, UnsupportedModelError, UsageError, VerificationError
+from mobilekit.pipeline.infos import tensor_info
 from mobilekit.progress import Progress
 
 if TYPE_CHECKING:
@@ -81,20 +83,20 @@ def prepare_plan(
     if options.profiles:
         usual = {name: profile.best for name, profile in options.profiles.items()}
         sized = prepare(source, fixed | usual, {})
-    inputs = tuple(_tensor_info(value) for value in sized.inputs)
-    outputs = tuple(_tensor_info(value) for value in sized.outputs)
+    _require_static([*sized.inputs, *sized.outputs])
+    inputs, outputs = tuple(map(tensor_info, sized.inputs)), tuple(map(tensor_info, sized.outputs))
     return PreparedPlan(graph, inputs, outputs, flavour, options)
 
 
-def _tensor_info(value: Value) -> TensorInfo:
-    from mobilekit.bundle import TensorInfo
-
-    if value.dtype is None or value.shape is None or not all(isinstance(axis, int) for axis in value.shape):
-        raise UnsupportedModelError(
-            "an output's shape depends on data",
-            findings=[Finding(value.name, "Output", "its shape is not known before the model runs", "cut the model")],
-        )
-    return TensorInfo(name=value.name, dtype=value.dtype, shape=tuple(int(str(axis)) for axis in value.shape))
+def _require_static(values: Sequence[Value]) -> None:
+    for value in values:
+        if value.dtype is None or value.shape is None or not all(isinstance(axis, int) for axis in value.shape):
+            raise UnsupportedModelError(
+                "an output's shape depends on data",
+                findings=[
+                    Finding(value.name, "Output", "its shape is not known before the model runs", "cut the model")
+                ],
+            )
 
 
 def check_plan(prepared: PreparedPlan) -> tuple[Finding, ...]:
@@ -163,14 +165,20 @@ def _into_format(
     if precision in ("int8", "fp8"):
         if is_quantised(graph):
             progress.note("the model is quantised already and is taken as it is")
-            _write(graph, model)
+            _move(exact, model)
             return {}
         progress.step(f"calibrating for {precision}")
         samples = _calibration(prepared, preprocess)
         quantise(exact, model, samples, dtype=precision, method=prepared.options.calibration_method)
         return {}
-    _write(graph, model)
+    _move(exact, model)
     return {}
+
+
+def _move(source: Path, target: Path) -> None:
+    """With the file of its weights, where it has one: its name is relative to the model."""
+    for path in source.parent.glob(f"{source.name}*"):
+        shutil.move(path, target.parent / path.name)
 
 
 def _calibration(prepared: PreparedPlan, preprocess: Preprocess | None) -> list[Mapping[str, Array]]:
@@ -240,7 +248,7 @@ def _judge(
     wrong = [f"{name}: {verdict.reason}" for name, verdict in verdicts.items() if verdict.verdict is Verdict.FAIL]
     if wrong:
         hint = (
-            "this is a bug in mobilekit: please report it with the model"
+            REPORT_IT
             if precision == "fp32"
             else f"{precision} is too coarse for this model on these inputs: try real ones, or another precision"
         )

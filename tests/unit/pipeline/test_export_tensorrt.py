@@ -175,3 +175,16 @@ def test_a_bundle_without_a_plan(model: Path, tmp_path: Path) -> None:
     export_model(model, tmp_path / "out", ExportOptions(shapes={NAME: (1, 3, 8, 8)}))
     with pytest.raises(UsageError, match="no TensorRT plan"):
         inspect_plan(tmp_path / "out")
+
+
+def test_ids_that_verification_makes_up_are_rows_of_the_table(tmp_path: Path) -> None:
+    proto = of_nodes(
+        [helper.make_node("Gather", ["table", "ids"], ["y"])],
+        {"ids": (1, 16)},
+        {"y": (1, 16, 4)},
+        {"table": np.random.default_rng(0).standard_normal((3, 4)).astype(np.float32)},
+    )
+    proto.graph.input[0].type.tensor_type.elem_type = onnx.TensorProto.INT64
+    report = export_model(save(proto, tmp_path / "m.onnx"), tmp_path / "out", ExportOptions(targets=("tensorrt",)))
+    assert report.manifest.inputs[0].limit == 3
+    assert report.tensorrt_errors["y"].relative_l2 == 0

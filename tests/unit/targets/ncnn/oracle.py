@@ -88,8 +88,10 @@ def harness() -> HarnessHost:
     return host
 
 
-def run_ncnn(proto: onnx.ModelProto, inputs: Arrays, **options: Any) -> tuple[dict[str, np.ndarray], str]:
-    """Outputs by ONNX name, and the ``.param`` text."""
+def run_ncnn(
+    proto: onnx.ModelProto, inputs: Arrays, *, bf16: bool = False, **options: Any
+) -> tuple[dict[str, np.ndarray], str]:
+    """Outputs by ONNX name, and the ``.param`` text. ``bf16``: stored in 16 bits (stock layers only)."""
     graph = prepared(proto)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -108,7 +110,7 @@ def run_ncnn(proto: onnx.ModelProto, inputs: Arrays, **options: Any) -> tuple[di
             depth=artifact.depth,
             threads=1,
             fp16=False,
-            bf16=False,
+            bf16=bf16,
             warmup=0,
             iterations=1,
         )

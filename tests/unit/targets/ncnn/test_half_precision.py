@@ -2,43 +2,14 @@
 
 from __future__ import annotations
 
-import tempfile
-from pathlib import Path
-
 import numpy as np
 import onnx
 import pytest
 from onnx import helper
 
-from mobilekit.bundle import TensorInfo
-from mobilekit.runners.blobs import extracted, from_blobs, to_blob
-from mobilekit.runners.ncnn_host import infer
-from mobilekit.targets.ncnn import NcnnOptions, NcnnTarget
-from tests.unit.targets.ncnn.oracle import model, prepared, run_ort
+from tests.unit.targets.ncnn.oracle import model, run_ncnn, run_ort
 
 RNG = np.random.default_rng(0)
-
-
-def in_bf16(proto: onnx.ModelProto, inputs: dict[str, np.ndarray]) -> tuple[dict[str, np.ndarray], str]:
-    graph = prepared(proto)
-    with tempfile.TemporaryDirectory() as name:
-        artifact = NcnnTarget().build(graph, Path(name), NcnnOptions())
-        infos = {v.name: TensorInfo(name=v.name, dtype=v.dtype, shape=v.shape) for v in [*graph.inputs, *graph.outputs]}
-        answer = infer(
-            param=str(Path(name) / "model.param"),
-            weights=str(Path(name) / "model.bin"),
-            inputs={b.blob: to_blob(inputs[b.tensor], infos[b.tensor], b) for b in artifact.inputs},
-            outputs=extracted(artifact.outputs),
-            depth=artifact.depth,
-            threads=1,
-            fp16=False,
-            bf16=True,
-            warmup=0,
-            iterations=1,
-        )
-        text = (Path(name) / "model.param").read_text()
-    found = dict(zip(extracted(artifact.outputs), answer["outputs"], strict=True))
-    return from_blobs(found, infos.values(), artifact.outputs), text
 
 
 def lines(text: str, kind: str) -> list[str]:
@@ -47,7 +18,7 @@ def lines(text: str, kind: str) -> list[str]:
 
 def exact(nodes: list[onnx.NodeProto], inputs: dict[str, np.ndarray], **consts: np.ndarray) -> str:
     proto = model(nodes, inputs, ["y"], consts)
-    got, text = in_bf16(proto, inputs)
+    got, text = run_ncnn(proto, inputs, bf16=True)
     np.testing.assert_array_equal(got["y"], run_ort(proto, inputs)["y"])
     return text
 
