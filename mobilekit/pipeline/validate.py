@@ -2,30 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from mobilekit.errors import BundleError, UsageError
+from mobilekit.pipeline.assemble import Found, report_of
+from mobilekit.pipeline.place import open_place
+from mobilekit.pipeline.reference import open_reference
 from mobilekit.progress import SILENT, Progress
 from mobilekit.runners.base import RunOptions
 
 if TYPE_CHECKING:
-    from mobilekit.bundle import Bundle, Manifest, TensorInfo
+    from mobilekit.bundle import Bundle, TensorInfo
     from mobilekit.metrics.tensors import TensorError
-    from mobilekit.report.model import AnswerPair, DeviceFacts, LatencyReport, OutputReport, ValidationReport
+    from mobilekit.pipeline.reference import Reference
+    from mobilekit.report.model import AnswerPair, ValidationReport
     from mobilekit.runners.base import Runner, RunResult
     from mobilekit.tensors import Array, NamedTensors
-    from mobilekit.validate.doubt import Doubt
     from mobilekit.validate.inputs import Sample
     from mobilekit.validate.tolerance import Tolerance
 
-__all__ = ["LOCAL", "ValidateOptions", "validate_bundle"]
-
-LOCAL = "local"
-_VIRTUAL_REMARK = "a virtual device"
+__all__ = ["ValidateOptions", "validate_bundle"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,8 +65,6 @@ def validate_bundle(
     no error but a verdict.
     """
     from mobilekit.bundle import open_bundle
-    from mobilekit.runners.ort import OrtRunner
-    from mobilekit.validate.doubt import Doubt
     from mobilekit.validate.inputs import file_samples, seeded_samples
     from mobilekit.validate.tolerance import tolerance_for
 
@@ -93,7 +90,7 @@ def validate_bundle(
     else:
         samples = file_samples(options.inputs, manifest.inputs, preprocess=manifest.preprocess)
 
-    with _runner(opened, device, options, progress) as (runner, facts):
+    with open_place(opened, device, quota_bytes=options.quota_bytes, progress=progress) as (runner, facts):
         run = RunOptions(
             threads=options.threads or int(facts.virtual),
             warmup=_default(options.warmup, 1 if facts.virtual else 3),
@@ -101,136 +98,25 @@ def validate_bundle(
             fp16=arithmetic == "fp16",
             timeout_s=options.timeout_s,
         )
-        fixed = opened.fixed()
-
-        def ort(*, optimise: bool) -> OrtRunner:
-            return OrtRunner(opened.source, fixed=fixed, free=opened.free, optimise=optimise)
-
-        with ort(optimise=True) as reference, Doubt(lambda: ort(optimise=False)) as doubt:
-            found = _measure(opened, runner, reference, samples, run, progress, tolerance, doubt)
-            reference_info = reference.info()
-    return _report(opened, options, run, tolerance, facts, (reference_info.name, reference_info.version), found)
+        with open_reference(opened) as reference:
+            found = _measure(opened, runner, reference, samples, run, progress, tolerance)
+            against = reference.facts
+    return report_of(opened, options, run, tolerance, facts, against, found)
 
 
 def _default(value: int | None, otherwise: int) -> int:
     return otherwise if value is None else value
 
 
-@contextmanager
-def _runner(
-    bundle: Bundle, device: str | None, options: ValidateOptions, progress: Progress
-) -> Iterator[tuple[Runner, DeviceFacts]]:
-    """The runner that ``device`` asks for, started, and what it runs on."""
-    from mobilekit.report.model import DeviceFacts
-    from mobilekit.runners.batch import sample_by_sample
-
-    if device == LOCAL:
-        import platform
-
-        from mobilekit.runners.ncnn_host import NcnnHostRunner
-
-        def make(manifest: Manifest) -> Runner:
-            return NcnnHostRunner(bundle.root, manifest, progress=progress)
-
-        with sample_by_sample(bundle.manifest, make) as host:
-            info = host.info()
-            yield (
-                host,
-                DeviceFacts(
-                    kind="local",
-                    serial=LOCAL,
-                    model=f"this machine, {platform.system()}",
-                    abi=info.abi,
-                    cpu_features=info.cpu_features or _host_features(),
-                    runner=info.name,
-                    runner_version=info.version,
-                ),
-            )
-        return
-    from mobilekit.device.select import open_device
-    from mobilekit.runners.on_device import DeviceRunner
-
-    chosen = open_device(device, progress)
-    about = chosen.info()
-
-    def on_device(manifest: Manifest) -> Runner:
-        one = replace(bundle, manifest=manifest)
-        return DeviceRunner(chosen, one, quota_bytes=options.quota_bytes, progress=progress)
-
-    with sample_by_sample(bundle.manifest, on_device) as remote:
-        info = remote.info()
-        yield (
-            remote,
-            DeviceFacts(
-                kind="adb",
-                serial=chosen.serial,
-                model=about.model,
-                manufacturer=about.manufacturer,
-                android=about.android,
-                abi=info.abi,
-                cpu_features=info.cpu_features,
-                virtual=about.virtual,
-                cpu_profile=about.cpu_profile,
-                runner=info.name,
-                runner_version=info.version,
-            ),
-        )
-
-
-def _host_features() -> tuple[str, ...]:
-    """Those of this processor that ncnn has kernels for, as Linux names them."""
-    known = [
-        "fma",
-        "f16c",
-        "avx",
-        "avx2",
-        "avx_vnni",
-        "avx512f",
-        "avx512_vnni",
-        "avx512_bf16",
-        "avx512_fp16",
-        "asimd",
-        "asimdhp",
-        "asimddp",
-        "asimdfhm",
-        "bf16",
-        "i8mm",
-        "sve",
-        "sve2",
-    ]
-    try:
-        lines = Path("/proc/cpuinfo").read_text("utf-8", "replace").splitlines()
-    except OSError:
-        return ()
-    line = next((line for line in lines if line.startswith(("flags", "Features"))), "")
-    there = set(line.partition(":")[2].split())
-    return tuple(name for name in known if name in there)
-
-
-@dataclass(frozen=True, slots=True)
-class _Found:
-    """``doubts``: how far the reference lies from itself without its optimisations, where a sample failed (else 0);
-    ``variation``: how far (relative L2) the reference's outputs for the samples lie from that for the first."""
-
-    samples: tuple[str, ...]
-    errors: Mapping[str, Sequence[TensorError]]
-    doubts: Mapping[str, Sequence[float]]
-    top1: Mapping[str, Sequence[float]]
-    variation: Mapping[str, float]
-    answers: tuple[AnswerPair, ...]
-    timed: RunResult
-
-
 def _measure(
     bundle: Bundle,
     runner: Runner,
-    reference: Runner,
+    reference: Reference,
     samples: Iterator[Sample],
     run: RunOptions,
     progress: Progress,
     tolerance: Tolerance,
-    doubt: Doubt,
-) -> _Found:
+) -> Found:
     """Every sample through both. The first one is timed; the others run once."""
     from mobilekit.metrics.tensors import compare, top1_agreement
     from mobilekit.validate.tolerance import Verdict, judge
@@ -251,7 +137,7 @@ def _measure(
     classifies = bool(labels) or "classification" in task or (not task and len(outputs) == 1)
     for sample in samples:
         progress.step(f"running {sample.name}")
-        expected = reference.run(sample.tensors, RunOptions(timeout_s=run.timeout_s)).outputs
+        expected = reference.answer(sample.tensors, run.timeout_s)
         result = runner.run(sample.tensors, once if timed else run)
         timed = timed or result
         names.append(sample.name)
@@ -266,7 +152,7 @@ def _measure(
             if agreement is not None:
                 top1[info.name].append(agreement)
         failed = any(judge(found[-1], tolerance).verdict is Verdict.FAIL for found in errors.values())
-        own = doubt.of(sample.tensors, expected, RunOptions(timeout_s=run.timeout_s)) if failed else {}
+        own = reference.doubt(sample.tensors, expected, run.timeout_s) if failed else {}
         for info in outputs:
             doubts[info.name].append(own.get(info.name, 0.0))
         first = first or expected
@@ -274,7 +160,7 @@ def _measure(
             answers.append(pair)
     if timed is None:
         raise UsageError("there is nothing to run: no samples", hint="give --samples 1 or more")
-    return _Found(tuple(names), errors, doubts, top1, variation, tuple(answers), timed)
+    return Found(tuple(names), errors, doubts, top1, variation, tuple(answers), timed)
 
 
 def _both(actual: NamedTensors, expected: NamedTensors, info: TensorInfo) -> tuple[Array, Array]:
@@ -306,126 +192,3 @@ def _answer(
                 device_probability=best.probability,
             )
     return None
-
-
-def _report(
-    bundle: Bundle,
-    options: ValidateOptions,
-    run: RunOptions,
-    tolerance: Tolerance,
-    facts: DeviceFacts,
-    reference: tuple[str, str],
-    found: _Found,
-) -> ValidationReport:
-    from mobilekit import __version__
-    from mobilekit.report.model import ReferenceFacts, RunSettings, ValidationReport
-    from mobilekit.validate.tolerance import Judgement, overall
-
-    manifest = bundle.manifest
-    assert manifest.ncnn is not None
-    outputs = tuple(_output(info, found, tolerance) for info in manifest.outputs)
-    verdict = overall(Judgement(output.verdict, output.reason) for output in outputs)
-    return ValidationReport(
-        mobilekit_version=__version__,
-        model=manifest.model.id,
-        model_sha256=manifest.model.sha256,
-        model_license=manifest.model.license,
-        precision=manifest.ncnn.precision,
-        device=facts,
-        reference=ReferenceFacts(name=reference[0], version=reference[1]),
-        settings=RunSettings(
-            inputs="seeded" if options.inputs is None else "files",
-            seed=options.seed,
-            threads=run.threads,
-            warmup=run.warmup,
-            iterations=run.iterations,
-            precision="fp16" if run.fp16 else "fp32",
-            rtol=tolerance.rtol,
-            atol=tolerance.atol,
-        ),
-        samples=found.samples,
-        outputs=outputs,
-        verdict=verdict,
-        sentence=_sentence(outputs, f"{reference[0]} {reference[1]}", tolerance),
-        latency=_latency(
-            found.timed.latencies_ns, manifest.ncnn.batch.size if manifest.ncnn.batch else 1, facts.virtual
-        ),
-        load_ms=found.timed.load_ns / 1e6,
-        peak_blob_bytes=found.timed.peak_blob_bytes,
-        peak_workspace_bytes=found.timed.peak_workspace_bytes,
-        answers=found.answers,
-    )
-
-
-def _output(info: TensorInfo, found: _Found, tolerance: Tolerance) -> OutputReport:
-    from mobilekit.metrics.tensors import worst
-    from mobilekit.report.model import OutputReport
-    from mobilekit.validate.tolerance import Judgement, Verdict, judge, overall
-
-    errors = found.errors[info.name]
-    # Each sample is judged alone: one whose reference is blank must not be excused by one whose is not.
-    doubts = found.doubts[info.name]
-    judgements = [judge(error, tolerance, doubt) for error, doubt in zip(errors, doubts, strict=True)]
-    verdict = overall(judgements)
-    # Where all is well, samples that say nothing have no say in the figures either.
-    telling = [error for error in errors if error.evidence]
-    total = worst(errors if verdict is Verdict.FAIL or not telling else telling)
-    bad = max(range(len(errors)), key=lambda i: (judgements[i].verdict is Verdict.FAIL, errors[i].relative_l2))
-    deciding = judgements[bad] if verdict is Verdict.FAIL else judge(total, tolerance, max(doubts))
-    if verdict is Verdict.PASS and len(errors) > 1 and found.variation[info.name] <= tolerance.rtol:
-        verdict = Verdict.INCONCLUSIVE
-        deciding = Judgement(
-            verdict, "the reference gives the same for every sample, so a device that ignores its inputs would pass"
-        )
-    agreement = found.top1[info.name]
-    return OutputReport(
-        name=info.name,
-        dtype=info.dtype,
-        shape=info.shape,
-        verdict=verdict,
-        reason=deciding.reason,
-        max_abs=total.max_abs,
-        max_rel=total.max_rel,
-        relative_l2=total.relative_l2,
-        cosine=total.cosine,
-        psnr_db=total.psnr_db,
-        nonfinite_actual=total.nonfinite_actual,
-        nonfinite_expected=total.nonfinite_expected,
-        evidence=total.evidence,
-        worst_sample=found.samples[bad],
-        top1_agreement=sum(agreement) / len(agreement) if agreement else None,
-    )
-
-
-def _sentence(outputs: Sequence[OutputReport], reference: str, tolerance: Tolerance) -> str:
-    from mobilekit.validate.tolerance import Verdict
-
-    failed = [output for output in outputs if output.verdict is Verdict.FAIL]
-    if failed:
-        first = max(failed, key=lambda o: o.relative_l2)
-        count = f"{len(failed)} of {len(outputs)} outputs differ" if len(outputs) > 1 else "the output differs"
-        return f"{count} from {reference}; worst is {first.name}: {first.reason} (sample {first.worst_sample})"
-    proven = [output for output in outputs if output.verdict is Verdict.PASS]
-    if not proven:
-        reasons = "; ".join(dict.fromkeys(output.reason for output in outputs)) or "the model has no outputs"
-        return f"nothing is proven against {reference}: {reasons}. Try real inputs with --inputs DIR"
-    worst = max(proven, key=lambda o: o.relative_l2)
-    all_outputs = "the output is" if len(outputs) == 1 else f"all {len(outputs)} outputs are"
-    if len(proven) < len(outputs):
-        all_outputs = f"{len(proven)} of {len(outputs)} outputs are, and the others say nothing,"
-    return (
-        f"{all_outputs} within relative L2 {tolerance.rtol:g} of {reference} "
-        f"(worst {worst.relative_l2:.2e}, {worst.name})"
-    )
-
-
-def _latency(latencies_ns: Sequence[int], batch: int, virtual: bool) -> LatencyReport | None:
-    from mobilekit.report.model import LatencyReport
-    from mobilekit.validate.latency import latency_stats
-
-    stats = latency_stats(latencies_ns)
-    if stats is None:
-        return None
-    return LatencyReport(
-        **asdict(stats), batch=batch, comparable=not virtual, remark=_VIRTUAL_REMARK if virtual else ""
-    )

@@ -1,0 +1,116 @@
+"""Where a bundle's model runs: this machine, a device over adb, a virtual device."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mobilekit.progress import SILENT, Progress
+
+if TYPE_CHECKING:
+    from mobilekit.bundle import Bundle, Manifest
+    from mobilekit.report.model import DeviceFacts
+    from mobilekit.runners.base import Runner
+
+__all__ = ["LOCAL", "open_place"]
+
+LOCAL = "local"
+
+
+@contextmanager
+def open_place(
+    bundle: Bundle, device: str | None = None, *, quota_bytes: int | None = None, progress: Progress = SILENT
+) -> Iterator[tuple[Runner, DeviceFacts]]:
+    """The bundle's ncnn model at ``device``, started, and what it runs on.
+
+    ``device``: an adb serial, ``"virtual"``, ``"virtual:cortex-a76"``, ``"local"`` (the ncnn wheel on this machine) or
+    ``None``, the one connected. ``quota_bytes`` bounds what is kept on the device. Raises any
+    :class:`~mobilekit.errors.DeviceError` or :class:`~mobilekit.errors.ChildError`.
+    """
+    from mobilekit.report.model import DeviceFacts
+    from mobilekit.runners.batch import sample_by_sample
+
+    if device == LOCAL:
+        import platform
+
+        from mobilekit.runners.ncnn_host import NcnnHostRunner
+
+        def make(manifest: Manifest) -> Runner:
+            return NcnnHostRunner(bundle.root, manifest, progress=progress)
+
+        with sample_by_sample(bundle.manifest, make) as host:
+            info = host.info()
+            yield (
+                host,
+                DeviceFacts(
+                    kind="local",
+                    serial=LOCAL,
+                    model=f"this machine, {platform.system()}",
+                    abi=info.abi,
+                    cpu_features=info.cpu_features or _host_features(),
+                    runner=info.name,
+                    runner_version=info.version,
+                ),
+            )
+        return
+    from mobilekit.device.select import open_device
+    from mobilekit.runners.on_device import DeviceRunner
+
+    chosen = open_device(device, progress)
+    about = chosen.info()
+
+    def on_device(manifest: Manifest) -> Runner:
+        one = replace(bundle, manifest=manifest)
+        return DeviceRunner(chosen, one, quota_bytes=quota_bytes, progress=progress)
+
+    with sample_by_sample(bundle.manifest, on_device) as remote:
+        info = remote.info()
+        yield (
+            remote,
+            DeviceFacts(
+                kind="adb",
+                serial=chosen.serial,
+                model=about.model,
+                manufacturer=about.manufacturer,
+                android=about.android,
+                abi=info.abi,
+                cpu_features=info.cpu_features,
+                virtual=about.virtual,
+                cpu_profile=about.cpu_profile,
+                runner=info.name,
+                runner_version=info.version,
+            ),
+        )
+
+
+def _host_features() -> tuple[str, ...]:
+    """Those of this processor that ncnn has kernels for, as Linux names them."""
+    known = [
+        "fma",
+        "f16c",
+        "avx",
+        "avx2",
+        "avx_vnni",
+        "avx512f",
+        "avx512_vnni",
+        "avx512_bf16",
+        "avx512_fp16",
+        "asimd",
+        "asimdhp",
+        "asimddp",
+        "asimdfhm",
+        "bf16",
+        "i8mm",
+        "sve",
+        "sve2",
+    ]
+    try:
+        lines = Path("/proc/cpuinfo").read_text("utf-8", "replace").splitlines()
+    except OSError:
+        return ()
+    line = next((line for line in lines if line.startswith(("flags", "Features"))), "")
+    there = set(line.partition(":")[2].split())
+    return tuple(name for name in known if name in there)
