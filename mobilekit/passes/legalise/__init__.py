@@ -22,6 +22,7 @@ def _rules() -> tuple[Rule[Any], ...]:
     from mobilekit.passes.legalise.drop import DropNoOp
     from mobilekit.passes.legalise.einsum import LowerEinsum
     from mobilekit.passes.legalise.empty import DropEmptyParts
+    from mobilekit.passes.legalise.focus import FuseFocus, FuseFocusConv
     from mobilekit.passes.legalise.gather import GatherNDToGather
     from mobilekit.passes.legalise.groupnorm import FuseGroupNorm, FuseNormAffine
     from mobilekit.passes.legalise.guard import GuardedSoftmax
@@ -63,6 +64,8 @@ def _rules() -> tuple[Rule[Any], ...]:
         FuseGroupNorm(),
         FuseNormAffine(),
         FusePixelShuffle(),
+        FuseFocus(),
+        FuseFocusConv(),
         MatMulToGemm(),
         MaskedSoftmax(),
         MergeTranspose(),
