@@ -241,7 +241,8 @@ class NcnnBatch(_Strict):
 @dataclass(frozen=True, kw_only=True)
 class NcnnArtifact(_Strict):
     """The ncnn model. ``depth``: the longest chain of layers, ncnn recurses that deep. ``names``: escaped blob name ->
-    ONNX tensor name; ``nodes``: ONNX node -> ncnn layer names."""
+    ONNX tensor name; ``nodes``: ONNX node -> ncnn layer names; ``trace``: a file that says which inner tensor each blob
+    holds (:mod:`mobilekit.targets.ncnn.trace`)."""
 
     param: str
     bin: str
@@ -255,9 +256,10 @@ class NcnnArtifact(_Strict):
     batch: NcnnBatch | None = None
     names: dict[str, str] = field(default_factory=dict)
     nodes: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    trace: str | None = None
 
     def __post_init__(self) -> None:
-        _check_paths(self.param, self.bin)
+        _check_paths(self.param, self.bin, self.trace)
         _check(self.layers >= 0 and self.depth >= 0, "a negative count of layers")
 
 
@@ -477,7 +479,7 @@ def _check_files(root: Path, manifest: Manifest, *, check: bool, hint: str) -> N
     if manifest.labels is not None:
         wanted.add(manifest.labels)
     if manifest.ncnn is not None:
-        wanted |= {manifest.ncnn.param, manifest.ncnn.bin}
+        wanted |= {manifest.ncnn.param, manifest.ncnn.bin, *([manifest.ncnn.trace] if manifest.ncnn.trace else [])}
     if manifest.tensorrt is not None:
         wanted |= {manifest.tensorrt.onnx, manifest.tensorrt.plan, manifest.tensorrt.layers}
     if missing := sorted(wanted - listed):

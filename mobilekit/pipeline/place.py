@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar, cast
 
 from mobilekit.progress import SILENT, Progress
 
 if TYPE_CHECKING:
     from mobilekit.bundle import Bundle, Manifest
     from mobilekit.report.model import DeviceFacts
-    from mobilekit.runners.base import Runner
+    from mobilekit.runners.base import BlobRunner, Runner
 
-__all__ = ["LOCAL", "open_place"]
+    _R = TypeVar("_R", bound=Runner)
+
+__all__ = ["LOCAL", "open_blobs", "open_place"]
 
 LOCAL = "local"
 
@@ -30,21 +32,48 @@ def open_place(
     ``None``, the one connected. ``quota_bytes`` bounds what is kept on the device. Raises any
     :class:`~mobilekit.errors.DeviceError` or :class:`~mobilekit.errors.ChildError`.
     """
-    from mobilekit.report.model import DeviceFacts
     from mobilekit.runners.batch import sample_by_sample
+
+    with _opened(bundle, device, sample_by_sample, quota_bytes, progress) as found:
+        yield found
+
+
+@contextmanager
+def open_blobs(
+    bundle: Bundle, device: str | None = None, *, quota_bytes: int | None = None, progress: Progress = SILENT
+) -> Iterator[tuple[BlobRunner, DeviceFacts]]:
+    """Like :func:`open_place`, for inner blobs too; of a batch, the model of one sample."""
+    from mobilekit.runners.batch import of_one_sample
+
+    def one(manifest: Manifest, make: Callable[[Manifest], BlobRunner]) -> BlobRunner:
+        return make(of_one_sample(manifest))
+
+    with _opened(bundle, device, one, quota_bytes, progress) as found:
+        yield found
+
+
+@contextmanager
+def _opened(
+    bundle: Bundle,
+    device: str | None,
+    arrange: Callable[[Manifest, Callable[[Manifest], BlobRunner]], _R],
+    quota_bytes: int | None,
+    progress: Progress,
+) -> Iterator[tuple[_R, DeviceFacts]]:
+    from mobilekit.report.model import DeviceFacts
 
     if device == LOCAL:
         import platform
 
         from mobilekit.runners.ncnn_host import NcnnHostRunner
 
-        def make(manifest: Manifest) -> Runner:
+        def make(manifest: Manifest) -> BlobRunner:
             return NcnnHostRunner(bundle.root, manifest, progress=progress)
 
-        with sample_by_sample(bundle.manifest, make) as host:
+        with arrange(bundle.manifest, make) as host:
             info = host.info()
             yield (
-                host,
+                cast("_R", host),
                 DeviceFacts(
                     kind="local",
                     serial=LOCAL,
@@ -62,14 +91,14 @@ def open_place(
     chosen = open_device(device, progress)
     about = chosen.info()
 
-    def on_device(manifest: Manifest) -> Runner:
+    def on_device(manifest: Manifest) -> BlobRunner:
         one = replace(bundle, manifest=manifest)
         return DeviceRunner(chosen, one, quota_bytes=quota_bytes, progress=progress)
 
-    with sample_by_sample(bundle.manifest, on_device) as remote:
+    with arrange(bundle.manifest, on_device) as remote:
         info = remote.info()
         yield (
-            remote,
+            cast("_R", remote),
             DeviceFacts(
                 kind="adb",
                 serial=chosen.serial,

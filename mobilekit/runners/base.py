@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     from mobilekit.tensors import Array, NamedTensors
 
-__all__ = ["RunOptions", "RunResult", "Runner", "RunnerInfo"]
+__all__ = ["BlobRunner", "RunOptions", "RunResult", "Runner", "RunnerInfo"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,3 +62,13 @@ class Runner(Protocol):
     def info(self) -> RunnerInfo: ...
 
     def run(self, inputs: Mapping[str, Array], options: RunOptions) -> RunResult: ...
+
+
+class BlobRunner(Runner, Protocol):
+    """A runner of an ncnn model that can also start and stop at inner blobs."""
+
+    def blobs(self, fed: Mapping[str, Array], wanted: Sequence[str], options: RunOptions) -> dict[str, Array]:
+        """The ``wanted`` blobs as ncnn has them, of one run that is fed ``fed`` (by blob name, float32 or int32, with
+        the Mat's dims, outermost first). What is fed is not computed. ``wanted`` in the order of the layers: ncnn
+        lets go of a blob once it was read."""
+        ...

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from mobilekit.device.harness.protocol import LoadOptions
@@ -67,3 +67,8 @@ class HarnessModel:
                 "frequencies_khz": report.state.frequencies_khz,
             },
         )
+
+    def blobs(self, fed: Mapping[str, Array], wanted: Sequence[str], options: RunOptions) -> dict[str, Array]:
+        """Implements :meth:`mobilekit.runners.base.BlobRunner.blobs`."""
+        self._load(options)
+        return dict(self._session.infer(fed, wanted, timeout_s=options.timeout_s).outputs)

@@ -9,8 +9,9 @@ import platform
 import sys
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -73,8 +74,18 @@ class NcnnHostRunner:
         the harness :class:`~mobilekit.errors.SetupError` where there is none and none can be built, and
         :class:`~mobilekit.errors.HarnessError` for the rest.
         """
-        try:
+        with self._kept():
             return self._engine.run(inputs, options)
+
+    def blobs(self, fed: Mapping[str, Array], wanted: Sequence[str], options: RunOptions) -> dict[str, Array]:
+        """Implements :meth:`mobilekit.runners.base.BlobRunner.blobs`; raises what :meth:`run` does."""
+        with self._kept():
+            return self._engine.blobs(fed, wanted, options)
+
+    @contextmanager
+    def _kept(self) -> Iterator[None]:
+        try:
+            yield
         except UsageError:  # the caller's fault: the process is as it was
             raise
         except BaseException:
@@ -91,6 +102,8 @@ class _Engine(Protocol):
     def info(self) -> RunnerInfo: ...
 
     def run(self, inputs: Mapping[str, Array], options: RunOptions) -> RunResult: ...
+
+    def blobs(self, fed: Mapping[str, Array], wanted: Sequence[str], options: RunOptions) -> dict[str, Array]: ...
 
     def close(self) -> None: ...
 
@@ -111,24 +124,31 @@ class _WheelEngine:
         return RunnerInfo("ncnn on host", version("ncnn"), device=platform.machine(), abi=platform.machine())
 
     def run(self, inputs: Mapping[str, Array], options: RunOptions) -> RunResult:
-        deadline = time.monotonic() + options.timeout_s
-        blobs = input_blobs(inputs, self._manifest)
-        child = self._started({"threads": options.threads, "fp16": options.fp16, "bf16": options.bf16}, options)
-        answer = child.call(
-            "run",
-            {
-                "inputs": blobs,
-                "outputs": self._outputs,
-                "warmup": options.warmup,
-                "iterations": options.iterations,
-            },
-            timeout_s=max(0.0, deadline - time.monotonic()),
-        )
+        answer = self._ask(input_blobs(inputs, self._manifest), self._outputs, options)
         return RunResult(
             outputs=output_tensors(dict(zip(self._outputs, answer["outputs"], strict=True)), self._manifest),
             latencies_ns=tuple(answer["latencies_ns"]),
             load_ns=answer["load_ns"],
         )
+
+    def blobs(self, fed: Mapping[str, Array], wanted: Sequence[str], options: RunOptions) -> dict[str, Array]:
+        answer = self._ask(fed, wanted, options)
+        return dict(zip(wanted, answer["outputs"], strict=True))
+
+    def _ask(self, fed: Mapping[str, Array], wanted: Sequence[str], options: RunOptions) -> dict[str, Any]:
+        deadline = time.monotonic() + options.timeout_s
+        child = self._started({"threads": options.threads, "fp16": options.fp16, "bf16": options.bf16}, options)
+        answer: dict[str, Any] = child.call(
+            "run",
+            {
+                "inputs": dict(fed),
+                "outputs": list(wanted),
+                "warmup": options.warmup,
+                "iterations": options.iterations,
+            },
+            timeout_s=max(0.0, deadline - time.monotonic()),
+        )
+        return answer
 
     def _started(self, settings: dict[str, Any], options: RunOptions) -> Child:
         if self._child is not None and self._loaded == settings:
@@ -165,6 +185,9 @@ class _HarnessEngine:
 
     def run(self, inputs: Mapping[str, Array], options: RunOptions) -> RunResult:
         return (self._model or self._started()).run(inputs, options)
+
+    def blobs(self, fed: Mapping[str, Array], wanted: Sequence[str], options: RunOptions) -> dict[str, Array]:
+        return (self._model or self._started()).blobs(fed, wanted, options)
 
     def _started(self) -> HarnessModel:
         from mobilekit.device.harness.client import HarnessSession

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -108,3 +108,8 @@ class DeviceRunner:
         """Compute all outputs; :meth:`mobilekit.runners.harness.HarnessModel.run` says what it raises."""
         assert self._model is not None, "use the runner in a with statement"
         return self._model.run(inputs, options)
+
+    def blobs(self, fed: Mapping[str, Array], wanted: Sequence[str], options: RunOptions) -> dict[str, Array]:
+        """Implements :meth:`mobilekit.runners.base.BlobRunner.blobs`."""
+        assert self._model is not None, "use the runner in a with statement"
+        return self._model.blobs(fed, wanted, options)

@@ -48,7 +48,7 @@ class NcnnTarget:
         return Survey(model.findings, model.custom_layers)
 
     def build(self, graph: Graph, folder: Path, options: NcnnOptions) -> NcnnArtifact:
-        """Write ``model.param`` and ``model.bin`` into ``folder``.
+        """Write ``model.param``, ``model.bin`` and ``trace.json`` into ``folder``.
 
         Raises :class:`UnsupportedModelError` with all findings before anything is written, and
         :class:`~mobilekit.errors.StorageError` where the disk does not take the files. Same graph, same bytes.
@@ -60,6 +60,7 @@ class NcnnTarget:
     def write(self, model: Model, folder: Path, options: NcnnOptions) -> NcnnArtifact:
         """:meth:`build` for what was emitted already."""
         from mobilekit.bundle import NcnnArtifact, NcnnRows
+        from mobilekit.targets.ncnn.trace import TRACE, trace_of
         from mobilekit.targets.ncnn.writer import arrange, write_bin, write_param
 
         if model.findings:
@@ -76,7 +77,8 @@ class NcnnTarget:
             with (folder / "model.param").open("w", encoding="utf-8", newline="\n") as text:
                 write_param(named, text)
             with (folder / "model.bin").open("wb") as weights:
-                write_bin(named, weights, options.precision)
+                sizes = write_bin(named, weights, options.precision)
+            trace_of(named, sizes).write(folder / TRACE)
         rows = model.rows
         counts = {count for _, count in rows.values()}
         blobs = {
@@ -86,6 +88,7 @@ class NcnnTarget:
         return NcnnArtifact(
             param="ncnn/model.param",
             bin="ncnn/model.bin",
+            trace=f"ncnn/{TRACE}",
             precision=options.precision,
             inputs=tuple(
                 replace(info, blob=named.name(blob)) for (info, _), blob in zip(model.inputs, named.inputs, strict=True)

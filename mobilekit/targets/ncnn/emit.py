@@ -39,10 +39,14 @@ _TAKEN["any"] = _INTEGERS | _FLOATS
 
 @dataclass(eq=False, slots=True)
 class Blob:
-    """One ncnn blob: its Mat dims (outermost first) and the ONNX tensor it is named after, if any."""
+    """One ncnn blob: its Mat dims (outermost first) and the ONNX tensor it is named after, if any.
+
+    ``holds``: the ONNX tensor whose elements it holds, in the same row-major order; a Reshape of it does so, too.
+    """
 
     dims: Dims
     tensor: str | None = None
+    holds: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,6 +169,7 @@ class Emission:
             if math.prod(source.dims) != math.prod(dims):
                 raise AssertionError(f"{storage.label}: {source.dims} seen as {dims}")
             blob = self.layer("Reshape", [source], dims, **_size(dims))
+            blob.holds = source.holds
             self._layers[-1].exact |= storage.exact
         storage.views[dims] = blob
         return blob
@@ -207,6 +212,7 @@ class Emission:
         self._storages[value] = _Storage({blob.dims: blob}, label=value.name, exact=exact)
         if blob.tensor is None:
             blob.tensor = value.name
+        blob.holds = blob.holds or value.name
 
     def alias(self, value: Value, source: Value) -> None:
         """``value`` has the same elements in the same order as ``source`` (Reshape, Identity, ...)."""
@@ -361,7 +367,7 @@ class Emission:
         if finding:
             self._placeholder(value)
             return finding, None
-        blob = Blob(dims, value.name)
+        blob = Blob(dims, value.name, value.name)
         self._layers.append(Layer("Input", self._fresh(value.name), [], [blob], _size(dims)))
         storage = self._storages[value] = _Storage({dims: blob}, label=value.name)
         storage.rows, storage.exact = id_rows(value), _is_whole(value)

@@ -97,7 +97,7 @@ def arrange(model: Model) -> Named:
         for blob in layer.outputs:
             count = readers.get(id(blob), 0)
             if count > 1:
-                copies = [Blob(blob.dims) for _ in range(count)]
+                copies = [Blob(blob.dims, holds=blob.holds) for _ in range(count)]
                 layers.append(Layer("Split", f"{layer.name}/Split", [blob], copies, {}, exact=id(blob) in exact))
                 branches[id(blob)] = iter(copies)
     outputs = tuple(next(branches[id(blob)]) if id(blob) in branches else blob for _, blob in model.outputs)
@@ -142,7 +142,7 @@ def _widened(layers: Iterable[Layer]) -> Iterator[Layer]:
             read = []
             for blob in layer.inputs:
                 if id(blob) not in wide and id(blob) not in copies:
-                    copies[id(blob)] = copy = Blob(blob.dims)
+                    copies[id(blob)] = copy = Blob(blob.dims, holds=blob.holds)
                     yield Layer("Squeeze", f"{layer.name}/float32", [blob], [copy], {})
                 read.append(copies.get(id(blob), blob))
         if layer.exact or layer.type in _NEVER_HALF:
@@ -161,12 +161,19 @@ def write_param(model: Named, file: IO[str]) -> None:
         file.write(" ".join(words) + "\n")
 
 
-def write_bin(model: Named, file: IO[bytes], precision: Literal["fp32", "fp16"]) -> None:
-    """Write the weights, streaming: no array is held a second time."""
+def write_bin(model: Named, file: IO[bytes], precision: Literal["fp32", "fp16"]) -> dict[str, tuple[int, ...]]:
+    """Write the weights, streaming: no array is held a second time. By layer name, the bytes of each of its arrays."""
+    sizes: dict[str, tuple[int, ...]] = {}
     for layer in model.layers:
+        written = []
         for weights in layer.weights:
             half = precision == "fp16" and weights.tagged and not weights.exact
+            start = file.tell()
             _array(file, weights, half=half and _fits_half(weights.parts))
+            written.append(file.tell() - start)
+        if written:
+            sizes[model.layer_names[id(layer)]] = tuple(written)
+    return sizes
 
 
 def _params(layer: Layer) -> Iterator[str]:
