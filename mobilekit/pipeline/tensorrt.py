@@ -142,7 +142,7 @@ def make_plan(
             progress.step(f"verifying it in {precision}")
             errors, verified = _judge(_run(_runnable(model, precision, Path(name)), samples), expected, precision)
     progress.step(f"building the plan with {prepared.flavour.product} {prepared.flavour.version()}")
-    artifact = build(root, prepared.flavour, prepared.options)
+    artifact = build(root, prepared.flavour, prepared.options, progress=progress)
     return PlanReport(replace(artifact, verified=verified), errors, kept)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -10,6 +11,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from mobilekit.errors import BuildError, ChildCrashError, Finding, UnsupportedModelError
 from mobilekit.paths import storage_errors
+from mobilekit.progress import SILENT, Progress
+from mobilekit.targets.tensorrt.host import LocalHost, WorkerHost, job_folder
 
 if TYPE_CHECKING:
     from mobilekit.bundle import TensorRTArtifact
@@ -45,28 +48,35 @@ class TensorRTOptions:
     timeout_s: float = 1800.0
 
 
-def check(model: Path, flavour: Flavour, options: TensorRTOptions) -> tuple[Finding, ...]:
-    """Every node of the prepared ONNX ``model`` that TensorRT's parser does not take."""
-    answer = _in_child("check", {"module": flavour.module, "onnx": str(model)}, flavour, options)
+def check(
+    model: Path, flavour: Flavour, options: TensorRTOptions, host: WorkerHost | None = None
+) -> tuple[Finding, ...]:
+    """Every node of the prepared ONNX ``model`` that TensorRT's parser does not take. ``host``: where, else here."""
+    files = {path.name: path for path in _with_weights(model)}
+    arguments = {"module": flavour.module, "onnx": model.name}
+    with job_folder("check", arguments, files) as folder:
+        answer = _perform(folder, "parser", flavour, options, host)
     return tuple(_finding(problem) for problem in answer["problems"])
 
 
-def build(root: Path, flavour: Flavour, options: TensorRTOptions) -> TensorRTArtifact:
+def build(
+    root: Path, flavour: Flavour, options: TensorRTOptions, host: WorkerHost | None = None, progress: Progress = SILENT
+) -> TensorRTArtifact:
     """Build ``root/tensorrt/model.plan`` from the prepared ONNX beside it, and write what the optimiser did.
 
-    Same ONNX, same version: same bytes with RTX. A full TensorRT plan is chosen by timing: only with the kernels it
-    remembers in the user's cache folder it comes out the same again. Raises :class:`UnsupportedModelError` where the
-    builder names a node, :class:`BuildError` where it fails otherwise, and what the disk says.
+    ``host``: the machine that builds, freshly opened; this one where none is given. Same ONNX, same version: same
+    bytes with RTX. A full TensorRT plan is chosen by timing: only with the kernels it remembers in the user's cache
+    folder it comes out the same again. Raises :class:`UnsupportedModelError` where the builder names a node,
+    :class:`BuildError` where it fails otherwise, and what the disk says.
     """
     from mobilekit.bundle import TensorRTArtifact
     from mobilekit.targets.tensorrt.layers import read_layers
 
-    plan = root / PLAN
-    cache = _timing_cache(flavour) if flavour.name == "full" else None
+    model = root / MODEL
     arguments = {
         "module": flavour.module,
-        "onnx": str(root / MODEL),
-        "plan": str(plan),
+        "onnx": model.name,
+        "plan": "model.plan",
         "profiles": {
             name: [list(profile.low), list(profile.best), list(profile.high)]
             for name, profile in options.profiles.items()
@@ -74,11 +84,13 @@ def build(root: Path, flavour: Flavour, options: TensorRTOptions) -> TensorRTArt
         "compute_capabilities": list(options.compute_capabilities),
         "workspace_bytes": options.workspace_bytes,
         "optimization_level": options.optimization_level,
-        "timing_cache": str(cache) if cache else None,
     }
-    answer = _in_child("build", arguments, flavour, options)
-    if answer["problems"]:
-        _refuse(answer["problems"], flavour)
+    with job_folder("build", arguments, {path.name: path for path in _with_weights(model)}) as folder:
+        answer = _perform(folder, "builder", flavour, options, host, progress)
+        if answer["problems"]:
+            _refuse(answer["problems"], flavour)
+        with storage_errors(root):
+            shutil.move(folder / "model.plan", root / PLAN)
     layers, bindings = read_layers(answer["log"])
     sidecar = {
         "schema_version": "1.0",
@@ -90,6 +102,8 @@ def build(root: Path, flavour: Flavour, options: TensorRTOptions) -> TensorRTArt
     }
     with storage_errors(root):
         (root / LAYERS).write_text(json.dumps(sidecar, indent=1) + "\n", encoding="utf-8")
+    if answer["timing_cache"] is not None:
+        progress.note(f"kernel timings: {'all known' if answer['timing_cache']['hit'] else 'measured and kept'}")
     return TensorRTArtifact(
         onnx=MODEL,
         plan=PLAN,
@@ -107,22 +121,30 @@ def build(root: Path, flavour: Flavour, options: TensorRTOptions) -> TensorRTArt
     )
 
 
-def _in_child(function: str, arguments: dict[str, Any], flavour: Flavour, options: TensorRTOptions) -> dict[str, Any]:
-    from mobilekit.child import call
+def _with_weights(model: Path) -> list[Path]:
+    """The model and the file that its weights stand in, where there is one."""
+    return sorted(model.parent.glob(f"{model.name}*"))
 
+
+def _perform(
+    folder: Path,
+    part: str,
+    flavour: Flavour,
+    options: TensorRTOptions,
+    host: WorkerHost | None,
+    progress: Progress = SILENT,
+) -> dict[str, Any]:
+    what = f"{flavour.product}'s {part}"
     try:
-        answer: dict[str, Any] = call(
-            f"mobilekit.targets.tensorrt.worker:{function}",
-            arguments,
-            what=f"{flavour.product}'s {'parser' if function == 'check' else 'builder'}",
-            timeout_s=options.timeout_s,
-        )
+        if host is not None:
+            return host.perform(folder, what=what, timeout_s=options.timeout_s, progress=progress)
+        with LocalHost() as here:
+            return here.perform(folder, what=what, timeout_s=options.timeout_s, progress=progress)
     except ChildCrashError as error:
         raise BuildError(
             f"{flavour.product} {flavour.version()} died of {error.args[0].rsplit(' ', 1)[-1]} on this model",
             hint="nothing was written; a custom operator that it takes for a plugin does that",
         ) from error
-    return answer
 
 
 def _refuse(problems: list[dict[str, str]], flavour: Flavour) -> None:
@@ -150,11 +172,3 @@ def _finding(problem: Mapping[str, str]) -> Finding:
     op = problem["op"]
     remedy = _REMEDIES.get(op, "change or cut the model there, or export for another target")
     return Finding(problem["node"] or "the model", op or "?", problem["reason"], remedy)
-
-
-def _timing_cache(flavour: Flavour) -> Path:
-    from mobilekit.paths import cache_dir
-
-    folder = cache_dir() / "tensorrt"
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder / f"timing-{flavour.version() or 'unknown'}.cache"

@@ -1,0 +1,231 @@
+"""The worker as a program: what it says of this machine, jobs in folders, and that any Python 3.8 can read it."""
+
+from __future__ import annotations
+
+import ast
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from mobilekit.errors import BundleError, ChildError, MobilekitError, NoDeviceError, SetupError, UsageError
+from mobilekit.targets.tensorrt import host as hosts
+from mobilekit.targets.tensorrt import worker
+from mobilekit.targets.tensorrt.flavour import FLAVOURS, count_gpus, installed
+from mobilekit.targets.tensorrt.host import WORKER, LocalHost, job_folder, parse_hello, read_result
+from tests.models import conv_classifier, save
+
+rtx = pytest.mark.skipif(not installed(FLAVOURS["rtx"]), reason="needs the extra [tensorrt]")
+no_gpu = pytest.mark.skipif(count_gpus() > 0, reason="for machines without a GPU")
+
+BUILD: dict[str, Any] = {"module": "tensorrt_rtx", "onnx": "model.onnx", "plan": "model.plan", "profiles": {}}
+
+
+def launch(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, str(WORKER), *arguments], capture_output=True, text=True, timeout=120)
+
+
+def result_of(folder: Path) -> dict[str, Any]:
+    done = launch(str(folder))
+    assert done.returncode == 0, done.stderr
+    found: dict[str, Any] = json.loads((folder / "result.json").read_text())
+    return found
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    return save(conv_classifier(side=8), tmp_path / "model.onnx")
+
+
+def test_any_python_from_3_8_on_reads_it() -> None:
+    tree = ast.parse(WORKER.read_text("utf-8"), feature_version=(3, 8))
+    imported = {
+        (node.module or "" if isinstance(node, ast.ImportFrom) else alias.name).split(".")[0]
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Import | ast.ImportFrom)
+        for alias in node.names
+    }
+    assert imported - set(sys.stdlib_module_names) == {"numpy"}
+
+
+NEWER = {"removeprefix", "removesuffix", "is_relative_to", "with_stem", "bit_count", "pairwise", "cache", "to_thread"}
+"""Attributes that came with Python 3.9 or later."""
+
+
+def test_nothing_newer_than_3_8_is_called() -> None:
+    tree = ast.parse(WORKER.read_text("utf-8"))
+    called = {node.func.attr for node in ast.walk(tree) if isinstance(node, ast.Call) and hasattr(node.func, "attr")}
+    assert not called & NEWER
+    assert not any(
+        keyword.arg == "strict" for node in ast.walk(tree) if isinstance(node, ast.Call) for keyword in node.keywords
+    )
+    # Annotations are not evaluated; elsewhere list[int] needs 3.9 and int | None 3.10.
+    notes = {id(inner) for node in ast.walk(tree) for note in _annotations(node) for inner in ast.walk(note)}
+    for node in ast.walk(tree):
+        if id(node) in notes:
+            continue
+        if isinstance(node, ast.Subscript) and isinstance(node.value, ast.Name):
+            assert node.value.id not in {"list", "dict", "tuple", "set", "type", "Callable", "Mapping", "Sequence"}
+        assert not (isinstance(node, ast.BinOp) and isinstance(node.op, ast.BitOr)), ast.unparse(node)
+
+
+def _annotations(node: ast.AST) -> list[ast.expr]:
+    if isinstance(node, ast.FunctionDef):
+        arguments = [*node.args.args, *node.args.kwonlyargs, *node.args.posonlyargs]
+        return [note for note in (node.returns, *(argument.annotation for argument in arguments)) if note is not None]
+    return [node.annotation] if isinstance(node, ast.AnnAssign) else []
+
+
+def test_hello_is_one_line_of_facts() -> None:
+    done = launch("--hello")
+    assert done.returncode == 0
+    assert done.stdout.count("\n") == 1
+    hello = parse_hello(done.stdout, "here")
+    assert hello.numpy == np.__version__
+    assert bool(hello.gpus) != bool(hello.problem)
+    assert ("rtx" in hello.flavours) == installed(FLAVOURS["rtx"])
+    assert LocalHost().hello() == hello
+
+
+@pytest.mark.parametrize("line", ["", "nonsense", "[]", '{"protocol": 1}', '{"protocol": 99}'])
+def test_a_stranger_is_told_from_a_worker(line: str) -> None:
+    with pytest.raises(SetupError, match="worker on jetson"):
+        parse_hello(line, "jetson")
+
+
+def test_both_sides_speak_one_protocol() -> None:
+    assert hosts.PROTOCOL == worker.PROTOCOL
+
+
+def test_it_needs_to_be_told_what_to_do() -> None:
+    assert launch().returncode != 0
+    assert launch("/nonexistent").returncode != 0
+
+
+@pytest.mark.parametrize("job", [{}, {"protocol": 99, "verb": "run"}, {"protocol": worker.PROTOCOL, "verb": "dance"}])
+def test_a_job_of_another_protocol_is_refused(tmp_path: Path, job: dict[str, Any]) -> None:
+    (tmp_path / "job.json").write_text(json.dumps(job))
+    result_of(tmp_path)
+    with pytest.raises(SetupError, match=r"protocol|verb"):
+        read_result(tmp_path, "the worker")
+
+
+def test_half_a_result_is_none(tmp_path: Path) -> None:
+    with pytest.raises(ChildError, match="gave no result"):
+        read_result(tmp_path, "the worker")
+    (tmp_path / "result.json").write_text('{"err')
+    with pytest.raises(ChildError, match="gave no result"):
+        read_result(tmp_path, "the worker")
+
+
+def test_tensorrt_that_is_not_there(tmp_path: Path, model: Path) -> None:
+    missing = next(flavour for flavour in FLAVOURS.values() if not installed(flavour))
+    with job_folder("check", {"module": missing.module, "onnx": "model.onnx"}, {"model.onnx": model}) as folder:
+        result_of(folder)
+        with pytest.raises(SetupError, match="is not installed"):
+            read_result(folder, "the parser")
+
+
+@rtx
+def test_a_plan_is_built_and_tells_its_version(model: Path) -> None:
+    with job_folder("build", BUILD, {"model.onnx": model}) as folder:
+        result = result_of(folder)
+        plan = (folder / "model.plan").read_bytes()
+        assert result["plan_bytes"] == len(plan)
+        assert worker.plan_header(plan) == ("tensorrt_rtx", result["version"])
+        with pytest.raises(worker.WorkError, match="damaged"):
+            worker.plan_header(plan[: len(plan) // 2])
+
+
+@pytest.mark.parametrize("data", [b"", b"vtrt", b"x" * 5000])
+def test_what_is_no_plan(data: bytes) -> None:
+    with pytest.raises(worker.WorkError) as caught:
+        worker.plan_header(data)
+    assert caught.value.kind == "plan-corrupt"
+
+
+@rtx
+def test_one_process_does_job_after_job(model: Path) -> None:
+    with LocalHost() as here:
+        for _ in range(2):
+            with job_folder("check", {"module": "tensorrt_rtx", "onnx": "model.onnx"}, {"model.onnx": model}) as folder:
+                assert here.perform(folder, what="the parser", timeout_s=120)["problems"] == []
+
+
+@no_gpu
+def test_running_without_a_gpu_is_one_sentence(tmp_path: Path) -> None:
+    (tmp_path / "model.plan").write_bytes(b"")
+    job = {"module": "tensorrt_rtx", "plan": "model.plan", "samples": []}
+    with (
+        job_folder("run", job, {"model.plan": tmp_path / "model.plan"}) as folder,
+        LocalHost() as here,
+        pytest.raises(NoDeviceError, match=r"no NVIDIA driver|no usable GPU"),
+    ):
+        here.perform(folder, what="the plan", timeout_s=120)
+
+
+SAID = [
+    # As quoted in public reports of each failure.
+    (
+        "The engine plan file is not compatible with this version of TensorRT, expecting library version 8.0.0 "
+        "got 8.0.1, please rebuild.",
+        "plan-version",
+        SetupError,
+    ),
+    (
+        "The engine plan file is generated on an incompatible device, expecting compute 8.6 got compute 7.5, "
+        "please rebuild.",
+        "plan-device",
+        SetupError,
+    ),
+    (
+        "[executionContext.cpp::ExecutionContext::470] Error Code 2: OutOfMemory (no further information)",
+        "memory",
+        None,
+    ),
+    ("[defaultAllocator.cpp::allocate::31] Error Code 1: Cuda Runtime (out of memory)", "memory", None),
+    # Seen with TensorRT for RTX 1.7.
+    (
+        "IRuntime::deserializeCudaEngine: Error Code 1: Serialization (Serialization assertion plan.header.size == "
+        "blobSize failed.)",
+        "plan-corrupt",
+        BundleError,
+    ),
+    (
+        "IRuntime::deserializeCudaEngine: Error Code 1: Cuda Runtime (In ScopedCudaStream (cudaError 35: CUDA driver "
+        "version is insufficient for CUDA runtime version))",
+        "driver",
+        SetupError,
+    ),
+]
+
+
+@pytest.mark.parametrize(("message", "kind", "raised"), SAID)
+def test_what_tensorrt_says_becomes_an_error_with_a_remedy(
+    tmp_path: Path, message: str, kind: str, raised: type[MobilekitError] | None
+) -> None:
+    error = worker.explained(["something before", message], "the plan cannot be loaded")
+    assert error.kind == kind
+    assert message in error.message
+    assert error.hint
+    (tmp_path / "result.json").write_text(json.dumps({"error": {"kind": kind, "message": "m", "hint": error.hint}}))
+    with pytest.raises(raised or MobilekitError) as caught:
+        read_result(tmp_path, "the plan")
+    assert caught.value.hint == error.hint
+    assert caught.value.exit_code in (2, 4)
+
+
+def test_a_problem_of_no_known_kind_is_still_told() -> None:
+    error = worker.explained(["it is raining"], "the plan cannot be loaded")
+    assert error.kind == "internal"
+    assert "raining" in error.message
+
+
+def test_shapes_name_the_limits(tmp_path: Path) -> None:
+    (tmp_path / "result.json").write_text(json.dumps({"error": {"kind": "shape", "message": "m", "hint": "h"}}))
+    with pytest.raises(UsageError):
+        read_result(tmp_path, "the plan")
