@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from mobilekit.errors import MobilekitError
     from mobilekit.pipeline.export import ExportOptions, ExportReport, export_model
     from mobilekit.pipeline.inspect import ModelReport, inspect_model
+    from mobilekit.pipeline.record import RecordOptions, record_reference
     from mobilekit.pipeline.run import run as run_bundle
     from mobilekit.pipeline.validate import ValidateOptions, validate_bundle
     from mobilekit.report.model import ValidationReport
@@ -30,11 +31,13 @@ __all__ = [
     "ExportReport",
     "MobilekitError",
     "ModelReport",
+    "RecordOptions",
     "ValidateOptions",
     "ValidationReport",
     "export_model",
     "inspect_model",
     "open_bundle",
+    "record_reference",
     "run_bundle",
     "validate_bundle",
 ]
@@ -45,11 +48,13 @@ _HOME = {
     "ExportReport": "pipeline.export:ExportReport",
     "MobilekitError": "errors:MobilekitError",
     "ModelReport": "pipeline.inspect:ModelReport",
+    "RecordOptions": "pipeline.record:RecordOptions",
     "ValidateOptions": "pipeline.validate:ValidateOptions",
     "ValidationReport": "report.model:ValidationReport",
     "export_model": "pipeline.export:export_model",
     "inspect_model": "pipeline.inspect:inspect_model",
     "open_bundle": "bundle:open_bundle",
+    "record_reference": "pipeline.record:record_reference",
     "run_bundle": "pipeline.run:run",
     "validate_bundle": "pipeline.validate:validate_bundle",
 }

@@ -28,6 +28,9 @@ def validate(
             help="A serial of `mobilekit devices`, virtual, virtual:cortex-a76, or local. Default: the one connected."
         ),
     ] = None,
+    reference: Annotated[
+        str, typer.Option(help="onnxruntime, or a folder that `mobilekit reference record` wrote.")
+    ] = "onnxruntime",
     inputs: Annotated[
         Path | None, typer.Option(help="A folder of pictures or .npy files to run instead of seeded inputs.")
     ] = None,
@@ -55,7 +58,7 @@ def validate(
         Path | None, typer.Option("--json", help="Write the report as JSON; - prints it instead of the table.")
     ] = None,
 ) -> None:
-    """Run a bundle on a device and hold every output against ONNX Runtime.
+    """Run a bundle on a device and hold every output against ONNX Runtime, or against what was recorded of it.
 
     \b
     mobilekit validate build/model --device                 on the one connected device
@@ -63,6 +66,7 @@ def validate(
     mobilekit validate build/model --device virtual:cortex-a53
     mobilekit validate build/model --device local           on this machine, with the ncnn wheel
     mobilekit validate build/model --inputs photos/ --json report.json
+    mobilekit validate build/model --reference golden/      answers recorded elsewhere, on their inputs
 
     \b
     Exit codes: 0 pass, 1 fail, 3 inconclusive, 4 no device or it went wrong.
@@ -75,6 +79,7 @@ def validate(
     if precision not in (None, "fp32", "fp16"):
         raise UsageError(f"unknown precision {precision!r}", hint="fp32 or fp16")
     options = ValidateOptions(
+        reference=reference,
         inputs=inputs,
         samples=samples,
         seed=seed,

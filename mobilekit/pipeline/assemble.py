@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
     from mobilekit.bundle import Bundle, TensorInfo
@@ -48,8 +48,9 @@ def report_of(
     facts: DeviceFacts,
     reference: ReferenceFacts,
     found: Found,
+    fed: Literal["seeded", "files", "recorded"],
 ) -> ValidationReport:
-    """The verdict on ``found``, as data."""
+    """The verdict on ``found``, as data. ``fed``: where the inputs came from."""
     from mobilekit import __version__
     from mobilekit.report.model import RunSettings, ValidationReport
     from mobilekit.validate.tolerance import Judgement, overall
@@ -67,7 +68,7 @@ def report_of(
         device=facts,
         reference=reference,
         settings=RunSettings(
-            inputs="seeded" if options.inputs is None else "files",
+            inputs=fed,
             seed=options.seed,
             threads=run.threads,
             warmup=run.warmup,

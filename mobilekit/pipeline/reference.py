@@ -1,11 +1,14 @@
-"""What a bundle's answers are held against: ONNX Runtime on the original model."""
+"""What a bundle's answers are held against: ONNX Runtime on the original model, or what was recorded of it."""
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
+from mobilekit.errors import UsageError
 from mobilekit.runners.base import RunOptions
 
 if TYPE_CHECKING:
@@ -14,8 +17,12 @@ if TYPE_CHECKING:
     from mobilekit.runners.base import Runner
     from mobilekit.tensors import Array, NamedTensors
     from mobilekit.validate.doubt import Doubt
+    from mobilekit.validate.inputs import Sample
+    from mobilekit.validate.recording import Recording
 
-__all__ = ["Reference", "open_reference"]
+__all__ = ["ONNXRUNTIME", "Reference", "open_reference"]
+
+ONNXRUNTIME = "onnxruntime"
 
 
 class Reference(Protocol):
@@ -23,6 +30,10 @@ class Reference(Protocol):
 
     @property
     def facts(self) -> ReferenceFacts: ...
+
+    def samples(self) -> Iterator[Sample] | None:
+        """The only inputs that it has answers for; ``None`` where it answers any."""
+        ...
 
     def answer(self, inputs: Mapping[str, Array], timeout_s: float) -> NamedTensors: ...
 
@@ -43,6 +54,9 @@ class _OnnxRuntime:
         info = self._runner.info()
         return ReferenceFacts(name=info.name, version=info.version)
 
+    def samples(self) -> None:
+        return None
+
     def answer(self, inputs: Mapping[str, Array], timeout_s: float) -> NamedTensors:
         return self._runner.run(inputs, RunOptions(timeout_s=timeout_s)).outputs
 
@@ -50,9 +64,81 @@ class _OnnxRuntime:
         return self._doubt.of(inputs, expected, RunOptions(timeout_s=timeout_s))
 
 
+class _Recorded:
+    """Answers by content: the inputs that come are found among the recorded ones."""
+
+    def __init__(self, recording: Recording) -> None:
+        self._recording = recording
+        self._known: dict[str, int] = {}
+
+    @property
+    def facts(self) -> ReferenceFacts:
+        from mobilekit.report.model import ReferenceFacts
+
+        provider = self._recording.manifest.provider
+        where = provider.gpu or provider.machine
+        return ReferenceFacts(name=provider.name, version=f"{provider.version} (recorded on {where})")
+
+    def samples(self) -> Iterator[Sample]:
+        return self._recording.samples()
+
+    def answer(self, inputs: Mapping[str, Array], timeout_s: float) -> NamedTensors:  # noqa: ARG002 - nothing runs
+        return self._recording.tensors(self._find(inputs), "output")
+
+    def doubt(self, inputs: Mapping[str, Array], expected: NamedTensors, timeout_s: float) -> dict[str, float]:  # noqa: ARG002
+        return dict(self._recording.manifest.samples[self._find(inputs)].doubt)
+
+    def _find(self, inputs: Mapping[str, Array]) -> int:
+        if not self._known:
+            for index, sample in enumerate(self._recording.samples()):
+                self._known.setdefault(_digest(sample.tensors), index)
+        index = self._known.get(_digest(inputs), -1)
+        if index < 0:
+            raise UsageError(
+                f"{self._recording.root} has no answer for these inputs",
+                hint="a recording answers the inputs that were recorded, and no others",
+            )
+        return index
+
+
+def _digest(tensors: Mapping[str, Array]) -> str:
+    import numpy as np
+
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        array = np.ascontiguousarray(tensors[name])
+        digest.update(repr((name, array.dtype.str, array.shape)).encode("utf-8", "surrogatepass"))
+        digest.update(array.reshape(-1).view(np.uint8).data)
+    return digest.hexdigest()
+
+
 @contextmanager
-def open_reference(bundle: Bundle) -> Iterator[Reference]:
-    """ONNX Runtime on the bundle's original model; :class:`~mobilekit.errors.ModelError` where it cannot load it."""
+def open_reference(bundle: Bundle, which: str | Path = ONNXRUNTIME) -> Iterator[Reference]:
+    """What ``bundle`` is held against. ``which``: ``"onnxruntime"`` (the CPU, on the original model), or the folder of
+    a recording.
+
+    Raises :class:`UsageError` where it is neither, :class:`~mobilekit.errors.ModelError` where ONNX Runtime cannot load
+    the model, :class:`~mobilekit.errors.BundleError` for a recording that is damaged or of another model.
+    """
+    if which == ONNXRUNTIME:
+        with _onnxruntime(bundle) as reference:
+            yield reference
+        return
+    folder = Path(which)
+    if not folder.exists():
+        raise UsageError(
+            f"there is no reference {str(which)!r}",
+            hint=f"{ONNXRUNTIME}, or a folder that mobilekit reference record wrote",
+        )
+    from mobilekit.validate.recording import open_recording
+
+    recording = open_recording(folder)
+    recording.require_model(bundle)
+    yield _Recorded(recording)
+
+
+@contextmanager
+def _onnxruntime(bundle: Bundle) -> Iterator[Reference]:
     from mobilekit.runners.ort import OrtRunner
     from mobilekit.validate.doubt import Doubt
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Literal
 from mobilekit.errors import BundleError, UsageError
 from mobilekit.pipeline.assemble import Found, report_of
 from mobilekit.pipeline.place import open_place
-from mobilekit.pipeline.reference import open_reference
+from mobilekit.pipeline.reference import ONNXRUNTIME, open_reference
 from mobilekit.progress import SILENT, Progress
 from mobilekit.runners.base import RunOptions
 
@@ -33,11 +33,13 @@ class ValidateOptions:
 
     ``threads=0``: as ncnn chooses; on a virtual device 1, where threads that wait for each other cost most.
 
+    ``reference``: see :func:`~mobilekit.pipeline.reference.open_reference`; a recording brings its own inputs.
     ``inputs``: a folder of pictures or ``.npy`` files; without it ``samples`` seeded ones. ``precision`` overrides
     the arithmetic that the bundle was made for; ``rtol`` and ``atol`` the limits of ``validate/tolerance.py``.
     ``timeout_s`` bounds each run on the device. ``quota_bytes`` bounds what is kept on the device.
     """
 
+    reference: str | Path = ONNXRUNTIME
     inputs: Path | None = None
     samples: int = 3
     seed: int = 0
@@ -78,19 +80,23 @@ def validate_bundle(
     tolerance = tolerance_for(loosest, rtol=options.rtol, atol=options.atol)
     if options.rtol is None:
         tolerance = tolerance.at_least(manifest.rtol)
-    samples: Iterator[Sample]
-    if options.inputs is None:
-        samples = seeded_samples(
+    files = None
+    if options.inputs is not None:
+        files = file_samples(options.inputs, manifest.inputs, preprocess=manifest.preprocess)
+    with (
+        open_reference(opened, options.reference) as reference,
+        open_place(opened, device, quota_bytes=options.quota_bytes, progress=progress) as (runner, facts),
+    ):
+        recorded = reference.samples()
+        if recorded is not None and files is not None:
+            raise UsageError("a recorded reference brings its own inputs", hint="leave --inputs out")
+        seeded = seeded_samples(
             manifest.inputs,
             seed=options.seed,
             count=options.samples,
             preprocess=manifest.preprocess,
             sizes=manifest.sizes,
         )
-    else:
-        samples = file_samples(options.inputs, manifest.inputs, preprocess=manifest.preprocess)
-
-    with open_place(opened, device, quota_bytes=options.quota_bytes, progress=progress) as (runner, facts):
         run = RunOptions(
             threads=options.threads or int(facts.virtual),
             warmup=_default(options.warmup, 1 if facts.virtual else 3),
@@ -98,10 +104,10 @@ def validate_bundle(
             fp16=arithmetic == "fp16",
             timeout_s=options.timeout_s,
         )
-        with open_reference(opened) as reference:
-            found = _measure(opened, runner, reference, samples, run, progress, tolerance)
-            against = reference.facts
-    return report_of(opened, options, run, tolerance, facts, against, found)
+        found = _measure(opened, runner, reference, recorded or files or seeded, run, progress, tolerance)
+        against = reference.facts
+    fed: Literal["recorded", "files", "seeded"] = "recorded" if recorded else "files" if files else "seeded"
+    return report_of(opened, options, run, tolerance, facts, against, found, fed)
 
 
 def _default(value: int | None, otherwise: int) -> int:

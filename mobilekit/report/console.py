@@ -55,7 +55,7 @@ def _facts(report: ValidationReport) -> list[tuple[str, str | Text]]:
     serial = f" ({device.serial})" if device.serial != where else ""
     virtual = f", virtual{': ' + device.cpu_profile if device.cpu_profile else ''}" if device.virtual else ""
     features = " ".join(device.cpu_features) or "none reported"
-    source = f"seed {settings.seed}" if settings.inputs == "seeded" else "your files"
+    source = {"seeded": f"seed {settings.seed}", "files": "your files", "recorded": "recorded"}[settings.inputs]
     arithmetic = "" if settings.precision == report.precision else f" weights, {settings.precision} arithmetic"
     rows: list[tuple[str, str | Text]] = [
         ("model", plain(report.model)),

@@ -112,9 +112,10 @@ class AnswerPair(_Frozen):
 
 
 class RunSettings(_Frozen):
-    """``threads=0``: the runner's choice. ``inputs``: ``"seeded"``, or ``"files"`` for the user's own."""
+    """``threads=0``: the runner's choice. ``inputs``: ``"seeded"``, ``"files"`` for the user's own, or
+    ``"recorded"`` with the reference."""
 
-    inputs: Literal["seeded", "files"]
+    inputs: Literal["seeded", "files", "recorded"]
     seed: int
     threads: int
     warmup: int

@@ -24,7 +24,8 @@ class OrtRunner:
 
     ``fixed`` holds inputs that every run is given beside its own. ``free`` names axes by input that may have another
     size than the file says. ``optimise=False`` switches ONNX Runtime's graph
-    optimisations off. Raises :class:`ModelError` where ONNX Runtime will not load the model, :class:`UsageError`
+    optimisations off. ``inner``: tensors that the model computes on its way are outputs too; :meth:`tensors` names them
+    all. Raises :class:`ModelError` where ONNX Runtime will not load the model, :class:`UsageError`
     where it refuses the inputs.
     """
 
@@ -36,11 +37,12 @@ class OrtRunner:
         optimise: bool = True,
         fixed: NamedTensors | None = None,
         free: Mapping[str, Sequence[int]] | None = None,
+        inner: bool = False,
     ) -> None:
         self._model = model
         self._fixed = dict(fixed or {})
         free = {name: list(axes) for name, axes in (free or {}).items() if axes}
-        self._arguments = {"model": str(model), "threads": threads, "optimise": optimise, "free": free}
+        self._arguments = {"model": str(model), "threads": threads, "optimise": optimise, "free": free, "inner": inner}
         self._child: Child | None = None
         self._started = 0
         self._load_ns = 0
@@ -80,6 +82,21 @@ class OrtRunner:
             found = version("onnxruntime-gpu")
         return RunnerInfo(name="ONNX Runtime CPU", version=found, device="this machine")
 
+    def tensors(self) -> tuple[tuple[str, str], ...]:
+        """Name and ONNX Runtime's type ("tensor(float)") of every output."""
+        assert self._child is not None, "use the runner in a with statement"
+        return tuple((name, kind) for name, kind in self._child.call("tensors", {}))
+
+    def some(self, names: Sequence[str], inputs: Mapping[str, Array], options: RunOptions) -> NamedTensors:
+        """One run for these outputs alone: a model has more inner tensors than memory holds at once."""
+        assert self._child is not None, "use the runner in a with statement"
+        answer = self._child.call(
+            "run",
+            {"inputs": {**self._fixed, **inputs}, "warmup": 0, "iterations": 1, "names": list(names)},
+            timeout_s=options.timeout_s,
+        )
+        return dict(zip(answer["names"], answer["outputs"], strict=True))
+
     def run(self, inputs: Mapping[str, Array], options: RunOptions) -> RunResult:
         assert self._child is not None, "use the runner in a with statement"
         answer = self._child.call(
@@ -97,7 +114,9 @@ class OrtRunner:
 class _Session:
     """Lives in the child."""
 
-    def __init__(self, model: str, threads: int, optimise: bool, free: Mapping[str, Sequence[int]]) -> None:
+    def __init__(
+        self, model: str, threads: int, optimise: bool, free: Mapping[str, Sequence[int]], inner: bool
+    ) -> None:
         import onnxruntime as ort
 
         settings = ort.SessionOptions()
@@ -108,7 +127,7 @@ class _Session:
         if not optimise:
             settings.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
         try:
-            opened = _opened(model, free)
+            opened = _opened(model, free, inner)
             if isinstance(opened, bytes):
                 folder = str(Path(model).parent)
                 settings.add_session_config_entry("session.model_external_initializers_file_folder_path", folder)
@@ -116,8 +135,13 @@ class _Session:
         except Exception as error:  # ONNX Runtime's exceptions share no base class of its own
             raise ModelError(f"ONNX Runtime cannot load {Path(model).name}: {_first_line(error)}") from error
 
-    def run(self, inputs: dict[str, Any], warmup: int, iterations: int) -> dict[str, Any]:
-        names = [output.name for output in self._session.get_outputs()]
+    def tensors(self) -> list[tuple[str, str]]:
+        return [(output.name, output.type) for output in self._session.get_outputs()]
+
+    def run(
+        self, inputs: dict[str, Any], warmup: int, iterations: int, names: list[str] | None = None
+    ) -> dict[str, Any]:
+        names = names or [output.name for output in self._session.get_outputs()]
         wanted = {value.name for value in self._session.get_inputs()}
         feed = {name: array for name, array in inputs.items() if name in wanted}
         try:
@@ -137,9 +161,10 @@ class _Session:
         return {"names": names, "outputs": outputs, "latencies_ns": latencies}
 
 
-def _opened(model: str, free: Mapping[str, Sequence[int]]) -> str | bytes:
-    """The model's path, or its bytes without the sizes that it gives to ``free`` axes (and to what follows)."""
-    if not free:
+def _opened(model: str, free: Mapping[str, Sequence[int]], inner: bool) -> str | bytes:
+    """The model's path, or its bytes without the sizes that it gives to ``free`` axes (and to what follows), and with
+    its ``inner`` tensors among its outputs."""
+    if not free and not inner:
         return model
     import onnx
 
@@ -150,12 +175,17 @@ def _opened(model: str, free: Mapping[str, Sequence[int]]) -> str | bytes:
             dim = info.type.tensor_type.shape.dim[axis]
             fixed = fixed or dim.HasField("dim_value")
             dim.Clear()
-    if not fixed:
+    if fixed:
+        del proto.graph.value_info[:]
+        for info in proto.graph.output:
+            for dim in info.type.tensor_type.shape.dim:
+                dim.Clear()
+    elif not inner:
         return model
-    del proto.graph.value_info[:]
-    for info in proto.graph.output:
-        for dim in info.type.tensor_type.shape.dim:
-            dim.Clear()
+    if inner:
+        known = {info.name for info in proto.graph.output}
+        made = dict.fromkeys(name for node in proto.graph.node for name in node.output)
+        proto.graph.output.extend(onnx.ValueInfoProto(name=name) for name in made if name and name not in known)
     data: bytes = proto.SerializeToString()
     return data
 
