@@ -16,17 +16,21 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from mobilekit.bundle import Bundle, open_bundle
     from mobilekit.errors import MobilekitError
+    from mobilekit.pipeline.compare import CompareOptions, compare
     from mobilekit.pipeline.export import ExportOptions, ExportReport, export_model
     from mobilekit.pipeline.inspect import ModelReport, inspect_model
     from mobilekit.pipeline.record import RecordOptions, record_reference
     from mobilekit.pipeline.run import run as run_bundle
     from mobilekit.pipeline.validate import ValidateOptions, validate_bundle
+    from mobilekit.report.comparison import ComparisonReport
     from mobilekit.report.model import ValidationReport
 
 __version__ = "0.1.0"
 
 __all__ = [
     "Bundle",
+    "CompareOptions",
+    "ComparisonReport",
     "ExportOptions",
     "ExportReport",
     "MobilekitError",
@@ -34,6 +38,7 @@ __all__ = [
     "RecordOptions",
     "ValidateOptions",
     "ValidationReport",
+    "compare",
     "export_model",
     "inspect_model",
     "open_bundle",
@@ -44,6 +49,8 @@ __all__ = [
 
 _HOME = {
     "Bundle": "bundle:Bundle",
+    "CompareOptions": "pipeline.compare:CompareOptions",
+    "ComparisonReport": "report.comparison:ComparisonReport",
     "ExportOptions": "pipeline.export:ExportOptions",
     "ExportReport": "pipeline.export:ExportReport",
     "MobilekitError": "errors:MobilekitError",
@@ -51,6 +58,7 @@ _HOME = {
     "RecordOptions": "pipeline.record:RecordOptions",
     "ValidateOptions": "pipeline.validate:ValidateOptions",
     "ValidationReport": "report.model:ValidationReport",
+    "compare": "pipeline.compare:compare",
     "export_model": "pipeline.export:export_model",
     "inspect_model": "pipeline.inspect:inspect_model",
     "open_bundle": "bundle:open_bundle",

@@ -3,21 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
-from typer.core import TyperCommand
+
+from mobilekit.cli._device_option import DeviceMayStandAlone
 
 __all__ = ["register"]
-
-
-class _DeviceMayStandAlone(TyperCommand):
-    """``--device`` without a value means the one connected, as leaving it out does."""
-
-    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        following = [*args[1:], "-"]
-        kept = [a for a, after in zip(args, following, strict=True) if a != "--device" or not after.startswith("-")]
-        return super().parse_args(ctx, kept)
 
 
 def validate(
@@ -104,4 +96,4 @@ def validate(
 
 
 def register(app: typer.Typer) -> None:
-    app.command("validate", cls=_DeviceMayStandAlone)(validate)
+    app.command("validate", cls=DeviceMayStandAlone)(validate)

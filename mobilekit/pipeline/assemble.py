@@ -161,5 +161,9 @@ def _latency(latencies_ns: Sequence[int], batch: int, virtual: bool) -> LatencyR
     if stats is None:
         return None
     return LatencyReport(
-        **asdict(stats), batch=batch, comparable=not virtual, remark=_VIRTUAL_REMARK if virtual else ""
+        **asdict(stats),
+        batch=batch,
+        comparable=not virtual,
+        remark=_VIRTUAL_REMARK if virtual else "",
+        values_ms=tuple(round(value / 1e6, 5) for value in latencies_ns),
     )

@@ -19,7 +19,7 @@ __all__ = [
     "ValidationReport",
 ]
 
-SCHEMA_VERSION = "1.0"
+SCHEMA_VERSION = "1.1"
 
 
 class _Frozen(BaseModel):
@@ -81,6 +81,7 @@ class LatencyReport(_Frozen):
     """Single inferences on the device, warm-up left out. ``comparable`` is False for an emulated processor.
 
     ``batch``: how many samples, run one after another, an inference is; the times are those of all of them.
+    ``values_ms``: each one, in order.
     """
 
     iterations: int = Field(ge=1)
@@ -95,6 +96,7 @@ class LatencyReport(_Frozen):
     batch: int = Field(default=1, ge=1)
     comparable: bool
     remark: str = ""
+    values_ms: tuple[float, ...] = ()
 
 
 class AnswerPair(_Frozen):

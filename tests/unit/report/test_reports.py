@@ -121,7 +121,7 @@ def test_json_is_written_whole(tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"schema_version": "2.0"}, "newer than 1.0"),
+        ({"schema_version": "2.0"}, "newer than 1.1"),
         ({"schema_version": None}, "no validation report"),
         ({"verdict": "splendid"}, "verdict"),
         ({"surprise": 1}, "surprise"),

@@ -1,0 +1,94 @@
+"""How often ``mobilekit compare`` is right: a bundle against itself, and against a planted slow-down.
+
+``python benchmarks/regression.py [--same 200] [--slower 40] [--threads 1]`` writes ``results/regression.json``.
+
+The model is a chain of equal convolutions, so that one with N% more of them takes N% longer but for what the chain
+costs as a whole; what it truly costs is told by arm64 instructions where qemu is there to count them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import tempfile
+import time
+from collections import Counter
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from onnx import TensorProto, helper, numpy_helper, save
+
+RESULTS = Path(__file__).with_name("results") / "regression.json"
+_LAYERS = 40
+
+
+def chain(count: int) -> Any:
+    """``count`` convolutions of 32 channels over 28 x 28, one after another."""
+    rng = np.random.default_rng(0)
+    weight = numpy_helper.from_array((rng.standard_normal((32, 32, 3, 3)) / 17).astype(np.float32), "w")
+    nodes = [
+        helper.make_node("Conv", [f"t{index}", "w"], [f"t{index + 1}"], pads=[1, 1, 1, 1]) for index in range(count)
+    ]
+    ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, 32, 28, 28]) for name in ("t0", f"t{count}")]
+    graph = helper.make_graph(nodes, f"chain of {count}", ends[:1], ends[1:], [weight])
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--same", type=int, default=200, help="comparisons of a bundle with itself")
+    parser.add_argument("--slower", type=int, default=40, help="comparisons with each planted slow-down")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--budget", type=float, default=60.0, help="seconds for each")
+    parser.add_argument("--output", type=Path, default=RESULTS)
+    options = parser.parse_args()
+    from mobilekit import CompareOptions, export_model
+    from mobilekit.pipeline.compare import measure
+
+    settings = CompareOptions(threads=options.threads, budget_s=options.budget)
+    found: dict[str, Any] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder)
+        for percent in (0, 5, 10):
+            save(chain(_LAYERS * (100 + percent) // 100), root / f"{percent}.onnx")
+            export_model(root / f"{percent}.onnx", root / f"{percent}")
+        for percent, tries in ((0, options.same), (5, options.slower), (10, options.slower)):
+            rows = []
+            for number in range(tries):
+                begun = time.monotonic()
+                answer, _, _ = measure(root / "0", root / f"{percent}", "local", settings)
+                rows.append(
+                    {
+                        "answer": answer.answer.value,
+                        "ratio": round(answer.ratio, 4),
+                        "low": round(answer.low, 4),
+                        "high": round(answer.high, 4),
+                        "sessions": answer.sessions,
+                        "seconds": round(time.monotonic() - begun, 1),
+                        "load": round(os.getloadavg()[0], 1),
+                    }
+                )
+                print(percent, number, rows[-1], flush=True)
+            counts = Counter(row["answer"] for row in rows)
+            holds = sum(row["low"] <= 1 + percent / 100 <= row["high"] for row in rows)
+            found[f"{percent}% slower"] = {"answers": counts, "interval holds the truth": holds, "tries": rows}
+            print(f"{percent}% slower: {dict(counts)}; {holds} of {len(rows)} intervals hold {1 + percent / 100}")
+    about = {
+        "machine": f"{os.cpu_count()} cores, {platform.machine()}, {platform.system()}",
+        "ncnn": version("ncnn"),
+        "threads": options.threads,
+        "command": f"python benchmarks/regression.py --same {options.same} --slower {options.slower}",
+    }
+    options.output.write_text(json.dumps({**about, "results": found}, indent=1) + "\n", "utf-8")
+    wrong = sum(found["0% slower"]["answers"][answer] for answer in ("better", "worse"))
+    seen = found["10% slower"]["answers"]["worse"]
+    missed = found["5% slower"]["answers"]["same"] + found["5% slower"]["answers"]["better"]
+    return int(wrong > 0.01 * options.same or seen < 0.95 * options.slower or missed > 0)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,79 @@
+"""``mobilekit compare``"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from mobilekit.cli._device_option import DeviceMayStandAlone
+
+__all__ = ["register"]
+
+
+def compare(
+    a: Annotated[Path, typer.Argument(help="A bundle, or the JSON report of an earlier validate (a baseline).")],
+    b: Annotated[Path, typer.Argument(help="The bundle that is to be judged.")],
+    device: Annotated[
+        str | None,
+        typer.Option(help="A serial of `mobilekit devices`, virtual, or local. Default: the one connected."),
+    ] = None,
+    gate: Annotated[
+        list[str] | None, typer.Option(help="latency:+5%, error, error:+20%. May be given several times.")
+    ] = None,
+    margin: Annotated[str, typer.Option(help="What counts as the same speed: 3% or 0.03.")] = "3%",
+    budget: Annotated[float, typer.Option(min=0, help="Seconds that timing may take.")] = 120.0,
+    inputs: Annotated[Path | None, typer.Option(help="A folder of pictures or .npy files.")] = None,
+    samples: Annotated[int, typer.Option(min=1, help="How many seeded inputs are validated.")] = 3,
+    seed: Annotated[int, typer.Option(help="Seed of the first.")] = 0,
+    threads: Annotated[int, typer.Option(min=0, max=256, help="0: as ncnn chooses.")] = 0,
+    precision: Annotated[str | None, typer.Option(help="fp32 or fp16 arithmetic for both.")] = None,
+    json_: Annotated[
+        Path | None, typer.Option("--json", help="Write the comparison as JSON; - prints it instead of the table.")
+    ] = None,
+) -> None:
+    """Is B slower, or less right, than A? Both run in turns on the same device.
+
+    \b
+    mobilekit compare build/old build/new --device                    better, worse, same or inconclusive
+    mobilekit compare build/old build/new --device local --gate latency:+5% --gate error
+    mobilekit compare baseline.json build/new --device --json -       against a recorded run
+
+    \b
+    Exit codes: 0 every gate holds (or none is given), 1 a gate fails, 3 inconclusive, 4 no device or it went wrong.
+    """
+    from mobilekit.cli._common import out_console, terminal_progress
+    from mobilekit.errors import UsageError
+    from mobilekit.paths import atomic_file
+    from mobilekit.pipeline.compare import CompareOptions, parse_gate, parse_share
+    from mobilekit.pipeline.compare import compare as library
+    from mobilekit.report.comparison import render
+
+    if precision not in (None, "fp32", "fp16"):
+        raise UsageError(f"unknown precision {precision!r}", hint="fp32 or fp16")
+    options = CompareOptions(
+        inputs=inputs,
+        samples=samples,
+        seed=seed,
+        threads=threads,
+        precision=None if precision is None else "fp16" if precision == "fp16" else "fp32",
+        margin=parse_share(margin),
+        budget_s=budget,
+        gates=tuple(parse_gate(text) for text in gate or ()),
+    )
+    with terminal_progress() as progress:
+        report = library(a, b, device, options, progress)
+    text = report.model_dump_json(indent=2) + "\n"
+    if json_ is not None and str(json_) == "-":
+        typer.echo(text, nl=False)
+    else:
+        if json_ is not None:
+            with atomic_file(json_) as temporary:
+                temporary.write_text(text, "utf-8")
+        out_console().print(render(report))
+    raise typer.Exit(report.verdict.exit_code)
+
+
+def register(app: typer.Typer) -> None:
+    app.command("compare", cls=DeviceMayStandAlone)(compare)

@@ -1,0 +1,353 @@
+"""``mobilekit compare A B``: is B slower or less right than A, on the same device, at the same time?"""
+
+from __future__ import annotations
+
+import math
+import re
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
+from functools import partial
+from itertools import pairwise
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from mobilekit.errors import UsageError
+from mobilekit.pipeline.place import open_place
+from mobilekit.pipeline.validate import ValidateOptions, validate_bundle
+from mobilekit.progress import SILENT, Progress
+from mobilekit.runners.base import RunOptions
+
+if TYPE_CHECKING:
+    from mobilekit.bundle import Bundle
+    from mobilekit.report.comparison import ComparisonReport, GateResult, LatencyDifference, Side
+    from mobilekit.report.model import ValidationReport
+    from mobilekit.runners.base import Runner
+    from mobilekit.tensors import NamedTensors
+    from mobilekit.validate.regression import Difference
+    from mobilekit.validate.tolerance import Verdict
+
+__all__ = ["CompareOptions", "Gate", "compare", "measure", "parse_gate", "parse_share"]
+
+_LOOKS = (6, 9, 13, 20)
+"""After so many sessions the data is looked at."""
+_FEWEST = 4
+_ROUNDS = 4
+_BLOCK_NS = 60_000_000
+_MOST_ITERATIONS = 200
+_WARMUP = 3
+_ROUNDING = 1e-6
+"""Relative L2 that another order of summation gives: below it no error is larger than another."""
+
+
+@dataclass(frozen=True, slots=True)
+class Gate:
+    """``error``: B must pass, and with a ``limit`` its error may exceed A's by that share at most; ``latency``: B may
+    be slower by ``limit`` (a share) at most."""
+
+    kind: Literal["latency", "error"]
+    limit: float | None
+    text: str
+
+
+def parse_gate(text: str) -> Gate:
+    """``latency:+5%``, ``error``, ``error:+20%``. Raises :class:`UsageError`."""
+    found = re.fullmatch(r"(latency|error)(?::\+?(\d+(?:\.\d+)?)%)?", text.strip())
+    if found is None or (found[1] == "latency" and found[2] is None):
+        raise UsageError(f"the gate {text!r} is not understood", hint="latency:+5%, error or error:+20%")
+    limit = None if found[2] is None else float(found[2]) / 100
+    return Gate("latency" if found[1] == "latency" else "error", limit, text.strip())
+
+
+def parse_share(text: str) -> float:
+    """``3%`` or ``0.03``. Raises :class:`UsageError`."""
+    found = re.fullmatch(r"\+?(\d+(?:\.\d+)?)(%?)", text.strip())
+    if found is None:
+        raise UsageError(f"{text!r} is no share", hint="3% or 0.03")
+    return float(found[1]) / (100 if found[2] else 1)
+
+
+@dataclass(frozen=True, slots=True)
+class CompareOptions:
+    """``margin``: what counts as the same speed. ``budget_s``: the most seconds that timing takes; it stops earlier
+    where there is an answer. The rest as in :class:`~mobilekit.pipeline.validate.ValidateOptions`."""
+
+    inputs: Path | None = None
+    samples: int = 3
+    seed: int = 0
+    threads: int = 0
+    precision: Literal["fp32", "fp16"] | None = None
+    margin: float = 0.03
+    confidence: float = 0.998
+    budget_s: float = 120.0
+    timeout_s: float = 300.0
+    gates: tuple[Gate, ...] = field(default=())
+
+
+def compare(
+    a: str | Path,
+    b: str | Path,
+    device: str | None = None,
+    options: CompareOptions | None = None,
+    progress: Progress = SILENT,
+) -> ComparisonReport:
+    """B against A. ``a`` may be the JSON report of an earlier ``validate`` or a folder; ``b`` is a bundle.
+
+    Both bundles are validated first, then timed in turns on the same device
+    (:mod:`mobilekit.validate.regression` says how that becomes an answer). A recorded A cannot take turns: its
+    answer is no better than the machine is steady, and says so. Raises what ``validate_bundle`` raises.
+    """
+    from mobilekit.report.comparison import ComparisonReport
+
+    options = options or CompareOptions()
+    recorded = Path(a).is_file()
+    how = ValidateOptions(
+        inputs=options.inputs,
+        samples=options.samples,
+        seed=options.seed,
+        threads=options.threads,
+        precision=options.precision,
+        timeout_s=options.timeout_s,
+    )
+    if not recorded:
+        how = replace(how, warmup=0, iterations=1)
+    progress.step("reading A" if recorded else "validating A")
+    first = _recorded(Path(a)) if recorded else validate_bundle(a, device, how, progress)
+    progress.step("validating B")
+    second = validate_bundle(b, device, how, progress)
+    latency: LatencyDifference | None = None
+    times: tuple[float | None, float | None] = (_p50(first) if recorded else None, None)
+    remark = ""
+    if second.device.virtual:
+        remark = "a virtual device's times are the emulator's: only the errors are compared"
+    elif recorded:
+        latency = _against_recording(first, second, options)
+        times = (_p50(first), _p50(second))
+        remark = "A is a recording: what changed on the machine since then counts as B's"
+    else:
+        found, sessions, times = measure(a, b, device, options, progress)
+        latency = _as_report(found, sessions, interleaved=True)
+    gates = tuple(_gate(gate, first, second, latency) for gate in options.gates)
+    from mobilekit import __version__
+
+    return ComparisonReport(
+        mobilekit_version=__version__,
+        a=_side(str(a), first, times[0], recorded=recorded),
+        b=_side(str(b), second, times[1]),
+        device=second.device,
+        threads=second.settings.threads,
+        latency=latency,
+        remark=remark,
+        gates=gates,
+        verdict=_worst(gates),
+        sentence=_sentence(first, second, latency, remark),
+    )
+
+
+def measure(
+    a: str | Path, b: str | Path, device: str | None, options: CompareOptions, progress: Progress = SILENT
+) -> tuple[Difference, Sequence[Sequence[float]], tuple[float, float]]:
+    """Time both bundles in turns until there is an answer, or the budget is spent.
+
+    Gives the answer, every session's log ratios, and each one's median in ms.
+
+    At least four sessions are measured, whatever the budget.
+    """
+    from mobilekit.bundle import open_bundle
+    from mobilekit.validate.inputs import file_samples, seeded_samples
+    from mobilekit.validate.regression import Answer, difference
+
+    sides: list[tuple[Bundle, NamedTensors]] = []
+    for path in (a, b):
+        bundle = open_bundle(Path(path))
+        about = bundle.manifest
+        samples = (
+            seeded_samples(about.inputs, seed=options.seed, count=1, preprocess=about.preprocess, sizes=about.sizes)
+            if options.inputs is None
+            else file_samples(options.inputs, about.inputs, preprocess=about.preprocess)
+        )
+        sides.append((bundle, next(iter(samples)).tensors))
+    deadline = time.monotonic() + options.budget_s
+    sessions: list[list[float]] = []
+    medians: tuple[list[float], list[float]] = ([], [])
+    found: Difference | None = None
+    with progress.task("timing in turns", _LOOKS[-1], unit="sessions") as task:
+        while len(sessions) < _LOOKS[-1]:
+            rounds = _session(sides, device, options, progress, first=len(sessions) % 2)
+            sessions.append([math.log(max(y, 1) / max(x, 1)) for x, y in rounds])
+            for side, values in enumerate(medians):
+                values.extend(pair[side] / 1e6 for pair in rounds)
+            task.advance(1)
+            spent = time.monotonic() > deadline
+            if len(sessions) in _LOOKS or (spent and len(sessions) >= _FEWEST):
+                found = difference(sessions, margin=options.margin, confidence=options.confidence, looks=len(_LOOKS))
+                if spent or found.answer is not Answer.INCONCLUSIVE:
+                    break
+    assert found is not None
+    return found, sessions, (statistics.median(medians[0]), statistics.median(medians[1]))
+
+
+def _session(
+    sides: Sequence[tuple[Bundle, NamedTensors]],
+    device: str | None,
+    options: CompareOptions,
+    progress: Progress,
+    first: int,
+) -> list[tuple[float, float]]:
+    """Both models loaded anew, then a few rounds of a block of each; every round's two medians, in ns."""
+    with ExitStack() as stack:
+        blocks: list[Callable[[int, int], Sequence[int]]] = []
+        for bundle, tensors in sides:
+            runner, facts = stack.enter_context(open_place(bundle, device, progress=progress))
+            ncnn = bundle.manifest.ncnn
+            precision = options.precision or (ncnn.precision if ncnn is not None else "fp32")
+            run = RunOptions(
+                threads=options.threads or int(facts.virtual), fp16=precision == "fp16", timeout_s=options.timeout_s
+            )
+            blocks.append(partial(_block, runner, tensors, run))
+        # As long for both: the fewer iterations a block has, the more its median scatters.
+        slower = max(statistics.median(block(_WARMUP, _WARMUP)) for block in blocks)
+        iterations = max(3, min(_MOST_ITERATIONS, round(_BLOCK_NS / max(slower, 1))))
+        rounds = []
+        for number in range(_ROUNDS):
+            pair = [0.0, 0.0]
+            for side in (0, 1) if (number + first) % 2 == 0 else (1, 0):
+                pair[side] = statistics.median(blocks[side](1, iterations))
+            rounds.append((pair[0], pair[1]))
+        return rounds
+
+
+def _block(runner: Runner, tensors: NamedTensors, run: RunOptions, warmup: int, iterations: int) -> Sequence[int]:
+    return runner.run(tensors, replace(run, warmup=warmup, iterations=iterations)).latencies_ns
+
+
+def _as_report(found: Difference, sessions: Sequence[Sequence[float]] = (), *, interleaved: bool) -> LatencyDifference:
+    from mobilekit.report.comparison import LatencyDifference
+
+    return LatencyDifference(
+        answer=found.answer,
+        ratio=found.ratio,
+        low=found.low,
+        high=found.high,
+        confidence=found.confidence,
+        detectable=found.detectable,
+        margin=found.margin,
+        interleaved=interleaved,
+        sessions=tuple(tuple(rounds) for rounds in sessions),
+    )
+
+
+def _recorded(path: Path) -> ValidationReport:
+    from mobilekit.report.json import loads
+
+    try:
+        return loads(path.read_text("utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(
+            f"{path} cannot be read: {error}", hint="give a bundle, or a report of validate --json"
+        ) from error
+
+
+def _p50(report: ValidationReport) -> float | None:
+    return None if report.latency is None else report.latency.p50_ms
+
+
+def _against_recording(
+    first: ValidationReport, second: ValidationReport, options: CompareOptions
+) -> LatencyDifference | None:
+    """Blocks of both runs as if they were sessions; ``None`` where they are not of one kind of device and setting."""
+    from mobilekit.validate.regression import difference
+
+    same = all(
+        getattr(first.device, name) == getattr(second.device, name)
+        for name in ("kind", "model", "abi", "cpu_features", "runner")
+    )
+    fits = same and first.settings.threads == second.settings.threads and first.latency and second.latency
+    if not fits or first.latency is None or second.latency is None:
+        return None
+    old, new = (_blocks(report.values_ms) for report in (first.latency, second.latency))
+    if min(len(old), len(new)) < _LOOKS[0]:
+        return None
+    ratios = [[math.log(y / x)] for x, y in zip(old, new, strict=False)]
+    found = difference(ratios, margin=options.margin, confidence=options.confidence)
+    return _as_report(found, interleaved=False)
+
+
+def _blocks(values: Sequence[float]) -> list[float]:
+    """Medians of at most twelve consecutive stretches of the times; none where there are fewer than three in each."""
+    count = min(12, len(values) // 3)
+    edges = [round(index * len(values) / count) for index in range(count + 1)] if count else []
+    return [statistics.median(values[low:high]) for low, high in pairwise(edges)]
+
+
+def _side(name: str, report: ValidationReport, p50_ms: float | None, *, recorded: bool = False) -> Side:
+    from mobilekit.report.comparison import Side
+
+    return Side(
+        name=name,
+        model=report.model,
+        model_sha256=report.model_sha256,
+        precision=report.precision,
+        recorded=recorded,
+        verdict=report.verdict,
+        relative_l2=_error(report),
+        p50_ms=p50_ms,
+    )
+
+
+def _error(report: ValidationReport) -> float | None:
+    return max((output.relative_l2 for output in report.outputs if output.evidence), default=None)
+
+
+def _gate(
+    gate: Gate, first: ValidationReport, second: ValidationReport, latency: LatencyDifference | None
+) -> GateResult:
+    from mobilekit.report.comparison import GateResult
+    from mobilekit.validate.tolerance import Verdict
+
+    if gate.kind == "error":
+        old, new = _error(first), _error(second)
+        verdict, reason = second.verdict, f"B: {second.sentence}"
+        if verdict is Verdict.PASS and gate.limit is not None and old is not None and new is not None:
+            most = max(old * (1 + gate.limit), _ROUNDING)
+            if new > most:
+                verdict, reason = Verdict.FAIL, f"B's error {new:.3g} is above {most:.3g}, A's and {gate.limit:.0%}"
+        return GateResult(gate=gate.text, verdict=verdict, reason=reason)
+    assert gate.limit is not None
+    if latency is None:
+        return GateResult(gate=gate.text, verdict=Verdict.INCONCLUSIVE, reason="the times cannot be compared")
+    limit = 1 + gate.limit
+    interval = f"B takes {latency.low:.3f} to {latency.high:.3f} of A's time"
+    if latency.low > limit:
+        return GateResult(gate=gate.text, verdict=Verdict.FAIL, reason=interval)
+    if latency.high <= limit:
+        return GateResult(gate=gate.text, verdict=Verdict.PASS, reason=interval)
+    return GateResult(gate=gate.text, verdict=Verdict.INCONCLUSIVE, reason=f"{interval}, on both sides of {limit:g}")
+
+
+def _worst(gates: Sequence[GateResult]) -> Verdict:
+    from mobilekit.validate.tolerance import Verdict
+
+    verdicts = {gate.verdict for gate in gates}
+    return next((v for v in (Verdict.FAIL, Verdict.INCONCLUSIVE) if v in verdicts), Verdict.PASS)
+
+
+def _sentence(first: ValidationReport, second: ValidationReport, latency: LatencyDifference | None, remark: str) -> str:
+    from mobilekit.validate.regression import Answer
+
+    if latency is None:
+        return remark or "the times cannot be compared: other devices, other settings, or too few of them"
+    change = latency.ratio - 1
+    interval = f"{latency.low - 1:+.1%} to {latency.high - 1:+.1%} at {latency.confidence:.1%} confidence"
+    said = {
+        Answer.WORSE: f"B is {change:.1%} slower than A ({interval})",
+        Answer.BETTER: f"B is {-change:.1%} faster than A ({interval})",
+        Answer.SAME: f"B is as fast as A within {latency.margin:.0%} ({interval})",
+        Answer.INCONCLUSIVE: f"no answer: B's time differs from A's by {interval}; "
+        f"less than {latency.detectable:.1%} could not have been told from none",
+    }[latency.answer]
+    if first.verdict is not second.verdict:
+        said += f"; A's outputs: {first.verdict.value}, B's: {second.verdict.value}"
+    return f"{said}. {remark[:1].upper()}{remark[1:]}" if remark else said

@@ -1,0 +1,117 @@
+"""A comparison of two bundles as data, and as text for the terminal."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from mobilekit.report.model import DeviceFacts
+from mobilekit.validate.regression import Answer
+from mobilekit.validate.tolerance import Verdict
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+__all__ = ["SCHEMA_VERSION", "ComparisonReport", "GateResult", "LatencyDifference", "Side", "render"]
+
+SCHEMA_VERSION = "1.0"
+_STYLE = {
+    Answer.BETTER: "bold green",
+    Answer.SAME: "bold green",
+    Answer.WORSE: "bold red",
+    Answer.INCONCLUSIVE: "bold yellow",
+    Verdict.PASS: "bold green",
+    Verdict.FAIL: "bold red",
+    Verdict.INCONCLUSIVE: "bold yellow",
+}
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="strings")
+
+
+class Side(_Frozen):
+    """One of the two. ``relative_l2`` is its worst output's error against its own reference over the samples."""
+
+    name: str
+    model: str
+    model_sha256: str
+    precision: str
+    recorded: bool = False
+    verdict: Verdict
+    relative_l2: float | None
+    p50_ms: float | None
+
+
+class LatencyDifference(_Frozen):
+    """``ratio``: B's time over A's, within ``low`` to ``high`` with ``confidence``; ``detectable``: the smallest
+    relative change that could have been told from none; ``sessions``: each side's log ratios by fresh load."""
+
+    answer: Answer
+    ratio: float
+    low: float
+    high: float
+    confidence: float
+    detectable: float
+    margin: float
+    interleaved: bool
+    sessions: tuple[tuple[float, ...], ...] = ()
+
+
+class GateResult(_Frozen):
+    gate: str
+    verdict: Verdict
+    reason: str
+
+
+class ComparisonReport(_Frozen):
+    """``verdict``: the worst of the gates, ``pass`` where there are none: then the answer is for the reader."""
+
+    schema_version: str = SCHEMA_VERSION
+    kind: Literal["comparison"] = "comparison"
+    mobilekit_version: str
+    a: Side
+    b: Side
+    device: DeviceFacts
+    threads: int = Field(ge=0)
+    latency: LatencyDifference | None
+    remark: str = ""
+    gates: tuple[GateResult, ...] = ()
+    verdict: Verdict
+    sentence: str
+
+
+def render(report: ComparisonReport) -> RenderableType:
+    """For ``rich``: both sides, the difference with its interval, every gate."""
+    from rich.box import ROUNDED
+    from rich.console import Group
+    from rich.table import Table
+    from rich.text import Text
+
+    from mobilekit.report.console import plain
+
+    table = Table(box=ROUNDED, title=Text(f"mobilekit compare on {plain(report.device.model or report.device.serial)}"))
+    for column in ("", "A", "B"):
+        table.add_column(column, overflow="fold")
+    sides = (report.a, report.b)
+    rows = [
+        ("bundle", [plain(side.name) + (" (recorded)" if side.recorded else "") for side in sides]),
+        ("model, precision", [f"{plain(side.model)}, {side.precision}" for side in sides]),
+        ("verdict", [side.verdict.value for side in sides]),
+        ("relative L2", ["-" if side.relative_l2 is None else f"{side.relative_l2:.3g}" for side in sides]),
+        ("latency p50", ["-" if side.p50_ms is None else f"{side.p50_ms:.3f} ms" for side in sides]),
+    ]
+    for name, values in rows:
+        table.add_row(Text(name, style="bold"), *(Text(value) for value in values))
+    lines: list[RenderableType] = [table]
+    if report.latency is not None:
+        answer = report.latency.answer
+        lines.append(Text.assemble((answer.value.upper(), _STYLE[answer]), f": {plain(report.sentence, 400)}"))
+    else:
+        lines.append(Text(plain(report.sentence, 400)))
+    lines += [
+        Text.assemble(f"gate {plain(gate.gate)}: ", (gate.verdict.value, _STYLE[gate.verdict]), f", {gate.reason}")
+        for gate in report.gates
+    ]
+    return Group(*lines)
