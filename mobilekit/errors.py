@@ -23,7 +23,9 @@
           ├── AmbiguousDeviceError        4     several connected and none named
           ├── DeviceLostError             4     it went away in the middle
           ├── DeviceStorageError          4     no room left on the device
-          ├── AdbError                    4     an adb command failed; carries its fields
+          ├── ShellError                  4     a command there failed; carries its fields
+          │    ├── AdbError               4     over adb
+          │    └── SshError               4     over ssh
           └── HarnessError                4     the harness on the device
                ├── HarnessCrashError      4       it died of a signal
                ├── HarnessTimeoutError    4       it stopped answering
@@ -65,6 +67,8 @@ __all__ = [
     "NoDeviceError",
     "ProtocolError",
     "SetupError",
+    "ShellError",
+    "SshError",
     "StorageError",
     "UnsupportedModelError",
     "UsageError",
@@ -203,8 +207,8 @@ class DeviceStorageError(DeviceError):
     pass
 
 
-class AdbError(DeviceError):
-    """A command over adb failed. Carries ``command``, ``returncode``, ``stdout``, ``stderr`` and ``serial``."""
+class ShellError(DeviceError):
+    """A command on a device failed. Carries ``command``, ``returncode``, ``stdout``, ``stderr`` and ``serial``."""
 
     def __init__(
         self,
@@ -224,6 +228,14 @@ class AdbError(DeviceError):
         self.returncode = returncode
         self.stdout = stdout
         self.stderr = stderr
+
+
+class AdbError(ShellError):
+    pass
+
+
+class SshError(ShellError):
+    pass
 
 
 class HarnessError(DeviceError):

@@ -9,7 +9,7 @@ from typing import Protocol
 
 from mobilekit.progress import SILENT, Progress
 
-__all__ = ["Device", "DeviceInfo", "RemoteProcess", "ShellResult"]
+__all__ = ["Device", "DeviceInfo", "Host", "RemoteProcess", "ShellResult"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,18 +48,22 @@ class RemoteProcess(Protocol):
     def close(self) -> None: ...
 
 
-class Device(Protocol):
-    serial: str
+class Host(Protocol):
+    """A machine with a POSIX shell that takes files: a device, or a computer over ssh. ``serial`` names it."""
 
-    def info(self) -> DeviceInfo: ...
+    serial: str
 
     def shell(self, argv: Sequence[str], *, timeout_s: float = 60.0, stdin: bytes = b"") -> ShellResult:
         """Run a command; every argument is quoted for the device's shell. A non-zero exit is not an error."""
         ...
 
-    def spawn(self, argv: Sequence[str]) -> RemoteProcess: ...
-
     def push(self, local: Path, remote: str, *, mode: int = 0o644, progress: Progress = SILENT) -> None: ...
+
+
+class Device(Host, Protocol):
+    def info(self) -> DeviceInfo: ...
+
+    def spawn(self, argv: Sequence[str]) -> RemoteProcess: ...
 
     def pull(self, remote: str, local: Path) -> None: ...
 

@@ -1,7 +1,7 @@
 """Files on the device, by content: what is there already is not sent again, and no more than a quota is kept.
 
-``/data/local/tmp/mobilekit/store/<sha256>`` holds one file; a name appears only when its file is whole. A file's time
-is that of its last use, and the longest unused go first when room is needed.
+``<sha256>`` holds one file (on a phone in ``/data/local/tmp/mobilekit/store``); a name appears only when its file is
+whole. A file's time is that of its last use, and the longest unused go first when room is needed.
 """
 
 from __future__ import annotations
@@ -10,8 +10,8 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from mobilekit.device.base import Device, ShellResult
-from mobilekit.errors import AdbError, DeviceStorageError
+from mobilekit.device.base import Host, ShellResult
+from mobilekit.errors import DeviceStorageError, ShellError
 from mobilekit.progress import SILENT, Progress
 
 __all__ = ["DEFAULT_QUOTA_BYTES", "ROOT", "Store", "clean"]
@@ -49,12 +49,12 @@ exit 0
 
 
 class Store:
-    """The store of one device. ``quota_bytes`` bounds all files in it together."""
+    """The store of one device, in ``folder``. ``quota_bytes`` bounds all files in it together."""
 
-    def __init__(self, device: Device, *, quota_bytes: int = DEFAULT_QUOTA_BYTES) -> None:
+    def __init__(self, device: Host, *, folder: str = f"{ROOT}/store", quota_bytes: int = DEFAULT_QUOTA_BYTES) -> None:
         self._device = device
         self._quota = quota_bytes
-        self._folder = f"{ROOT}/store"
+        self._folder = folder
 
     def ensure(
         self, files: Mapping[str, Path], *, executable: Collection[str] = (), progress: Progress = SILENT
@@ -76,7 +76,7 @@ class Store:
         return {sha: f"{self._folder}/{sha}" for sha in files}
 
     def _list(self, wanted: Collection[str]) -> _Listing:
-        result = _script(self._device, _LIST, self._folder, *wanted)
+        result = _script(self._device, self._folder, _LIST, *wanted)
         lines = result.stdout.decode("utf-8", "replace").splitlines()
         try:
             now, free = int(lines[0]), int(lines[1].split()[-3]) * 1024
@@ -85,11 +85,11 @@ class Store:
                 size, used_at, name = line.split(" ", 2)
                 entries.append(_Entry(name, int(size), int(used_at)))
         except (ValueError, IndexError):
-            raise AdbError(
+            raise ShellError(
                 f"list {self._folder}",
                 serial=self._device.serial,
                 stdout=result.stdout.decode("utf-8", "replace"),
-                hint="its shell gives no usable answer; Android 7 or newer is needed",
+                hint="its shell gives no usable answer; Android 7 or newer, or Linux, is needed",
             ) from None
         return _Listing(free, now, tuple(entries))
 
@@ -117,33 +117,36 @@ class Store:
                 hint="free some space on the device, or raise --quota",
             )
         if evicted:
-            _script(self._device, 'cd "$1" && shift && rm -f -- "$@"', self._folder, *(e.name for e in evicted))
+            _script(self._device, self._folder, 'cd "$1" && shift && rm -f -- "$@"', *(e.name for e in evicted))
 
 
 def _mb(size_bytes: float) -> str:
     return f"{size_bytes / 1e6:.1f} MB"
 
 
-def _script(device: Device, text: str, *arguments: str) -> ShellResult:
-    result = device.shell(["sh", "-c", text, "sh", *arguments])
+def _script(device: Host, folder: str, text: str, *arguments: str) -> ShellResult:
+    result = device.shell(["sh", "-c", text, "sh", folder, *arguments])
     if result.returncode != 0:
         stdout, stderr = (data.decode("utf-8", "replace") for data in (result.stdout, result.stderr))
         if "no space left" in stderr.lower():
             raise DeviceStorageError(
                 f"{device.serial}: no space left on the device", hint=f"free some: {stderr.strip()}"
             )
-        raise AdbError(f"use {ROOT}", serial=device.serial, returncode=result.returncode, stdout=stdout, stderr=stderr)
+        raise ShellError(
+            f"use {folder}", serial=device.serial, returncode=result.returncode, stdout=stdout, stderr=stderr
+        )
     return result
 
 
-def clean(device: Device) -> int:
+def clean(device: Host, folder: str = ROOT) -> int:
     """Remove everything that mobilekit put on the device; how many bytes of files that were."""
     text = """
 [ -d "$1" ] || { echo 0; exit 0; }
 find "$1" -type f -exec stat -c %s {} + && rm -rf "$1"
 """
-    result = _script(device, text, ROOT)
+    result = _script(device, folder, text)
     try:
         return sum(int(line) for line in result.stdout.split())
     except ValueError:
-        raise AdbError(f"clean {ROOT}", serial=device.serial, stdout=result.stdout.decode("utf-8", "replace")) from None
+        said = result.stdout.decode("utf-8", "replace")
+        raise ShellError(f"clean {folder}", serial=device.serial, stdout=said) from None
