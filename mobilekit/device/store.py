@@ -6,6 +6,7 @@ whole. A file's time is that of its last use, and the longest unused go first wh
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,6 +36,9 @@ class _Listing:
     now: int
     entries: tuple[_Entry, ...]
 
+
+_FREE = re.compile(r"\s(\d+)\s+(?:\d+%|-)\s+/")
+"""Of a line of ``df -P -k``: the kilobytes that are free; what is left and right of that may hold spaces."""
 
 # One round trip: touch what this run needs, then say the time, the free space and every file with size and time.
 _LIST = """
@@ -79,7 +83,10 @@ class Store:
         result = _script(self._device, self._folder, _LIST, *wanted)
         lines = result.stdout.decode("utf-8", "replace").splitlines()
         try:
-            now, free = int(lines[0]), int(lines[1].split()[-3]) * 1024
+            free = _FREE.search(lines[1])
+            if free is None:
+                raise ValueError(lines[1])
+            now, free_bytes = int(lines[0]), int(free[1]) * 1024
             entries = []
             for line in lines[2:]:
                 size, used_at, name = line.split(" ", 2)
@@ -91,7 +98,7 @@ class Store:
                 stdout=result.stdout.decode("utf-8", "replace"),
                 hint="its shell gives no usable answer; Android 7 or newer, or Linux, is needed",
             ) from None
-        return _Listing(free, now, tuple(entries))
+        return _Listing(free_bytes, now, tuple(entries))
 
     def _make_room(self, needed: int, listing: _Listing, wanted: Collection[str]) -> None:
         stale = [e for e in listing.entries if e.name.startswith(".") and listing.now - e.used_at > _STALE_S]

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import pwd
+import shlex
 import shutil
 import signal
 import socket
@@ -185,5 +186,5 @@ def running_sshd(folder: Path, monkeypatch: pytest.MonkeyPatch, *, path: str | N
     server = Sshd(folder, path)
     folder.mkdir(parents=True, exist_ok=True)
     server.setup()
-    monkeypatch.setenv("MOBILEKIT_SSH", f"ssh -F '{server.config}'")
+    monkeypatch.setenv("MOBILEKIT_SSH", shlex.join(["ssh", "-F", str(server.config)]))
     return server
