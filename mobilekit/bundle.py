@@ -278,7 +278,7 @@ class TensorRTArtifact(_Strict):
     layers: str
     flavour: Literal["rtx", "full"]
     version: str
-    precision: Literal["fp32", "fp16", "bf16", "int8", "fp8"]
+    precision: Literal["fp32", "tf32", "fp16", "bf16", "int8", "fp8"]
     layer_count: int
     plan_bytes: int
     reproducible: bool

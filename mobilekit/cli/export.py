@@ -24,7 +24,7 @@ def export(
         typer.Option("--target", "-t", help="What to convert to: ncnn (the default), tensorrt. Repeatable."),
     ] = None,
     precision: Annotated[
-        str, typer.Option("--precision", "-p", help="fp32 or fp16; TensorRT also takes bf16, int8 and fp8.")
+        str, typer.Option("--precision", "-p", help="fp32 or fp16; TensorRT also takes tf32, bf16, int8, fp8.")
     ] = "fp32",
     input_shape: Annotated[
         list[str] | None,

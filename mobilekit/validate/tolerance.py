@@ -10,6 +10,7 @@ cosine limit is that (less a rounding allowance) and follows ``--rtol``.
   that. Measured with fp16 arithmetic on emulated arm64: 6e-4 on a real page (PP-LCNet), 5e-4 to 5e-3 (a text
   classifier) and 1e-4 to 4e-2 (MTCNN) on seeded inputs. On seeded inputs, where PP-LCNet cannot decide, it reached
   0.13, which fails, as it should: there half precision changes the answer. Use real inputs before giving up on fp16.
+* **tf32**: as fp16: its factors have the same 10 bits after the point, its sums more.
 * **bf16**: 0.3. bfloat16 rounds to 2^-8, eight times as coarse as half precision; measured over the public models on
   seeded inputs: 6e-4 (silero) to 0.21 (PP-OCR's text detector, on noise).
 * **int8, fp8**: 0.5. What 8 bits cost depends on model and calibration and is for the user to judge by the figure
@@ -43,6 +44,7 @@ __all__ = ["Judgement", "Tolerance", "Verdict", "judge", "overall", "tolerance_f
 _LIMITS = {
     "fp32": (1e-3, 1e-4),
     "fp16": (5e-2, 1e-2),
+    "tf32": (5e-2, 1e-2),
     "bf16": (0.3, 0.1),
     "int8": (0.5, 0.1),
     "fp8": (0.5, 0.1),

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = ["LAYERS", "MODEL", "PLAN", "Precision", "TensorRTOptions", "build", "check"]
 
-Precision = Literal["fp32", "fp16", "bf16", "int8", "fp8"]
+Precision = Literal["fp32", "tf32", "fp16", "bf16", "int8", "fp8"]
 
 MODEL = "tensorrt/model.onnx"
 PLAN = "tensorrt/model.plan"
@@ -84,6 +84,7 @@ def build(
         "compute_capabilities": list(options.compute_capabilities),
         "workspace_bytes": options.workspace_bytes,
         "optimization_level": options.optimization_level,
+        "tf32": options.precision != "fp32",  # else TensorRT's fp32 is none
     }
     with job_folder("build", arguments, {path.name: path for path in _with_weights(model)}) as folder:
         answer = _perform(folder, "builder", flavour, options, host, progress)

@@ -13,10 +13,10 @@ if TYPE_CHECKING:
 
 __all__ = ["PRECISIONS", "check_capabilities", "unsupported_in"]
 
-PRECISIONS = ("fp32", "fp16", "bf16", "int8", "fp8")
+PRECISIONS = ("fp32", "tf32", "fp16", "bf16", "int8", "fp8")
 
-_SINCE = {"bf16": (8, 0), "fp8": (8, 9)}
-"""NVIDIA's compute capability tables: bfloat16 came with Ampere, FP8 tensor cores with Ada."""
+_SINCE = {"tf32": (8, 0), "bf16": (8, 0), "fp8": (8, 9)}
+"""NVIDIA's compute capability tables: TF32 and bfloat16 came with Ampere, FP8 tensor cores with Ada."""
 
 
 def check_capabilities(flavour: Flavour, precision: str, capabilities: Sequence[str], graph: Graph) -> None:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import ctypes
 import importlib.util
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from typing import Literal
 
 from mobilekit.errors import MissingExtraError, SetupError
+from mobilekit.targets.tensorrt.worker import Cuda, WorkError
 
 __all__ = ["FLAVOURS", "Flavour", "choose_flavour", "count_gpus", "installed"]
 
@@ -60,13 +60,9 @@ def installed(flavour: Flavour) -> bool:
 def count_gpus() -> int:
     """NVIDIA GPUs that a driver shows; 0 without a driver. Takes a tenth of a millisecond where there is none."""
     try:
-        driver = ctypes.CDLL("libcuda.so.1")
-    except OSError:
+        return Cuda().integer("cuDeviceGetCount")
+    except WorkError:
         return 0
-    count = ctypes.c_int(0)
-    if driver.cuInit(0) != 0 or driver.cuDeviceGetCount(ctypes.byref(count)) != 0:
-        return 0
-    return count.value
 
 
 def choose_flavour(wanted: str | None = None) -> Flavour:

@@ -40,7 +40,7 @@ PROTOCOL = 1
 
 MODULES = {"rtx": "tensorrt_rtx", "full": "tensorrt"}
 _PRODUCTS = {"tensorrt_rtx": "TensorRT for RTX", "tensorrt": "TensorRT"}
-_MAGIC = {b"vtrt": "tensorrt_rtx", b"ftrt": "tensorrt"}
+_RTX_TAG, _FULL_TAG = b"vtrt", b"ftrt"
 _NODE_IN_ERROR = re.compile(r"node (?:\d+ )?(?:with name: |\[)?\"?([^\"\]]+?)\"?(?: and operator: (\w+)|\])")
 _NUMPY = {
     "FLOAT": "float32",
@@ -261,6 +261,17 @@ def explained(messages: Iterable[str], otherwise: str) -> WorkError:
     return WorkError("internal", ": ".join([otherwise, *said[:1]]), "look at the GPU with nvidia-smi, and export again")
 
 
+def _made(factory: Any, log: Any, otherwise: str) -> Any:
+    """``factory(log)``, whose only word on failure is that it has nothing to give."""
+    try:
+        made = factory(log)
+    except TypeError:
+        made = None
+    if made is None:
+        raise explained(log.errors, otherwise)
+    return made
+
+
 def cache_file(*parts: str) -> Path:
     """A path below the folder that mobilekit keeps caches in; its folders are made."""
     base = os.environ.get("MOBILEKIT_CACHE")
@@ -326,11 +337,13 @@ def build(
     compute_capabilities: Sequence[str] = (),
     workspace_bytes: int = 0,
     optimization_level: int | None = None,
+    tf32: bool = True,
     device: int = 0,
 ) -> dict[str, Any]:
     """Parse ``onnx`` and write ``plan``; what was built, or why not.
 
-    ``profiles`` maps inputs to (min, opt, max) shapes. The answer has ``log`` (the messages that tell of layers),
+    ``profiles`` maps inputs to (min, opt, max) shapes. ``tf32``: float32 products may round their factors to TF32's
+    10 bits, as TensorRT does by default. The answer has ``log`` (the messages that tell of layers),
     ``warnings``, and either ``plan_bytes`` or ``problems`` as :func:`check` gives them; with full TensorRT also
     ``timing_cache`` and ``gpu``.
     """
@@ -346,6 +359,8 @@ def build(
         return dict(answer, problems=_parser_errors(parser), warnings=log.warnings())
     config = builder.create_builder_config()
     config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
+    if not tf32:
+        config.clear_flag(trt.BuilderFlag.TF32)
     if workspace_bytes:
         config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, workspace_bytes)
     if optimization_level is not None:
@@ -384,9 +399,7 @@ def build(
 
 
 def _parser(trt: Any, log: Any) -> tuple[Any, Any, Any]:
-    builder = trt.Builder(log)
-    if not builder:
-        raise explained(log.errors, f"{_PRODUCTS[trt.__name__]} cannot start here")
+    builder = _made(trt.Builder, log, f"{_PRODUCTS[trt.__name__]} cannot start here")
     typed = getattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED", None)  # what 11 always is
     network = builder.create_network(0 if typed is None else 1 << int(typed))
     return builder, trt.OnnxParser(network, log), network
@@ -404,20 +417,24 @@ def _parser_errors(parser: Any) -> list[dict[str, str]]:
 # Running -------------------------------------------------------------------------------------------------------------
 
 
-def plan_header(data: bytes) -> tuple[str, str]:
-    """The module that a plan is for and the version that built it, from its first bytes.
+def built_by(data: bytes, module: str) -> str:
+    """The version that built an RTX plan: it begins with a tag, says its size in bytes 16 to 23 and the version in the
+    next four. A plan of full TensorRT tells only the library that reads it: ``""``.
 
-    A plan begins with a tag; bytes 24 to 27 are the version. Raises :class:`WorkError` for what is no plan, or half of
-    one (an RTX plan holds its own size in bytes 16 to 23).
+    Raises :class:`WorkError` for a plan of the other product, what is no plan, and half of one.
     """
-    module = _MAGIC.get(data[:4])
-    if module is None or len(data) < 32:
-        raise WorkError("plan-corrupt", "the file is no TensorRT plan", "export the model again")
+    if (data[:4] == _RTX_TAG) != (module == "tensorrt_rtx"):
+        if data[:4] == _RTX_TAG or data[:4] == _FULL_TAG:
+            text = f"the plan is one of the other product, not of {_PRODUCTS[module]}"
+            raise WorkError("plan-version", text, "export the model again with the TensorRT of this machine")
+        raise WorkError("plan-corrupt", f"the file is no plan of {_PRODUCTS[module]}", "export the model again")
+    if module != "tensorrt_rtx":
+        return ""
     size = int.from_bytes(data[16:24], "little")
-    if module == "tensorrt_rtx" and size != len(data):
+    if size != len(data):
         text = f"the plan is damaged: it has {len(data)} bytes and says {size}"
         raise WorkError("plan-corrupt", text, "export the model again")
-    return module, ".".join(str(part) for part in data[24:28])
+    return ".".join(str(part) for part in data[24:28])
 
 
 class Engine:
@@ -426,14 +443,12 @@ class Engine:
     def __init__(self, trt: Any, cuda: Cuda, plan: Path, device: int) -> None:
         self.trt, self.cuda, self.gpu = trt, cuda, cuda.gpu(device)
         data = plan.read_bytes()
-        module, version = plan_header(data)
-        here = f"{_PRODUCTS[trt.__name__]} {trt.__version__}"
-        what = f"the plan, built by {_PRODUCTS[module]} {version}, cannot be loaded by {here}"
-        if module != trt.__name__:
-            raise WorkError("plan-version", what, "export the model again with the TensorRT of this machine")
+        product, version = _PRODUCTS[trt.__name__], built_by(data, trt.__name__)
+        what = f"the plan{f', built by {product} {version},' if version else ''} cannot be loaded by "
+        what += f"{product} {trt.__version__}"
         started = time.perf_counter()
         self.log = _logger(trt)
-        self.runtime = trt.Runtime(self.log)
+        self.runtime = _made(trt.Runtime, self.log, f"{product} cannot start here")
         if hasattr(self.runtime, "get_engine_validity"):
             self._check_validity(data, what)
         self.engine = self.runtime.deserialize_cuda_engine(data)
@@ -501,9 +516,6 @@ class Engine:
 
     def profile_for(self, inputs: Mapping[str, Any]) -> int:
         """The first optimization profile that takes all shapes."""
-        if set(inputs) != set(self.inputs):
-            text = f"the plan takes {', '.join(self.inputs) or 'nothing'}, not {', '.join(inputs)}"
-            raise WorkError("input", text)
         problems = []
         for index in range(self.engine.num_optimization_profiles):
             ranges = {name: self._range(name, index) for name in inputs}
@@ -778,7 +790,8 @@ def run(
     plan: str,
     samples: Sequence[Mapping[str, str]],
     iterations: int = 0,
-    warmup: int | None = None,
+    warmup: int = 0,
+    settle: bool = False,
     streams: Sequence[int] = (),
     throughput_s: float = 1.0,
     cuda_graph: bool = True,
@@ -786,8 +799,9 @@ def run(
 ) -> dict[str, Any]:
     """Run ``plan`` on each sample (input name -> ``.npy`` file), then time the first one.
 
-    ``iterations`` are timed, after ``warmup`` untimed ones (``None``: until the times are stable). ``streams``: for
-    each number, inferences a second of so many contexts side by side during ``throughput_s``. The answer has
+    ``iterations`` are timed, after ``warmup`` untimed ones, and with ``settle`` as many more as it takes until the
+    times are stable. ``streams``: for each number, inferences a second of so many contexts side by side during
+    ``throughput_s``. The answer has
     ``outputs`` (for each sample, output name -> ``.npy`` file), ``latency`` (milliseconds, a value each iteration:
     ``compute``, ``with_copies``, ``wall``), ``throughput``, ``cuda_graph`` (``used``, ``reason``), ``runtime_cache``.
     """
@@ -807,7 +821,12 @@ def run(
     outputs = []
     started = time.perf_counter()
     for number, sample in enumerate(samples):
-        inputs = {name: numpy.load(str(folder / file), allow_pickle=False) for name, file in sample.items()}
+        if absent := [name for name in engine.inputs if name not in sample]:
+            raise WorkError(
+                "input", f"no input {', '.join(absent)} is given; the plan takes {', '.join(engine.inputs)}"
+            )
+        # The optimiser may have dropped an input that nothing depends on.
+        inputs = {name: numpy.load(str(folder / sample[name]), allow_pickle=False) for name in engine.inputs}
         slot.feed(inputs)
         slot.launch()
         slot.synchronize()
@@ -834,7 +853,7 @@ def run(
     }
     if outputs and (iterations or streams):
         slot.ready(first, cuda_graph)
-        answer["warmup"] = _warm_up(slot, warmup)
+        answer["warmup"] = _warm_up(slot, warmup, settle)
         say("timing")
         times = [slot.timed() for _ in range(iterations)]
         if times:
@@ -855,19 +874,18 @@ def _memory(engine: Any) -> int | None:
     return None
 
 
-def _warm_up(slot: Slot, count: int | None) -> dict[str, Any]:
-    if count is not None:
-        for _ in range(count):
-            slot.timed()
-        return {"runs": count, "stable": None}
-    runs, before, began = 0, 0.0, time.perf_counter()
-    while runs < _WARM_UP_MOST and time.perf_counter() - began < _WARM_UP_S:
+def _warm_up(slot: Slot, least: int, settle: bool) -> dict[str, Any]:
+    """``stable``: two medians of ten runs one after the other were within a twentieth; ``None`` where nobody looked."""
+    for _ in range(least):
+        slot.timed()
+    runs, before, began = least, 0.0, time.perf_counter()
+    while settle and runs < _WARM_UP_MOST and time.perf_counter() - began < _WARM_UP_S:
         now = statistics.median(slot.timed()[2] for _ in range(_WARM_UP_WINDOW))
         runs += _WARM_UP_WINDOW
         if before and abs(now - before) <= _STABLE * before:
             return {"runs": runs, "stable": True}
         before = now
-    return {"runs": runs, "stable": False}
+    return {"runs": runs, "stable": False if settle else None}
 
 
 def _throughput(

@@ -39,7 +39,7 @@ def options(precision: str = "fp32", **more: object) -> ExportOptions:
     )
 
 
-@pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16"])
+@pytest.mark.parametrize("precision", ["fp32", "tf32", "fp16", "bf16"])
 def test_a_plan_and_what_was_fused(model: Path, tmp_path: Path, precision: str) -> None:
     report = export_model(model, tmp_path / "out", options(precision))
     plan = open_bundle(tmp_path / "out").manifest.tensorrt
@@ -48,7 +48,10 @@ def test_a_plan_and_what_was_fused(model: Path, tmp_path: Path, precision: str) 
     assert plan.reproducible
     assert (plan.flavour, plan.precision) == ("rtx", precision)
     assert (tmp_path / "out" / plan.plan).stat().st_size == plan.plan_bytes > 1000
-    assert report.tensorrt_errors["scores"].relative_l2 < {"fp32": 1e-5, "fp16": 5e-3, "bf16": 5e-2}[precision]
+    assert (
+        report.tensorrt_errors["scores"].relative_l2
+        < {"fp32": 1e-5, "tf32": 1e-5, "fp16": 5e-3, "bf16": 5e-2}[precision]
+    )
     view = inspect_plan(tmp_path / "out")
     assert len(view.layers) == plan.layer_count
     fused = [set(layer["onnx_nodes"]) for layer in view.layers]

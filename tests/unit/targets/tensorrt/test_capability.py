@@ -27,6 +27,7 @@ def graph(tmp_path: Path) -> Graph:
         ("rtx", "fp32", "6.1", "does not build"),
         ("rtx", "bf16", "7.5", "does not compute in bf16"),
         ("rtx", "fp8", "8.6", "does not compute in fp8"),
+        ("rtx", "tf32", "7.5", "does not compute in tf32"),
         ("rtx", "fp32", "7.5", "no float32 matrix product"),
         ("full", "fp16", "8.6", "for the GPU that is present"),
     ],

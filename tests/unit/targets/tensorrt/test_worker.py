@@ -136,16 +136,29 @@ def test_a_plan_is_built_and_tells_its_version(model: Path) -> None:
         result = result_of(folder)
         plan = (folder / "model.plan").read_bytes()
         assert result["plan_bytes"] == len(plan)
-        assert worker.plan_header(plan) == ("tensorrt_rtx", result["version"])
+        assert worker.built_by(plan, "tensorrt_rtx") == result["version"]
         with pytest.raises(worker.WorkError, match="damaged"):
-            worker.plan_header(plan[: len(plan) // 2])
+            worker.built_by(plan[: len(plan) // 2], "tensorrt_rtx")
+        with pytest.raises(worker.WorkError, match="other product") as caught:
+            worker.built_by(plan, "tensorrt")
+        assert caught.value.kind == "plan-version"
 
 
 @pytest.mark.parametrize("data", [b"", b"vtrt", b"x" * 5000])
 def test_what_is_no_plan(data: bytes) -> None:
     with pytest.raises(worker.WorkError) as caught:
-        worker.plan_header(data)
+        worker.built_by(data, "tensorrt_rtx")
     assert caught.value.kind == "plan-corrupt"
+
+
+@rtx
+def test_float32_is_float32_unless_tf32_is_asked_for(model: Path) -> None:
+    plans = []
+    for tf32 in (False, True):
+        with job_folder("build", {**BUILD, "tf32": tf32}, {"model.onnx": model}) as folder:
+            assert result_of(folder)["problems"] == []
+            plans.append((folder / "model.plan").read_bytes())
+    assert plans[0] != plans[1]
 
 
 @rtx
