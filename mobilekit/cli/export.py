@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 __all__ = ["register"]
 
 _TENSORRT = "TensorRT"
+_PLAN_TIMEOUT_S = 1800.0
 
 
 def export(
@@ -61,7 +62,10 @@ def export(
     ] = False,
     seed: Annotated[int, typer.Option(help="Seed of the inputs that verification uses.")] = 0,
     samples: Annotated[int, typer.Option(min=1, help="How many seeded inputs verification uses.")] = 2,
-    timeout: Annotated[float, typer.Option(min=1, help="Seconds one verification run may take.")] = 600.0,
+    timeout: Annotated[
+        float,
+        typer.Option(min=1, help="Seconds one verification run may take, and the build of a plan if more than 1800."),
+    ] = 600.0,
     force: Annotated[bool, typer.Option("--force", help="Overwrite a folder that is not a bundle.")] = False,
     profile: Annotated[
         list[str] | None,
@@ -115,7 +119,7 @@ def export(
         targets=targets,
         precision="fp16" if precision == "fp16" else "fp32",
         tensorrt=_tensorrt(
-            precision, profile or [], compute_capability, workspace, opt_level, flavour, calib, calib_method
+            precision, profile or [], compute_capability, workspace, opt_level, flavour, calib, calib_method, timeout
         )
         if "tensorrt" in targets
         else None,
@@ -209,6 +213,7 @@ def _tensorrt(
     flavour: str,
     calib: Path | None,
     calib_method: str,
+    timeout: float,
 ) -> TensorRTOptions:
     from mobilekit.errors import UsageError
     from mobilekit.targets.tensorrt import TensorRTOptions
@@ -225,6 +230,7 @@ def _tensorrt(
         flavour=flavour or None,  # type: ignore[arg-type]
         calibration=calib,
         calibration_method=calib_method,
+        timeout_s=max(timeout, _PLAN_TIMEOUT_S),
     )
 
 

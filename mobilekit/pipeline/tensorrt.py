@@ -64,16 +64,16 @@ def prepare_plan(
     from mobilekit.passes.legalise.drop import DropNoOp
     from mobilekit.passes.precision import single_precision
     from mobilekit.precision.quantise import is_quantised
-    from mobilekit.targets.tensorrt.capability import PRECISIONS, check_capabilities
+    from mobilekit.targets.tensorrt.capability import check_capabilities, check_graph
     from mobilekit.targets.tensorrt.flavour import choose_flavour
     from mobilekit.targets.tensorrt.prepare import prepare
 
-    if options.precision not in PRECISIONS:
-        raise UsageError(f"unknown precision {options.precision!r}", hint=f"TensorRT takes {', '.join(PRECISIONS)}")
+    _check_options(source, options)
     flavour = choose_flavour(options.flavour)
+    check_capabilities(flavour, options.precision, options.compute_capabilities)
     fixed = {name: shape for name, shape in shapes.items() if name not in options.profiles}
     graph = prepare(source, fixed, options.profiles, progress=progress)
-    check_capabilities(flavour, options.precision, options.compute_capabilities, graph)
+    check_graph(flavour, options.precision, options.compute_capabilities, graph)
     if not is_quantised(graph):
         # TensorRT folds batch norms itself; calibration must see what remains.
         apply_rules(graph, [DropNoOp(), FoldAffine()])
@@ -86,6 +86,35 @@ def prepare_plan(
     _require_static([*sized.inputs, *sized.outputs])
     inputs, outputs = tuple(map(tensor_info, sized.inputs)), tuple(map(tensor_info, sized.outputs))
     return PreparedPlan(graph, inputs, outputs, flavour, options)
+
+
+def _check_options(source: SourceModel, options: TensorRTOptions) -> None:
+    """What can be said before any work is done."""
+    from mobilekit.precision.quantise import METHODS
+    from mobilekit.targets.tensorrt.capability import PRECISIONS
+
+    if options.precision not in PRECISIONS:
+        raise UsageError(f"unknown precision {options.precision!r}", hint=f"TensorRT takes {', '.join(PRECISIONS)}")
+    if options.optimization_level is not None and not 0 <= options.optimization_level <= 5:
+        raise UsageError(f"there is no optimisation level {options.optimization_level}", hint="0 to 5")
+    if options.precision not in ("int8", "fp8"):
+        return
+    if options.calibration_method not in METHODS:
+        raise UsageError(
+            f"there is no calibration method {options.calibration_method!r}", hint=f"one of {', '.join(METHODS)}"
+        )
+    if any(node.op_type == "DequantizeLinear" and not node.domain for node in source.proto.graph.node):
+        return
+    if options.calibration is None:
+        raise UsageError(
+            f"{options.precision} takes its ranges from real inputs",
+            hint="--calib DIR with pictures, .npy files or folders of them; a few hundred are usual",
+        )
+    if not options.calibration.is_dir():
+        raise UsageError(
+            f"there is no folder {options.calibration} to calibrate with",
+            hint="--calib takes a folder of pictures or .npy files",
+        )
 
 
 def _require_static(values: Sequence[Value]) -> None:
@@ -106,7 +135,9 @@ def check_plan(prepared: PreparedPlan) -> tuple[Finding, ...]:
     with tempfile.TemporaryDirectory(prefix="mobilekit-tensorrt-") as name:
         model = Path(name) / "model.onnx"
         _write(prepared.graph, model)
-        return check(model, prepared.flavour, prepared.options)
+        findings = check(model, prepared.flavour, prepared.options)
+    domains = {node.name: node.domain for node in prepared.graph.nodes if node.domain}
+    return tuple(replace(f, op=f"{domains[f.node]}.{f.op}") if f.node in domains else f for f in findings)
 
 
 def make_plan(
@@ -185,11 +216,8 @@ def _calibration(prepared: PreparedPlan, preprocess: Preprocess | None) -> list[
     from mobilekit.validate.inputs import file_samples
 
     folder = prepared.options.calibration
-    if folder is None:
-        raise UsageError(
-            f"{prepared.options.precision} takes its ranges from real inputs",
-            hint="--calib DIR with pictures, .npy files or folders of them; a few hundred are usual",
-        )
+    if folder is None:  # Q/DQ pairs that were there have gone with what they fed
+        raise UsageError(f"{prepared.options.precision} takes its ranges from real inputs", hint="add --calib DIR")
     return [sample.tensors for sample in file_samples(folder, prepared.inputs, preprocess=preprocess)]
 
 

@@ -89,7 +89,7 @@ def build(
     with job_folder("build", arguments, {path.name: path for path in _with_weights(model)}) as folder:
         answer = _perform(folder, "builder", flavour, options, host, progress)
         if answer["problems"]:
-            _refuse(answer["problems"], flavour)
+            _refuse(answer["problems"], flavour, options)
         with storage_errors(root):
             shutil.move(folder / "model.plan", root / PLAN)
     layers, bindings = read_layers(answer["log"])
@@ -148,15 +148,22 @@ def _perform(
         ) from error
 
 
-def _refuse(problems: list[dict[str, str]], flavour: Flavour) -> None:
+def _refuse(problems: list[dict[str, str]], flavour: Flavour, options: TensorRTOptions) -> None:
     if any(problem["node"] for problem in problems):
         raise UnsupportedModelError(
             f"{flavour.product} cannot build this model; nothing was written",
             findings=[_finding(problem) for problem in problems],
         )
     reason = problems[0]["reason"]
-    hint = "give it more with --workspace" if "workspace" in reason.lower() else "try --precision fp32 or another opset"
-    raise BuildError(f"{flavour.product} could not build the plan: {reason}", hint=hint)
+    if "workspace" in reason.lower() and options.workspace_bytes:
+        raise BuildError(
+            f"{flavour.product} has no kernels for this model that make do with {options.workspace_bytes} bytes of "
+            f"workspace: {reason}",
+            hint="give it more with --workspace, or leave the limit out",
+        )
+    raise BuildError(
+        f"{flavour.product} could not build the plan: {reason}", hint="try --precision fp32 or another opset"
+    )
 
 
 _REMEDIES = {
@@ -170,6 +177,11 @@ _REMEDIES = {
 
 
 def _finding(problem: Mapping[str, str]) -> Finding:
-    op = problem["op"]
+    op, reason = problem["op"], problem["reason"]
     remedy = _REMEDIES.get(op, "change or cut the model there, or export for another target")
-    return Finding(problem["node"] or "the model", op or "?", problem["reason"], remedy)
+    if "Plugin not found" in reason:  # how the parser says that it has never heard of an operator
+        reason = "TensorRT has no such operator"
+        remedy = "write it as an ONNX local function (docs/tensorrt.md), or cut the model there"
+    elif reason in ("false", ""):
+        reason = "TensorRT's parser does not take it"
+    return Finding(problem["node"] or "the model", op or "?", reason, remedy)

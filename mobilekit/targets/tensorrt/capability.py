@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from mobilekit.graph import Graph
     from mobilekit.targets.tensorrt.flavour import Flavour
 
-__all__ = ["PRECISIONS", "check_capabilities", "unsupported_in"]
+__all__ = ["PRECISIONS", "check_capabilities", "check_graph", "unsupported_in"]
 
 PRECISIONS = ("fp32", "tf32", "fp16", "bf16", "int8", "fp8")
 
@@ -19,8 +19,8 @@ _SINCE = {"tf32": (8, 0), "bf16": (8, 0), "fp8": (8, 9)}
 """NVIDIA's compute capability tables: TF32 and bfloat16 came with Ampere, FP8 tensor cores with Ada."""
 
 
-def check_capabilities(flavour: Flavour, precision: str, capabilities: Sequence[str], graph: Graph) -> None:
-    """Raises :class:`UsageError` where ``flavour`` cannot build ``graph`` in ``precision`` for each capability named.
+def check_capabilities(flavour: Flavour, precision: str, capabilities: Sequence[str]) -> None:
+    """Raises :class:`UsageError` where ``flavour`` cannot build any model in ``precision`` for each capability named.
 
     ``capabilities`` are spelled ``"8.6"``; none means the flavour's own choice.
     """
@@ -42,14 +42,18 @@ def check_capabilities(flavour: Flavour, precision: str, capabilities: Sequence[
                 f"compute capability {capability} does not compute in {precision}",
                 hint=f"{precision} needs {least[0]}.{least[1]} or newer; fp16 runs on all",
             )
-        if flavour.name == "rtx" and capability == "7.5" and precision == "fp32":
-            gemm = next((node for node in graph.nodes if node.op in ("Gemm", "MatMul")), None)
-            if gemm is not None:
-                raise UsageError(
-                    f"{flavour.product} has no float32 matrix product for compute capability 7.5 ({gemm.op} at "
-                    f"{gemm.label!r})",
-                    hint="add --precision fp16, or leave 7.5 out",
-                )
+
+
+def check_graph(flavour: Flavour, precision: str, capabilities: Sequence[str], graph: Graph) -> None:
+    """Raises :class:`UsageError` where ``flavour`` lacks what ``graph`` needs on one of the capabilities."""
+    if flavour.name == "rtx" and "7.5" in capabilities and precision == "fp32":
+        gemm = next((node for node in graph.nodes if node.op in ("Gemm", "MatMul")), None)
+        if gemm is not None:
+            raise UsageError(
+                f"{flavour.product} has no float32 matrix product for compute capability 7.5 ({gemm.op} at "
+                f"{gemm.label!r})",
+                hint="add --precision fp16, or leave 7.5 out",
+            )
 
 
 def unsupported_in(precision: str) -> dict[str, str]:

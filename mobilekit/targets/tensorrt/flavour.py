@@ -85,5 +85,10 @@ def choose_flavour(wanted: str | None = None) -> Flavour:
 
 def _present(flavour: Flavour) -> Flavour:
     if not installed(flavour):
+        if flavour.name == "full":  # no extra can bring it: it comes from NVIDIA's own index, or with JetPack
+            raise SetupError(
+                f"full TensorRT is not installed (Python module {flavour.module})",
+                hint="install NVIDIA's TensorRT on the machine that has the GPU, or build with --flavour rtx",
+            )
         raise MissingExtraError(flavour.module, extra="tensorrt", purpose="building a TensorRT plan")
     return flavour

@@ -41,6 +41,7 @@ _KINDS: Mapping[str, type[MobilekitError]] = {
     "shape": errors.UsageError,
     "input": errors.UsageError,
     "build": errors.BuildError,
+    "storage": errors.StorageError,
     "protocol": errors.SetupError,
 }
 

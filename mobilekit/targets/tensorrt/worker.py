@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import errno
 import hashlib
 import importlib
 import importlib.util
@@ -56,7 +57,7 @@ _WARM_UP_WINDOW, _WARM_UP_MOST, _WARM_UP_S, _STABLE = 10, 500, 5.0, 0.05
 
 class WorkError(Exception):
     """Why a job was not done. ``kind``: no-gpu, no-tensorrt, driver, memory, cuda, plan-version, plan-device,
-    plan-corrupt, shape, input, build, protocol or internal."""
+    plan-corrupt, shape, input, build, storage, protocol or internal."""
 
     def __init__(self, kind: str, message: str, hint: str = "") -> None:
         super().__init__(message)
@@ -926,6 +927,11 @@ def perform(folder: Path) -> None:
     except MemoryError:
         text = "there was not enough memory"
         result = {"error": {"kind": "memory", "message": text, "hint": "use a machine with more memory"}}
+    except OSError as error:
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+        text = f"no space left in {folder}: {error.strerror}" if full else f"OSError: {error}"
+        hint = "free some space, or set TMPDIR to another folder" if full else ""
+        result = {"error": {"kind": "storage" if full else "internal", "message": text, "hint": hint}}
     except Exception as error:
         text = f"{type(error).__name__}: {error}"
         result = {"error": {"kind": "internal", "message": text, "hint": ""}}
