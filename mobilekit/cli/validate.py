@@ -37,10 +37,17 @@ def validate(
         str | None, typer.Option(help="fp32 or fp16 arithmetic. Default: what the bundle was exported for.")
     ] = None,
     rtol: Annotated[
-        float | None, typer.Option(help="Largest relative L2 error. Default: 1e-3, with fp16 5e-2.")
+        list[str] | None,
+        typer.Option(help="Largest relative L2 error: 1e-3, or OUTPUT=1e-3. Default: derived, see docs/validate.md."),
     ] = None,
     atol: Annotated[
-        float | None, typer.Option(help="Largest absolute error where the reference is zero or constant.")
+        list[str] | None, typer.Option(help="Largest absolute error where the reference is zero or constant.")
+    ] = None,
+    cosine: Annotated[
+        list[str] | None, typer.Option(help="Smallest cosine: 0.999, or OUTPUT=0.999; decides instead.")
+    ] = None,
+    psnr: Annotated[
+        list[str] | None, typer.Option(help="Smallest PSNR in dB: 40, or OUTPUT=40; decides instead.")
     ] = None,
     timeout: Annotated[float, typer.Option(min=1, help="Seconds that one run may take.")] = 300.0,
     quota: Annotated[
@@ -59,6 +66,7 @@ def validate(
     mobilekit validate build/model --device local           on this machine, with the ncnn wheel
     mobilekit validate build/model --inputs photos/ --json report.json
     mobilekit validate build/model --reference golden/      answers recorded elsewhere, on their inputs
+    mobilekit validate build/model --rtol 1e-3 --cosine embedding=0.9999
 
     \b
     Exit codes: 0 pass, 1 fail, 3 inconclusive, 4 no device or it went wrong.
@@ -79,8 +87,10 @@ def validate(
         warmup=warmup,
         iterations=iterations,
         precision=None if precision is None else "fp16" if precision == "fp16" else "fp32",
-        rtol=rtol,
-        atol=atol,
+        rtol=_limits("--rtol", rtol),
+        atol=_limits("--atol", atol),
+        cosine=_limits("--cosine", cosine),
+        psnr_db=_limits("--psnr", psnr),
         timeout_s=timeout,
         quota_bytes=None if quota is None else quota * 1_000_000,
     )
@@ -93,6 +103,22 @@ def validate(
             json.write(report, json_)
         out_console().print(console.render(report))
     raise typer.Exit(report.verdict.exit_code)
+
+
+def _limits(option: str, given: list[str] | None) -> dict[str, float]:
+    """``["1e-3", "boxes=0.01"]`` -> ``{"": 1e-3, "boxes": 0.01}``"""
+    from mobilekit.errors import UsageError
+
+    limits: dict[str, float] = {}
+    for text in given or ():
+        name, _, number = text.rpartition("=")
+        try:
+            limits[name] = float(number)
+        except ValueError:
+            raise UsageError(
+                f"{option} {text!r} is no number", hint=f"{option} 1e-3, or {option} OUTPUT=1e-3"
+            ) from None
+    return limits
 
 
 def register(app: typer.Typer) -> None:

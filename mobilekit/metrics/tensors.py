@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from mobilekit.tensors import Array
 
-__all__ = ["TensorError", "class_scores", "compare", "top1_agreement", "worst"]
+__all__ = ["TensorError", "class_scores", "compare", "differs", "top1_agreement", "worst"]
 
 _REL_FLOOR = 1e-3
 _NEAR_ZERO = 1e-12
@@ -36,7 +36,9 @@ class TensorError:
 
     ``mismatch`` says in words what differs before any value does (shape or dtype); the errors are infinite then.
     ``evidence`` is False where the expected tensor is empty, zero, constant or not finite: agreement with it says
-    nothing about the computation. ``nonfinite_actual`` and ``nonfinite_expected`` count NaN and infinities.
+    nothing about the computation. ``expected_spread`` is the relative L2 error that the expected tensor's own mean
+    would have, were it given everywhere; 1 for a single number. ``nonfinite_actual`` and ``nonfinite_expected`` count
+    NaN and infinities.
     """
 
     max_abs: float
@@ -50,9 +52,11 @@ class TensorError:
     nonfinite_expected: int = 0
     evidence: bool = True
     mismatch: str = ""
+    expected_spread: float = 1.0
 
 
-def _differs(elements: int, mismatch: str, *, bad_actual: int = 0, bad_expected: int = 0) -> TensorError:
+def differs(elements: int, mismatch: str, *, bad_actual: int = 0, bad_expected: int = 0) -> TensorError:
+    """The error of a tensor that cannot be compared, and why (``mismatch``): everything is infinite."""
     return TensorError(
         max_abs=math.inf,
         max_rel=math.inf,
@@ -80,9 +84,9 @@ def compare(actual: Array, expected: Array) -> TensorError:
     import numpy as np
 
     if actual.shape != expected.shape:
-        return _differs(expected.size, _other_shape(actual.shape, expected.shape))
+        return differs(expected.size, _other_shape(actual.shape, expected.shape))
     if actual.dtype != expected.dtype:
-        return _differs(expected.size, f"dtype {actual.dtype} instead of {expected.dtype}")
+        return differs(expected.size, f"dtype {actual.dtype} instead of {expected.dtype}")
     a = actual.astype(np.float64).ravel()
     e = expected.astype(np.float64).ravel()
     finite_a, finite_e = np.isfinite(a), np.isfinite(e)
@@ -93,7 +97,7 @@ def compare(actual: Array, expected: Array) -> TensorError:
         wrong = int(np.sum(~both & ~same))
         if wrong:
             what = f"{wrong} elements are NaN or infinite on one side only"
-            return _differs(expected.size, what, bad_actual=bad_a, bad_expected=bad_e)
+            return differs(expected.size, what, bad_actual=bad_a, bad_expected=bad_e)
         a, e = a[both], e[both]
     if e.size == 0:
         return TensorError(
@@ -122,6 +126,7 @@ def compare(actual: Array, expected: Array) -> TensorError:
         nonfinite_actual=bad_a,
         nonfinite_expected=bad_e,
         evidence=_evidence(peak, float(np.max(e) - np.min(e)), e.size),
+        expected_spread=_ratio(float(np.linalg.norm(e_s - np.mean(e_s))), norm_e) if e.size > 1 else 1.0,
     )
 
 
@@ -166,6 +171,7 @@ def worst(errors: Iterable[TensorError]) -> TensorError:
         nonfinite_expected=sum(e.nonfinite_expected for e in every),
         evidence=any(e.evidence for e in every),
         mismatch=next((e.mismatch for e in every if e.mismatch), ""),
+        expected_spread=max(e.expected_spread for e in every),
     )
 
 

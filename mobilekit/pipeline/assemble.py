@@ -2,49 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
     from mobilekit.bundle import Bundle, TensorInfo
-    from mobilekit.metrics.tensors import TensorError
+    from mobilekit.pipeline.measure import Found, SampleRecord
     from mobilekit.pipeline.validate import ValidateOptions
+    from mobilekit.report.limits import LimitReport
     from mobilekit.report.model import (
-        AnswerPair,
         DeviceFacts,
         LatencyReport,
         OutputReport,
         ReferenceFacts,
         ValidationReport,
     )
-    from mobilekit.runners.base import RunOptions, RunResult
+    from mobilekit.runners.base import RunOptions
     from mobilekit.validate.tolerance import Tolerance
 
-__all__ = ["Found", "report_of"]
+__all__ = ["report_of"]
 
 _VIRTUAL_REMARK = "a virtual device"
-
-
-@dataclass(frozen=True, slots=True)
-class Found:
-    """``doubts``: how far the reference lies from itself without its optimisations, where a sample failed (else 0);
-    ``variation``: how far (relative L2) the reference's outputs for the samples lie from that for the first."""
-
-    samples: tuple[str, ...]
-    errors: Mapping[str, Sequence[TensorError]]
-    doubts: Mapping[str, Sequence[float]]
-    top1: Mapping[str, Sequence[float]]
-    variation: Mapping[str, float]
-    answers: tuple[AnswerPair, ...]
-    timed: RunResult
 
 
 def report_of(
     bundle: Bundle,
     options: ValidateOptions,
     run: RunOptions,
-    tolerance: Tolerance,
     facts: DeviceFacts,
     reference: ReferenceFacts,
     found: Found,
@@ -57,7 +42,8 @@ def report_of(
 
     manifest = bundle.manifest
     assert manifest.ncnn is not None
-    outputs = tuple(_output(info, found, tolerance) for info in manifest.outputs)
+    timed = found.timed
+    outputs = tuple(_output(info, found.samples) for info in manifest.outputs)
     verdict = overall(Judgement(output.verdict, output.reason) for output in outputs)
     return ValidationReport(
         mobilekit_version=__version__,
@@ -74,44 +60,56 @@ def report_of(
             warmup=run.warmup,
             iterations=run.iterations,
             precision="fp16" if run.fp16 else "fp32",
-            rtol=tolerance.rtol,
-            atol=tolerance.atol,
         ),
-        samples=found.samples,
+        samples=tuple(sample.name for sample in found.samples),
         outputs=outputs,
         verdict=verdict,
-        sentence=_sentence(outputs, f"{reference.name} {reference.version}", tolerance),
+        sentence=_sentence(outputs, f"{reference.name} {reference.version}"),
         latency=_latency(
-            found.timed.latencies_ns, manifest.ncnn.batch.size if manifest.ncnn.batch else 1, facts.virtual
+            timed.latencies_ns if timed is not None else (),
+            manifest.ncnn.batch.size if manifest.ncnn.batch else 1,
+            facts.virtual,
         ),
-        load_ms=found.timed.load_ns / 1e6,
-        peak_blob_bytes=found.timed.peak_blob_bytes,
-        peak_workspace_bytes=found.timed.peak_workspace_bytes,
-        answers=found.answers,
+        load_ms=timed.load_ns / 1e6 if timed is not None else None,
+        peak_blob_bytes=timed.peak_blob_bytes if timed is not None else None,
+        peak_workspace_bytes=timed.peak_workspace_bytes if timed is not None else None,
+        answers=tuple(sample.answer for sample in found.samples if sample.answer is not None),
     )
 
 
-def _output(info: TensorInfo, found: Found, tolerance: Tolerance) -> OutputReport:
+def _output(info: TensorInfo, samples: Sequence[SampleRecord]) -> OutputReport:
     from mobilekit.metrics.tensors import worst
     from mobilekit.report.model import OutputReport
     from mobilekit.validate.tolerance import Judgement, Verdict, judge, overall
 
-    errors = found.errors[info.name]
+    errors = [sample.errors[info.name] for sample in samples]
+    limits = [sample.tolerances[info.name] for sample in samples]
     # Each sample is judged alone: one whose reference is blank must not be excused by one whose is not.
-    doubts = found.doubts[info.name]
-    judgements = [judge(error, tolerance, doubt) for error, doubt in zip(errors, doubts, strict=True)]
+    judgements = [
+        judge(error, limit, sample.doubts[info.name])
+        for error, limit, sample in zip(errors, limits, samples, strict=True)
+    ]
     verdict = overall(judgements)
     # Where all is well, samples that say nothing have no say in the figures either.
     telling = [error for error in errors if error.evidence]
     total = worst(errors if verdict is Verdict.FAIL or not telling else telling)
-    bad = max(range(len(errors)), key=lambda i: (judgements[i].verdict is Verdict.FAIL, errors[i].relative_l2))
-    deciding = judgements[bad] if verdict is Verdict.FAIL else judge(total, tolerance, max(doubts))
-    if verdict is Verdict.PASS and len(errors) > 1 and found.variation[info.name] <= tolerance.rtol:
+
+    def weight(index: int) -> tuple[bool, float, float]:
+        limit, error = limits[index].rtol, errors[index].relative_l2
+        return judgements[index].verdict is verdict, error / limit if limit else error, error
+
+    bad = max(range(len(errors)), key=weight)
+    deciding = judgements[bad]
+    if (
+        verdict is Verdict.PASS
+        and len(errors) > 1
+        and max(sample.variation[info.name] for sample in samples) <= (limits[bad].rtol or 0.0)
+    ):
         verdict = Verdict.INCONCLUSIVE
         deciding = Judgement(
             verdict, "the reference gives the same for every sample, so a device that ignores its inputs would pass"
         )
-    agreement = found.top1[info.name]
+    agreement = [sample.top1[info.name] for sample in samples if info.name in sample.top1]
     return OutputReport(
         name=info.name,
         dtype=info.dtype,
@@ -126,12 +124,27 @@ def _output(info: TensorInfo, found: Found, tolerance: Tolerance) -> OutputRepor
         nonfinite_actual=total.nonfinite_actual,
         nonfinite_expected=total.nonfinite_expected,
         evidence=total.evidence,
-        worst_sample=found.samples[bad],
+        worst_sample=samples[bad].name,
+        limits=_limits(limits[bad]),
         top1_agreement=sum(agreement) / len(agreement) if agreement else None,
     )
 
 
-def _sentence(outputs: Sequence[OutputReport], reference: str, tolerance: Tolerance) -> str:
+def _limits(tolerance: Tolerance) -> LimitReport:
+    from mobilekit.report.limits import LimitReport
+
+    return LimitReport(
+        rtol=tolerance.rtol,
+        cosine=tolerance.cosine,
+        psnr_db=tolerance.psnr_db,
+        atol=tolerance.atol,
+        basis=tolerance.basis,
+        format=tolerance.form,
+        format_cost=tolerance.cost,
+    )
+
+
+def _sentence(outputs: Sequence[OutputReport], reference: str) -> str:
     from mobilekit.validate.tolerance import Verdict
 
     failed = [output for output in outputs if output.verdict is Verdict.FAIL]
@@ -143,14 +156,13 @@ def _sentence(outputs: Sequence[OutputReport], reference: str, tolerance: Tolera
     if not proven:
         reasons = "; ".join(dict.fromkeys(output.reason for output in outputs)) or "the model has no outputs"
         return f"nothing is proven against {reference}: {reasons}. Try real inputs with --inputs DIR"
-    worst = max(proven, key=lambda o: o.relative_l2)
+    nearest = max(proven, key=lambda o: o.relative_l2 / (o.limits.rtol or 1.0))
     all_outputs = "the output is" if len(outputs) == 1 else f"all {len(outputs)} outputs are"
     if len(proven) < len(outputs):
         all_outputs = f"{len(proven)} of {len(outputs)} outputs are, and the others say nothing,"
-    return (
-        f"{all_outputs} within relative L2 {tolerance.rtol:g} of {reference} "
-        f"(worst {worst.relative_l2:.2e}, {worst.name})"
-    )
+    limits = nearest.limits
+    cost = f"; {limits.format} costs {limits.format_cost:.1e} by itself" if limits.format_cost is not None else ""
+    return f"{all_outputs} right by {reference}; nearest to its limit is {nearest.name}: {nearest.reason}{cost}"
 
 
 def _latency(latencies_ns: Sequence[int], batch: int, virtual: bool) -> LatencyReport | None:

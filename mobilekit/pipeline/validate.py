@@ -2,29 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from mobilekit.errors import BundleError, UsageError
-from mobilekit.pipeline.assemble import Found, report_of
+from mobilekit.pipeline.assemble import report_of
+from mobilekit.pipeline.measure import measure
 from mobilekit.pipeline.place import open_place
 from mobilekit.pipeline.reference import ONNXRUNTIME, open_reference
 from mobilekit.progress import SILENT, Progress
 from mobilekit.runners.base import RunOptions
 
 if TYPE_CHECKING:
-    from mobilekit.bundle import Bundle, TensorInfo
-    from mobilekit.metrics.tensors import TensorError
-    from mobilekit.pipeline.reference import Reference
-    from mobilekit.report.model import AnswerPair, ValidationReport
-    from mobilekit.runners.base import Runner, RunResult
-    from mobilekit.tensors import Array, NamedTensors
-    from mobilekit.validate.inputs import Sample
-    from mobilekit.validate.tolerance import Tolerance
+    from mobilekit.report.model import DeviceFacts, ValidationReport
+    from mobilekit.validate.limits import Overrides
+    from mobilekit.validate.rounding import NumberFormat
 
-__all__ = ["ValidateOptions", "validate_bundle"]
+__all__ = ["ValidateOptions", "number_format", "validate_bundle"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,8 +31,9 @@ class ValidateOptions:
 
     ``reference``: see :func:`~mobilekit.pipeline.reference.open_reference`; a recording brings its own inputs.
     ``inputs``: a folder of pictures or ``.npy`` files; without it ``samples`` seeded ones. ``precision`` overrides
-    the arithmetic that the bundle was made for; ``rtol`` and ``atol`` the limits of ``validate/tolerance.py``.
-    ``timeout_s`` bounds each run on the device. ``quota_bytes`` bounds what is kept on the device.
+    the arithmetic that the bundle was made for. ``rtol``, ``atol``, ``cosine`` and ``psnr_db`` are limits in place of
+    those that :mod:`mobilekit.validate.tolerance` derives: a number for all outputs, or by output name (``""`` for all
+    others). ``timeout_s`` bounds each run on the device. ``quota_bytes`` bounds what is kept on the device.
     """
 
     reference: str | Path = ONNXRUNTIME
@@ -47,8 +44,10 @@ class ValidateOptions:
     warmup: int | None = None
     iterations: int | None = None
     precision: Literal["fp32", "fp16"] | None = None
-    rtol: float | None = None
-    atol: float | None = None
+    rtol: float | Mapping[str, float] | None = None
+    atol: float | Mapping[str, float] | None = None
+    cosine: float | Mapping[str, float] | None = None
+    psnr_db: float | Mapping[str, float] | None = None
     timeout_s: float = 300.0
     quota_bytes: int | None = None
 
@@ -68,7 +67,8 @@ def validate_bundle(
     """
     from mobilekit.bundle import open_bundle
     from mobilekit.validate.inputs import file_samples, seeded_samples
-    from mobilekit.validate.tolerance import tolerance_for
+    from mobilekit.validate.limits import Limits
+    from mobilekit.validate.rounding import RoundingCost
 
     options = options or ValidateOptions()
     opened = open_bundle(Path(bundle))
@@ -76,10 +76,8 @@ def validate_bundle(
     if manifest.ncnn is None:
         raise BundleError(f"{bundle} holds no ncnn model", hint="export it with --target ncnn")
     arithmetic = options.precision or manifest.ncnn.precision
-    loosest: Literal["fp32", "fp16"] = "fp16" if "fp16" in (arithmetic, manifest.ncnn.precision) else "fp32"
-    tolerance = tolerance_for(loosest, rtol=options.rtol, atol=options.atol)
-    if options.rtol is None:
-        tolerance = tolerance.at_least(manifest.rtol)
+    overrides = _overrides(options)
+    overrides.check([info.name for info in manifest.outputs])
     files = None
     if options.inputs is not None:
         files = file_samples(options.inputs, manifest.inputs, preprocess=manifest.preprocess)
@@ -104,97 +102,43 @@ def validate_bundle(
             fp16=arithmetic == "fp16",
             timeout_s=options.timeout_s,
         )
-        found = _measure(opened, runner, reference, recorded or files or seeded, run, progress, tolerance)
-        against = reference.facts
+        form = number_format(manifest.ncnn.precision, arithmetic, facts)
+        with RoundingCost(opened, form) as cost:
+            limits = Limits(
+                [info.name for info in manifest.outputs], form, cost, overrides=overrides, allowance=manifest.rtol
+            )
+            found = measure(opened, runner, reference, recorded or files or seeded, run, limits, progress)
+            against = reference.facts
+            if cost.unknown:
+                progress.note(f"fixed limits hold: what {form} costs could not be measured ({cost.unknown})")
     fed: Literal["recorded", "files", "seeded"] = "recorded" if recorded else "files" if files else "seeded"
-    return report_of(opened, options, run, tolerance, facts, against, found, fed)
+    return report_of(opened, options, run, facts, against, found, fed)
+
+
+def number_format(
+    weights: Literal["fp32", "fp16"], arithmetic: Literal["fp32", "fp16"], facts: DeviceFacts
+) -> NumberFormat:
+    """What a model is rounded to where ``facts`` says. ncnn computes in 16 bits on ARM alone; elsewhere the option has
+    no effect."""
+    from mobilekit.validate.rounding import NumberFormat
+
+    narrow = arithmetic == "fp16" and facts.abi.startswith(("arm", "aarch64"))
+    return NumberFormat(weights, "fp16" if narrow else "fp32")
+
+
+def _overrides(options: ValidateOptions) -> Overrides:
+    from mobilekit.validate.limits import EVERY, Overrides
+
+    def by_output(given: float | Mapping[str, float] | None) -> Mapping[str, float]:
+        return {} if given is None else given if isinstance(given, Mapping) else {EVERY: given}
+
+    return Overrides(
+        rtol=by_output(options.rtol),
+        atol=by_output(options.atol),
+        cosine=by_output(options.cosine),
+        psnr_db=by_output(options.psnr_db),
+    )
 
 
 def _default(value: int | None, otherwise: int) -> int:
     return otherwise if value is None else value
-
-
-def _measure(
-    bundle: Bundle,
-    runner: Runner,
-    reference: Reference,
-    samples: Iterator[Sample],
-    run: RunOptions,
-    progress: Progress,
-    tolerance: Tolerance,
-) -> Found:
-    """Every sample through both. The first one is timed; the others run once."""
-    from mobilekit.metrics.tensors import compare, top1_agreement
-    from mobilekit.validate.tolerance import Verdict, judge
-
-    outputs = bundle.manifest.outputs
-    once = RunOptions(threads=run.threads, fp16=run.fp16, bf16=run.bf16, timeout_s=run.timeout_s)
-    errors: dict[str, list[TensorError]] = {info.name: [] for info in outputs}
-    doubts: dict[str, list[float]] = {info.name: [] for info in outputs}
-    top1: dict[str, list[float]] = {info.name: [] for info in outputs}
-    first: NamedTensors | None = None
-    variation: dict[str, float] = {info.name: 0.0 for info in outputs}
-    names: list[str] = []
-    answers: list[AnswerPair] = []
-    timed: RunResult | None = None
-    labels = bundle.labels()
-    # A box or an embedding has no best class, though its shape may be a classifier's.
-    task = bundle.manifest.task
-    classifies = bool(labels) or "classification" in task or (not task and len(outputs) == 1)
-    for sample in samples:
-        progress.step(f"running {sample.name}")
-        expected = reference.answer(sample.tensors, run.timeout_s)
-        result = runner.run(sample.tensors, once if timed else run)
-        timed = timed or result
-        names.append(sample.name)
-        for info in outputs:
-            actual, wanted = _both(result.outputs, expected, info)
-            errors[info.name].append(compare(actual, wanted))
-            if first is not None and first[info.name].shape != wanted.shape:
-                variation[info.name] = float("inf")  # a device cannot answer in another shape by accident
-            elif first is not None:
-                variation[info.name] = max(variation[info.name], compare(wanted, first[info.name]).relative_l2)
-            agreement = top1_agreement(actual, wanted) if classifies else None
-            if agreement is not None:
-                top1[info.name].append(agreement)
-        failed = any(judge(found[-1], tolerance).verdict is Verdict.FAIL for found in errors.values())
-        own = reference.doubt(sample.tensors, expected, run.timeout_s) if failed else {}
-        for info in outputs:
-            doubts[info.name].append(own.get(info.name, 0.0))
-        first = first or expected
-        if labels and (pair := _answer(sample.name, result.outputs, expected, outputs, labels)) is not None:
-            answers.append(pair)
-    if timed is None:
-        raise UsageError("there is nothing to run: no samples", hint="give --samples 1 or more")
-    return Found(tuple(names), errors, doubts, top1, variation, tuple(answers), timed)
-
-
-def _both(actual: NamedTensors, expected: NamedTensors, info: TensorInfo) -> tuple[Array, Array]:
-    for outputs, who in ((actual, "the device"), (expected, "the reference")):
-        if info.name not in outputs:
-            raise BundleError(f"{who} gave no output {info.name!r}", hint="export the model again")
-    return actual[info.name], expected[info.name]
-
-
-def _answer(
-    sample: str, actual: NamedTensors, expected: NamedTensors, outputs: Sequence[TensorInfo], labels: Sequence[str]
-) -> AnswerPair | None:
-    """Both sides' best class in words, from the first output that has a finite score for each label."""
-    import numpy as np
-
-    from mobilekit.metrics.classify import classify
-    from mobilekit.report.model import AnswerPair
-
-    for info in outputs:
-        ours, theirs = actual[info.name], expected[info.name]
-        fits = all(a.size == max(a.shape, default=0) == len(labels) and np.isfinite(a).all() for a in (ours, theirs))
-        if fits:
-            (best,), (wanted,) = (classify(a, labels, top=1) for a in (ours, theirs))
-            return AnswerPair(
-                sample=sample,
-                reference_label=wanted.label,
-                reference_probability=wanted.probability,
-                device_label=best.label,
-                device_probability=best.probability,
-            )
-    return None

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
     from rich.text import Text
 
+    from mobilekit.report.limits import LimitReport
     from mobilekit.report.model import OutputReport, ValidationReport
 
 __all__ = ["plain", "render"]
@@ -102,7 +103,7 @@ def _spread(report: ValidationReport) -> str:
 
 
 def _memory(report: ValidationReport) -> str:
-    parts = [f"{report.load_ms:.1f} ms"]
+    parts = [f"{report.load_ms:.1f} ms"] if report.load_ms is not None else ["not measured"]
     if report.peak_blob_bytes is not None:
         parts.append(f"{report.peak_blob_bytes / 1e6:.2f} MB of blobs")
     if report.peak_workspace_bytes is not None:
@@ -131,7 +132,8 @@ def _outputs(outputs: Sequence[OutputReport]) -> RenderableType:
     table = Table(box=ROUNDED)
     table.add_column("output", overflow="fold")
     table.add_column("shape")
-    for name in ("relative L2", "max abs", "cosine", "top-1"):
+    top1 = any(output.top1_agreement is not None for output in outputs)
+    for name in ("relative L2", "limit", "max abs", "cosine", *(["top-1"] if top1 else [])):
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("verdict")
     ranked = sorted(outputs, key=lambda o: -o.relative_l2)[:_MOST_OUTPUTS] if len(outputs) > _MOST_OUTPUTS else outputs
@@ -140,14 +142,21 @@ def _outputs(outputs: Sequence[OutputReport]) -> RenderableType:
             Text(plain(output.name)),
             Text("x".join(map(str, output.shape)) or "scalar"),
             _number(output.relative_l2),
+            _limit(output.limits),
             _number(output.max_abs),
             f"{output.cosine:.7f}",
-            "" if output.top1_agreement is None else f"{output.top1_agreement:.0%}",
+            *(["" if output.top1_agreement is None else f"{output.top1_agreement:.0%}"] if top1 else []),
             Text(output.verdict.value, style=_STYLE[output.verdict]),
         )
     if len(outputs) > len(ranked):
         table.caption = f"the {len(ranked)} worst of {len(outputs)} outputs"
     return table
+
+
+def _limit(limits: LimitReport) -> str:
+    if limits.rtol is not None:
+        return _number(limits.rtol)
+    return f"cos {limits.cosine:g}" if limits.cosine is not None else f"{limits.psnr_db:g} dB"
 
 
 def _number(value: float) -> str:

@@ -25,12 +25,16 @@ def write(report: ValidationReport, path: Path) -> None:
 
 
 def loads(text: str) -> ValidationReport:
-    """Read a report back. Raises :class:`UsageError` where it is none, or of a newer major schema."""
+    """Read a report back. Raises :class:`UsageError` where it is none, or of another major schema."""
     try:
         raw = json.loads(text)
         major = int(str(raw["schema_version"]).split(".")[0])
     except (ValueError, KeyError, TypeError) as error:
         raise UsageError(f"this is no validation report: {error}") from error
+    if major < int(SCHEMA_VERSION.split(".")[0]):
+        raise UsageError(
+            f"the report has the schema {raw['schema_version']}, older than {SCHEMA_VERSION}", hint="validate again"
+        )
     if major > int(SCHEMA_VERSION.split(".")[0]):
         raise UsageError(
             f"the report has the schema {raw['schema_version']}, newer than {SCHEMA_VERSION}",

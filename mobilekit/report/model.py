@@ -6,6 +6,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from mobilekit.report.limits import LimitReport
 from mobilekit.validate.tolerance import Verdict
 
 __all__ = [
@@ -19,7 +20,7 @@ __all__ = [
     "ValidationReport",
 ]
 
-SCHEMA_VERSION = "1.1"
+SCHEMA_VERSION = "2.0"
 
 
 class _Frozen(BaseModel):
@@ -30,7 +31,8 @@ class _Frozen(BaseModel):
 class OutputReport(_Frozen):
     """One output of the model: the worst over all samples of each error (formulas in ``metrics/tensors.py``).
 
-    ``worst_sample`` names the sample with the largest relative L2. ``top1_agreement`` is the share of samples whose
+    ``worst_sample`` names the sample that decided: the one furthest beyond its limits, or nearest to them; ``limits``
+    are those it was held against. ``top1_agreement`` is the share of samples whose
     best class is the same, for a classifier's outputs; else ``None``.
     """
 
@@ -48,6 +50,7 @@ class OutputReport(_Frozen):
     nonfinite_expected: int = Field(ge=0)
     evidence: bool
     worst_sample: str
+    limits: LimitReport
     top1_agreement: float | None = None
 
 
@@ -123,8 +126,6 @@ class RunSettings(_Frozen):
     warmup: int
     iterations: int
     precision: Literal["fp32", "fp16"]
-    rtol: float
-    atol: float
 
 
 class ValidationReport(_Frozen):
@@ -145,7 +146,7 @@ class ValidationReport(_Frozen):
     verdict: Verdict
     sentence: str
     latency: LatencyReport | None
-    load_ms: float
+    load_ms: float | None
     peak_blob_bytes: int | None = None
     peak_workspace_bytes: int | None = None
     answers: tuple[AnswerPair, ...] = ()

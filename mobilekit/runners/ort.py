@@ -14,7 +14,7 @@ from mobilekit.runners.base import RunnerInfo, RunOptions, RunResult
 if TYPE_CHECKING:
     from mobilekit.tensors import Array, NamedTensors
 
-__all__ = ["OrtRunner"]
+__all__ = ["OrtRunner", "without_sizes"]
 
 _LOAD_TIMEOUT_S = 600.0
 
@@ -169,6 +169,18 @@ def _opened(model: str, free: Mapping[str, Sequence[int]], inner: bool) -> str |
     import onnx
 
     proto = onnx.load(model, load_external_data=False)
+    if not without_sizes(proto, free) and not inner:
+        return model
+    if inner:
+        known = {info.name for info in proto.graph.output}
+        made = dict.fromkeys(name for node in proto.graph.node for name in node.output)
+        proto.graph.output.extend(onnx.ValueInfoProto(name=name) for name in made if name and name not in known)
+    data: bytes = proto.SerializeToString()
+    return data
+
+
+def without_sizes(proto: Any, free: Mapping[str, Sequence[int]]) -> bool:
+    """Take the sizes of ``free`` axes, and what follows from them, out of an ``onnx.ModelProto``; True if any."""
     fixed = False
     for info in proto.graph.input:
         for axis in free.get(info.name, ()):
@@ -180,14 +192,7 @@ def _opened(model: str, free: Mapping[str, Sequence[int]], inner: bool) -> str |
         for info in proto.graph.output:
             for dim in info.type.tensor_type.shape.dim:
                 dim.Clear()
-    elif not inner:
-        return model
-    if inner:
-        known = {info.name for info in proto.graph.output}
-        made = dict.fromkeys(name for node in proto.graph.node for name in node.output)
-        proto.graph.output.extend(onnx.ValueInfoProto(name=name) for name in made if name and name not in known)
-    data: bytes = proto.SerializeToString()
-    return data
+    return fixed
 
 
 def _first_line(error: Exception) -> str:

@@ -1,29 +1,34 @@
-"""When an output counts as right: limits for each precision, and the three-way verdict.
+"""When an output counts as right: limits for each sample and output, and the three-way verdict.
 
 Relative L2 decides. A result within relative L2 *r* of the reference has a cosine of at least ``sqrt(1 - r²)``, so the
 cosine limit is that (less a rounding allowance) and follows ``--rtol``.
+
+Limits are **derived** (:func:`derived`) from what the number format costs by itself on this model and this input
+(:mod:`mobilekit.validate.rounding`): ``factor * cost``, not below a floor and not above a ceiling. See ``_RULES`` for
+what the factors were measured to be. Where the format by itself costs more than the ceiling allows, a result that is
+as far off as that is *inconclusive*: half precision is too coarse for that input, and nothing is proven either way.
+
+Where nothing can be measured, limits are fixed (:func:`tolerance_for`):
 
 * **fp32**: 1e-3. Another order of summation and other kernels (Winograd, sgemm) cost about 1e-6 to 1e-5 over a
   hundred layers; a wrong axis, pad or activation costs 1e-2 and far more. 1e-3 lies between.
 * **fp16**: 5e-2. Half precision rounds to u = 2^-11 = 4.9e-4. Errors of a hundred layers that add up at random give
   u * sqrt(100) = 4.9e-3; sums kept in half precision inside a layer, as ARM's fp16 kernels do, cost several times
-  that. Measured with fp16 arithmetic on emulated arm64: 6e-4 on a real page (PP-LCNet), 5e-4 to 5e-3 (a text
-  classifier) and 1e-4 to 4e-2 (MTCNN) on seeded inputs. On seeded inputs, where PP-LCNet cannot decide, it reached
-  0.13, which fails, as it should: there half precision changes the answer. Use real inputs before giving up on fp16.
+  that.
 * **tf32**: as fp16: its factors have the same 10 bits after the point, its sums more.
 * **bf16**: 0.3. bfloat16 rounds to 2^-8, eight times as coarse as half precision; measured over the public models on
   seeded inputs: 6e-4 (silero) to 0.21 (PP-OCR's text detector, on noise).
 * **int8, fp8**: 0.5. What 8 bits cost depends on model and calibration and is for the user to judge by the figure
   that is shown; beyond half of the signal nothing is left of the answer.
 
-A model may be less sure than its precision. Where one fails, the reference runs once more without ONNX Runtime's
-optimisations (:mod:`mobilekit.validate.doubt`): a result within twice of what they change is no further from the truth
-than the reference may be. (A saturated sigmoid does this: values of 1e-7 are rounding noise to either side.) Above
-0.1 the reference says nothing.
+A model may be less sure than its precision. Where one fails, the reference runs again in other ways
+(:mod:`mobilekit.validate.doubt`): a result within twice of what they change is no further from the truth than the
+reference may be. (A saturated sigmoid does this: values of 1e-7 are rounding noise to either side.) Above 0.1 the
+reference says nothing.
 
 Where the reference carries no evidence (zero, constant, not finite) no relative error means anything. Such an output
-fails where its largest absolute error is above ``atol``, and else says nothing: if all are so, the verdict is
-inconclusive.
+fails where its largest absolute error is above ``atol``, and else says nothing, as does one that is constant to within
+its limit: a constant would pass. If all are so, the verdict is inconclusive.
 """
 
 from __future__ import annotations
@@ -31,15 +36,16 @@ from __future__ import annotations
 import enum
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Literal
 
 from mobilekit.errors import UsageError
 
 if TYPE_CHECKING:
     from mobilekit.metrics.tensors import TensorError
+    from mobilekit.validate.rounding import Cost, NumberFormat
 
-__all__ = ["Judgement", "Tolerance", "Verdict", "judge", "overall", "tolerance_for"]
+__all__ = ["Judgement", "Tolerance", "Verdict", "derived", "explicit", "judge", "overall", "tolerance_for"]
 
 _LIMITS = {
     "fp32": (1e-3, 1e-4),
@@ -50,6 +56,27 @@ _LIMITS = {
     "fp8": (0.5, 0.1),
 }
 _LARGEST_RTOL = 0.5
+_SMALLEST_COSINE = 0.866
+"""That of a result at relative L2 0.5."""
+_SMALLEST_PSNR_DB = 6.0
+
+
+@dataclass(frozen=True, slots=True)
+class _Rule:
+    """``limit = clamp(factor * cost, floor, ceiling)``; ``absolute`` is the least limit of zeros."""
+
+    factor: float
+    floor: float
+    ceiling: float
+    absolute: float
+
+
+_RULES = {
+    "fp32": _Rule(factor=32.0, floor=2e-5, ceiling=1e-2, absolute=1e-5),
+    "weights": _Rule(factor=4.0, floor=1e-3, ceiling=0.1, absolute=1e-4),
+    "fp16": _Rule(factor=8.0, floor=4e-3, ceiling=0.1, absolute=1e-3),
+    "bf16": _Rule(factor=4.0, floor=2e-2, ceiling=0.3, absolute=1e-2),
+}
 
 
 class Verdict(enum.StrEnum):
@@ -64,18 +91,28 @@ class Verdict(enum.StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Tolerance:
-    """Limits of one output: relative L2 at most ``rtol``, cosine at least ``cosine``.
+    """Limits of one output for one sample: relative L2 at most ``rtol``, cosine at least ``cosine``, PSNR at least
+    ``psnr_db``; ``None`` sets no limit.
 
     ``atol`` bounds the largest absolute error where the reference carries no evidence; elsewhere it has no say.
+    ``cost`` is the relative L2 that ``form`` causes by itself, where it was measured; an error above ``rtol`` and
+    within ``coarse`` says only that the format is too coarse here.
     """
 
-    rtol: float
-    cosine: float
+    rtol: float | None
+    cosine: float | None
     atol: float
+    psnr_db: float | None = None
+    basis: Literal["fixed", "derived", "explicit"] = "fixed"
+    form: str = ""
+    cost: float | None = None
+    coarse: float = 0.0
 
     def at_least(self, rtol: float | None) -> Tolerance:
         """This one, or one whose relative L2 is ``rtol`` where that is more; the cosine follows."""
-        return self if rtol is None or rtol <= self.rtol else Tolerance(rtol, _cosine(rtol), self.atol)
+        if rtol is None or self.rtol is None or rtol <= self.rtol:
+            return self
+        return replace(self, rtol=rtol, cosine=_cosine(rtol))
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +122,8 @@ class Judgement:
 
 
 def tolerance_for(precision: str, *, rtol: float | None = None, atol: float | None = None) -> Tolerance:
-    """Limits for ``"fp32"``, ``"fp16"``, ``"bf16"``, ``"int8"`` or ``"fp8"``, or those the user names.
+    """Fixed limits for ``"fp32"``, ``"fp16"``, ``"bf16"``, ``"int8"`` or ``"fp8"``, or those the user names: for where
+    nothing is measured.
 
     Raises :class:`UsageError` for limits under which a wrong result would pass (above 0.5, the error of a result
     half the right size) or none could.
@@ -95,11 +133,63 @@ def tolerance_for(precision: str, *, rtol: float | None = None, atol: float | No
     default_rtol, default_atol = _LIMITS[precision]
     rtol = default_rtol if rtol is None else rtol
     atol = default_atol if atol is None else atol
-    if not 0 < rtol <= _LARGEST_RTOL:
+    _check(rtol=rtol, atol=atol)
+    return Tolerance(rtol, _cosine(rtol), atol, form=precision)
+
+
+def derived(form: NumberFormat, cost: Cost) -> Tolerance:
+    """The limits that follow from what ``form`` costs by itself (:mod:`mobilekit.validate.rounding`)."""
+    rule = _RULES[form.computed if form.computed != "fp32" or form.weights == "fp32" else "weights"]
+    wide = rule.factor * cost.relative_l2
+    rtol = min(max(rule.floor, wide), rule.ceiling)
+    absolute = rule.factor * cost.max_abs if math.isfinite(cost.max_abs) else 0.0
+    return Tolerance(
+        rtol,
+        _cosine(rtol),
+        max(rule.absolute, absolute),
+        basis="derived",
+        form=str(form),
+        cost=cost.relative_l2,
+        coarse=min(wide, _LARGEST_RTOL) if math.isfinite(wide) else 0.0,
+    )
+
+
+def explicit(
+    base: Tolerance,
+    *,
+    rtol: float | None = None,
+    atol: float | None = None,
+    cosine: float | None = None,
+    psnr_db: float | None = None,
+) -> Tolerance:
+    """What the user names in place of ``base``: of the first, third and fourth limit only those named count then.
+
+    Raises :class:`UsageError` for limits that judge nothing.
+    """
+    _check(rtol=rtol, atol=atol, cosine=cosine, psnr_db=psnr_db)
+    if rtol is None and cosine is None and psnr_db is None:
+        return base if atol is None else replace(base, atol=atol)
+    bound = cosine if cosine is not None else None if rtol is None else _cosine(rtol)
+    return Tolerance(
+        rtol, bound, base.atol if atol is None else atol, psnr_db=psnr_db, basis="explicit", form=base.form
+    )
+
+
+def _check(
+    *,
+    rtol: float | None = None,
+    atol: float | None = None,
+    cosine: float | None = None,
+    psnr_db: float | None = None,
+) -> None:
+    if rtol is not None and not 0 < rtol <= _LARGEST_RTOL:
         raise UsageError(f"a relative tolerance of {rtol:g} judges nothing", hint=f"0 < --rtol <= {_LARGEST_RTOL}")
-    if not (atol >= 0 and math.isfinite(atol)):
+    if atol is not None and not (atol >= 0 and math.isfinite(atol)):
         raise UsageError(f"an absolute tolerance of {atol:g} judges nothing", hint="--atol 0 or more")
-    return Tolerance(rtol, _cosine(rtol), atol)
+    if cosine is not None and not _SMALLEST_COSINE <= cosine <= 1:
+        raise UsageError(f"a cosine of {cosine:g} judges nothing", hint=f"{_SMALLEST_COSINE} <= --cosine <= 1")
+    if psnr_db is not None and not (psnr_db >= _SMALLEST_PSNR_DB and math.isfinite(psnr_db)):
+        raise UsageError(f"a PSNR of {psnr_db:g} dB judges nothing", hint=f"--psnr {_SMALLEST_PSNR_DB:g} or more")
 
 
 def _cosine(rtol: float) -> float:
@@ -110,8 +200,8 @@ _LARGEST_DOUBT = 0.1
 
 
 def judge(error: TensorError, tolerance: Tolerance, doubt: float = 0.0) -> Judgement:
-    """One output's verdict, with a sentence that says what decided it. ``doubt``: how far, in relative L2, the
-    reference lies from itself computed in another way."""
+    """One output's verdict for one sample, with a sentence that says what decided it. ``doubt``: how far, in relative
+    L2, the reference lies from itself computed in another way."""
     if error.mismatch:
         return Judgement(Verdict.FAIL, error.mismatch)
     if not error.evidence:
@@ -123,21 +213,52 @@ def judge(error: TensorError, tolerance: Tolerance, doubt: float = 0.0) -> Judge
         return Judgement(
             Verdict.INCONCLUSIVE, "the reference output is zero or constant for these inputs, which proves nothing"
         )
-    if tolerance.rtol < error.relative_l2 <= 2 * doubt:
+    # Every comparison is written so that a NaN fails.
+    if tolerance.rtol is not None and not error.relative_l2 <= tolerance.rtol:
+        return _beyond(error.relative_l2, tolerance, tolerance.rtol, doubt)
+    if tolerance.cosine is not None and not error.cosine >= tolerance.cosine:
+        return Judgement(Verdict.FAIL, f"cosine {error.cosine:.9f} is below {tolerance.cosine:.9f}")
+    if tolerance.psnr_db is not None and not error.psnr_db >= tolerance.psnr_db:
+        return Judgement(Verdict.FAIL, f"PSNR {error.psnr_db:.1f} dB is below {tolerance.psnr_db:g} dB")
+    if tolerance.rtol is not None and error.expected_spread <= tolerance.rtol:
+        return Judgement(
+            Verdict.INCONCLUSIVE,
+            f"the reference output is constant to within {error.expected_spread:.2g}, so that a constant would pass",
+        )
+    return Judgement(Verdict.PASS, _within(error, tolerance))
+
+
+def _beyond(found: float, tolerance: Tolerance, rtol: float, doubt: float) -> Judgement:
+    """An error above the limit: is it the format's, or the reference's own?"""
+    if found <= 2 * doubt:
         if doubt > _LARGEST_DOUBT:
             return Judgement(
-                Verdict.INCONCLUSIVE, f"ONNX Runtime itself is off by {doubt:.2g} with and without its optimisations"
+                Verdict.INCONCLUSIVE,
+                f"ONNX Runtime itself is off by {doubt:.2g} with other kernels or inputs changed in the last digit",
             )
         return Judgement(
             Verdict.PASS,
-            f"relative L2 {error.relative_l2:.3g} is within twice of what ONNX Runtime's optimisations change",
+            f"relative L2 {found:.3g} is within twice of what other kernels or the inputs' last digit change",
         )
-    # Written so that a NaN fails.
-    if not error.relative_l2 <= tolerance.rtol:
-        return Judgement(Verdict.FAIL, f"relative L2 {error.relative_l2:.3g} is above {tolerance.rtol:g}")
-    if not error.cosine >= tolerance.cosine:
-        return Judgement(Verdict.FAIL, f"cosine {error.cosine:.9f} is below {tolerance.cosine:.9f}")
-    return Judgement(Verdict.PASS, f"relative L2 {error.relative_l2:.3g} is within {tolerance.rtol:g}")
+    if found <= tolerance.coarse:
+        return Judgement(
+            Verdict.INCONCLUSIVE,
+            f"relative L2 {found:.3g} is above {rtol:.3g}, but {tolerance.form} by itself costs {tolerance.cost:.2g} "
+            "here: too coarse for this input to prove anything",
+        )
+    why = ""
+    if tolerance.cost is not None:
+        form, cost = tolerance.form, tolerance.cost
+        why = f"; values leave the range of {form}" if math.isinf(cost) else f"; {form} costs {cost:.2g} by itself"
+    return Judgement(Verdict.FAIL, f"relative L2 {found:.3g} is above {rtol:.3g}{why}")
+
+
+def _within(error: TensorError, tolerance: Tolerance) -> str:
+    if tolerance.rtol is not None:
+        return f"relative L2 {error.relative_l2:.3g} is within {tolerance.rtol:.3g}"
+    if tolerance.cosine is not None:
+        return f"cosine {error.cosine:.9f} is at least {tolerance.cosine:g}"
+    return f"PSNR {error.psnr_db:.1f} dB is at least {tolerance.psnr_db:g} dB"
 
 
 def overall(judgements: Iterable[Judgement]) -> Verdict:

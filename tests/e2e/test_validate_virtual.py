@@ -47,7 +47,8 @@ def test_half_precision_arithmetic_shows(bench, bundle):
     half = validate_bundle(bundle, device.serial, ValidateOptions(samples=1, precision="fp16"))
     assert full.outputs[0].relative_l2 < 1e-5 < half.outputs[0].relative_l2 < 5e-2
     assert half.verdict is Verdict.PASS
-    assert half.settings.rtol > full.settings.rtol
+    assert half.outputs[0].limits.rtol > full.outputs[0].limits.rtol
+    assert (half.outputs[0].limits.format, full.outputs[0].limits.format) == ("fp16", "fp32")
 
 
 def test_a_second_run_pushes_nothing_and_clean_takes_all_away(bench, bundle):

@@ -11,6 +11,7 @@ from rich.console import Console
 
 from mobilekit.errors import UsageError
 from mobilekit.report import console, json
+from mobilekit.report.limits import LimitReport
 from mobilekit.report.model import (
     AnswerPair,
     DeviceFacts,
@@ -39,6 +40,9 @@ def output(name="prob", **changes):
         "nonfinite_expected": 0,
         "evidence": True,
         "worst_sample": "seed 0",
+        "limits": LimitReport(
+            rtol=2e-5, cosine=1.0, psnr_db=None, atol=1e-5, basis="derived", format="fp32", format_cost=3e-7
+        ),
         "top1_agreement": 1.0,
     }
     return OutputReport(**{**values, **changes})
@@ -64,9 +68,7 @@ def report(**changes):
             runner_version="0.1.0 (ncnn 1.0.20261020)",
         ),
         "reference": ReferenceFacts(name="ONNX Runtime CPU", version="1.32.0"),
-        "settings": RunSettings(
-            inputs="seeded", seed=0, threads=2, warmup=1, iterations=5, precision="fp32", rtol=1e-3, atol=1e-4
-        ),
+        "settings": RunSettings(inputs="seeded", seed=0, threads=2, warmup=1, iterations=5, precision="fp32"),
         "samples": ("seed 0",),
         "outputs": (output(),),
         "verdict": Verdict.PASS,
@@ -121,7 +123,8 @@ def test_json_is_written_whole(tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"schema_version": "2.0"}, "newer than 1.1"),
+        ({"schema_version": "3.0"}, "newer than 2.0"),
+        ({"schema_version": "1.0"}, "older than 2.0"),
         ({"schema_version": None}, "no validation report"),
         ({"verdict": "splendid"}, "verdict"),
         ({"surprise": 1}, "surprise"),
@@ -146,6 +149,7 @@ def test_the_table_says_what_ran_where_how_right_and_how_fast():
         "arm64-v8a: neon asimdhp",
         "ONNX Runtime CPU 1.32.0",
         "relative L2 2.50e-06 in prob",
+        "2.00e-05",
         "PASS",
         "12.50 / 13.25 ms",
         "not comparable: the processor is emulated",

@@ -1,0 +1,175 @@
+"""The work of a validation: every sample through the reference and the device, every output compared."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from mobilekit.errors import BundleError, UsageError, VerificationError
+from mobilekit.progress import SILENT, Progress
+from mobilekit.runners.base import RunOptions
+
+if TYPE_CHECKING:
+    from mobilekit.bundle import Bundle, TensorInfo
+    from mobilekit.metrics.tensors import TensorError
+    from mobilekit.pipeline.reference import Reference
+    from mobilekit.report.model import AnswerPair
+    from mobilekit.runners.base import Runner, RunResult
+    from mobilekit.tensors import NamedTensors
+    from mobilekit.validate.inputs import Sample
+    from mobilekit.validate.limits import Limits
+    from mobilekit.validate.tolerance import Tolerance
+
+__all__ = ["Found", "SampleRecord", "measure"]
+
+
+@dataclass(frozen=True, slots=True)
+class SampleRecord:
+    """What one sample came to, by output.
+
+    ``doubts``: how far the reference lies from itself computed in another way, where the sample failed (else 0).
+    ``variation``: how far (relative L2) the reference's output lies from that for the first sample.
+    ``top1``: the share of rows with the same best class, for a classifier's outputs.
+    """
+
+    name: str
+    errors: Mapping[str, TensorError]
+    tolerances: Mapping[str, Tolerance]
+    doubts: Mapping[str, float]
+    variation: Mapping[str, float]
+    top1: Mapping[str, float]
+    answer: AnswerPair | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """All samples, in order, and the run that was timed: the first that gave an answer."""
+
+    samples: tuple[SampleRecord, ...]
+    timed: RunResult | None
+
+
+def measure(
+    bundle: Bundle,
+    runner: Runner,
+    reference: Reference,
+    samples: Iterable[Sample],
+    run: RunOptions,
+    limits: Limits,
+    progress: Progress = SILENT,
+) -> Found:
+    """Every sample through both. The first one is timed; the others run once.
+
+    Raises :class:`UsageError` where there are no samples, and what the runners raise.
+    """
+    once = RunOptions(threads=run.threads, fp16=run.fp16, bf16=run.bf16, timeout_s=run.timeout_s)
+    records: list[SampleRecord] = []
+    timed: RunResult | None = None
+    first: NamedTensors | None = None
+    for sample in samples:
+        progress.step(f"running {sample.name}")
+        expected = reference.answer(sample.tensors, run.timeout_s)
+        first = first or expected
+        try:
+            result = runner.run(sample.tensors, once if timed else run)
+        except VerificationError as error:
+            records.append(_unlike(sample.name, error.message, expected, bundle, limits))
+            continue
+        timed = timed or result
+        records.append(_record(bundle, sample, result.outputs, expected, first, reference, limits, run.timeout_s))
+    if not records:
+        raise UsageError("there is nothing to run: no samples", hint="give --samples 1 or more")
+    return Found(tuple(records), timed)
+
+
+def _record(
+    bundle: Bundle,
+    sample: Sample,
+    actual: NamedTensors,
+    expected: NamedTensors,
+    first: NamedTensors,
+    reference: Reference,
+    limits: Limits,
+    timeout_s: float,
+) -> SampleRecord:
+    from mobilekit.metrics.tensors import compare, top1_agreement
+    from mobilekit.validate.swaps import swapped
+    from mobilekit.validate.tolerance import Verdict, judge
+
+    outputs = bundle.manifest.outputs
+    for answers, who in ((actual, "the device"), (expected, "the reference")):
+        if missing := next((info.name for info in outputs if info.name not in answers), None):
+            raise BundleError(f"{who} gave no output {missing!r}", hint="export the model again")
+    errors = {info.name: compare(actual[info.name], expected[info.name]) for info in outputs}
+    tolerances = limits.of(sample.tensors, expected, errors, timeout_s)
+    doubts: Mapping[str, float] = {}
+    if any(judge(error, tolerances[name]).verdict is Verdict.FAIL for name, error in errors.items()):
+        doubts = reference.doubt(sample.tensors, expected, timeout_s)
+        for name, other in swapped(actual, expected, tolerances).items():
+            what = f"it holds what the reference gives for the output {other!r}: the two are swapped"
+            errors[name] = replace(errors[name], mismatch=what)
+    labels = bundle.labels()
+    # A box or an embedding has no best class, though its shape may be a classifier's.
+    task = bundle.manifest.task
+    classifies = bool(labels) or "classification" in task or (not task and len(outputs) == 1)
+    agreement = {
+        info.name: top1_agreement(actual[info.name], expected[info.name]) if classifies else None for info in outputs
+    }
+    return SampleRecord(
+        name=sample.name,
+        errors=errors,
+        tolerances=tolerances,
+        doubts={name: doubts.get(name, 0.0) for name in errors},
+        variation={info.name: _variation(expected, first, info) for info in outputs},
+        top1={name: share for name, share in agreement.items() if share is not None},
+        answer=_answer(sample.name, actual, expected, outputs, labels) if labels else None,
+    )
+
+
+def _variation(expected: NamedTensors, first: NamedTensors, info: TensorInfo) -> float:
+    from mobilekit.metrics.tensors import compare
+
+    if expected is first:
+        return 0.0
+    # Infinite where the shapes differ: a device cannot answer in another shape by accident.
+    return compare(expected[info.name], first[info.name]).relative_l2
+
+
+def _unlike(name: str, why: str, expected: NamedTensors, bundle: Bundle, limits: Limits) -> SampleRecord:
+    """The record of a sample whose answer cannot be read as the model's outputs at all."""
+    from mobilekit.metrics.tensors import differs
+
+    names = [info.name for info in bundle.manifest.outputs]
+    return SampleRecord(
+        name=name,
+        errors={output: differs(expected[output].size, why) for output in names},
+        tolerances=limits.fixed,
+        doubts=dict.fromkeys(names, 0.0),
+        variation=dict.fromkeys(names, 0.0),
+        top1={},
+    )
+
+
+def _answer(
+    sample: str, actual: NamedTensors, expected: NamedTensors, outputs: Sequence[TensorInfo], labels: Sequence[str]
+) -> AnswerPair | None:
+    """Both sides' best class in words, from the first output that has a finite score for each label."""
+    import numpy as np
+
+    from mobilekit.metrics.classify import classify
+    from mobilekit.report.model import AnswerPair
+
+    for info in outputs:
+        ours, theirs = actual[info.name], expected[info.name]
+        fits = all(a.size == max(a.shape, default=0) == len(labels) and np.isfinite(a).all() for a in (ours, theirs))
+        if fits:
+            (best,), (wanted,) = (classify(a, labels, top=1) for a in (ours, theirs))
+            return AnswerPair(
+                sample=sample,
+                reference_label=wanted.label,
+                reference_probability=wanted.probability,
+                device_label=best.label,
+                device_probability=best.probability,
+            )
+    return None

@@ -1,0 +1,201 @@
+"""What a number format must cost: a copy of a model that rounds every float it computes, for ONNX Runtime to run.
+
+After each node that computes ``x`` (float32) stands a rounding of ``x``:
+
+* float16, bfloat16: ``cast(x * g) / g``, range included: what overflows there overflows here;
+* float32: ``c x - (c x - x)`` (T. J. Dekker, 1971), which keeps ``24 - log2(c)`` bits. A rounding to float32 itself
+  cannot be seen in float32; one that is ``c`` times coarser can, and errors this small grow with it in proportion.
+
+``c`` and ``g`` are an input of the model, so that one session gives as many draws as it is fed values: each shifts the
+grid, and so rounds other numbers up. Weights are rounded in place, once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from mobilekit.errors import ModelError, UsageError
+
+if TYPE_CHECKING:
+    from onnx import GraphProto, ModelProto, NodeProto
+
+    from mobilekit.tensors import Array
+
+__all__ = ["DRAW", "RoundedModel", "RoundedType", "round_everywhere"]
+
+RoundedType = Literal["float32", "float16", "bfloat16"]
+
+DRAW = "mobilekit_draw"
+"""The input that shifts the grid: a float32 scalar, ``c`` or ``g``."""
+
+_DRAWS: dict[RoundedType, tuple[float, ...]] = {
+    "float32": (1.0, 257.0, 331.0, 431.0),
+    "float16": (1.0, 1.19, 1.41),
+    "bfloat16": (1.0, 1.19, 1.41),
+}
+"""For float32, coarser by 2^8 or a little more: far above what ONNX Runtime rounds by itself, far below the signal. 1
+rounds nothing there: what the order of ONNX Runtime's own sums changes."""
+
+_LARGEST_BYTES = 1_900_000_000
+"""A model with its weights must fit in one message of 2 GB."""
+
+_FLOAT, _HALF, _BFLOAT = 1, 10, 16
+
+_MOVES = frozenset(
+    {
+        "Concat",
+        "Constant",
+        "DepthToSpace",
+        "Expand",
+        "Flatten",
+        "Gather",
+        "GatherElements",
+        "GatherND",
+        "Identity",
+        "MaxPool",
+        "Pad",
+        "Relu",
+        "Reshape",
+        "Slice",
+        "SpaceToDepth",
+        "Split",
+        "Squeeze",
+        "Tile",
+        "TopK",
+        "Transpose",
+        "Unsqueeze",
+        "Where",
+    }
+)
+"""They move numbers that are rounded already."""
+
+
+def round_everywhere(model: ModelProto, weights: RoundedType, computed: RoundedType | None) -> None:
+    """Round all float32 weights to ``weights`` and what each node computes to ``computed`` (``None``: leave it), in
+    place. The model's data must be in it (no external files). It gains the input :data:`DRAW`."""
+    import onnx
+
+    if computed is not None:
+        # Element types of what is between the nodes; ONNX Runtime infers them too, but keeps them to itself.
+        model.CopyFrom(onnx.shape_inference.infer_shapes(model))
+    _graph(model.graph, {}, weights, computed)
+    model.graph.input.append(onnx.helper.make_tensor_value_info(DRAW, _FLOAT, []))
+
+
+def _graph(graph: GraphProto, outer: dict[str, int], weights: RoundedType, computed: RoundedType | None) -> None:
+    from onnx import numpy_helper
+
+    types = dict(outer)
+    for info in (*graph.value_info, *graph.input, *graph.output):
+        types[info.name] = info.type.tensor_type.elem_type
+    for tensor in graph.initializer:
+        types[tensor.name] = tensor.data_type
+        if weights != "float32" and tensor.data_type == _FLOAT:
+            tensor.CopyFrom(numpy_helper.from_array(_rounded(numpy_helper.to_array(tensor), weights), tensor.name))
+    nodes: list[NodeProto] = []
+    for node in graph.node:
+        for attribute in node.attribute:
+            if attribute.HasField("g"):
+                _graph(attribute.g, types, weights, computed)
+            if node.op_type == "Constant" and weights != "float32" and attribute.t.data_type == _FLOAT:
+                attribute.t.CopyFrom(numpy_helper.from_array(_rounded(numpy_helper.to_array(attribute.t), weights)))
+        nodes.append(node)
+        if computed is None or (node.op_type in _MOVES and node.domain in ("", "ai.onnx")):
+            continue
+        for index, name in enumerate(node.output):
+            if name and types.get(name) == _FLOAT:
+                node.output[index] = f"{name}/mobilekit_exact"
+                nodes += _rounding(f"{name}/mobilekit_exact", name, computed)
+    kept = [type(node).FromString(node.SerializeToString()) for node in nodes]
+    del graph.node[:]
+    graph.node.extend(kept)
+
+
+def _rounding(source: str, result: str, computed: RoundedType) -> list[NodeProto]:
+    from onnx.helper import make_node
+
+    def name(step: str) -> str:
+        return f"{result}/mobilekit_{step}"
+
+    if computed == "float32":
+        return [
+            make_node("Mul", [source, DRAW], [name("scaled")]),
+            make_node("Sub", [name("scaled"), source], [name("low")]),
+            make_node("Sub", [name("scaled"), name("low")], [result]),
+        ]
+    narrow = _HALF if computed == "float16" else _BFLOAT
+    return [
+        make_node("Mul", [source, DRAW], [name("scaled")]),
+        make_node("Cast", [name("scaled")], [name("narrow")], to=narrow),
+        make_node("Cast", [name("narrow")], [name("wide")], to=_FLOAT),
+        make_node("Div", [name("wide"), DRAW], [result]),
+    ]
+
+
+def _rounded(array: Array, dtype: RoundedType) -> Array:
+    import ml_dtypes
+
+    narrow = np.dtype(ml_dtypes.bfloat16 if dtype == "bfloat16" else dtype)
+    # Infinity is what a number beyond the range becomes there, too.
+    with np.errstate(over="ignore"):
+        return array.astype(narrow).astype(np.float32)
+
+
+class RoundedModel:
+    """Lives in a child process: the model at ``model`` with everything rounded, loaded once.
+
+    ``free`` names axes by input that may have another size than the file says. Raises :class:`ModelError` where ONNX
+    Runtime does not load the rounded model, or it is too large to be rounded.
+    """
+
+    def __init__(
+        self, model: str, weights: RoundedType, computed: RoundedType | None, free: Mapping[str, Sequence[int]]
+    ) -> None:
+        import onnx
+        import onnxruntime as ort
+
+        from mobilekit.runners.ort import without_sizes
+
+        proto = onnx.load(model, load_external_data=False)
+        without_sizes(proto, free)
+        onnx.load_external_data_for_model(proto, str(Path(model).parent))
+        if proto.ByteSize() > _LARGEST_BYTES:
+            raise ModelError(f"{Path(model).name} is too large to emulate rounding in")
+        try:
+            round_everywhere(proto, weights, computed)
+            settings = ort.SessionOptions()
+            settings.log_severity_level = 3
+            settings.add_session_config_entry("session.intra_op.allow_spinning", "0")
+            # It would take the roundings out.
+            settings.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+            data = proto.SerializeToString()
+            self._session = ort.InferenceSession(data, settings, providers=["CPUExecutionProvider"])
+        except Exception as error:  # onnx and ONNX Runtime raise what they like
+            raise ModelError(f"{Path(model).name} cannot be run with every result rounded: {error}") from error
+        self._draws = _DRAWS[computed] if computed is not None else (1.0,)
+        self._coarser = self._draws if computed == "float32" else (1.0,) * len(self._draws)
+
+    def errors(self, inputs: dict[str, Any], expected: dict[str, Any]) -> dict[str, list[list[float]]]:
+        """By output, a draw each: the relative L2 and the largest absolute error against ``expected``.
+
+        Infinite where something leaves the format's range. Raises :class:`UsageError` where the model cannot run.
+        """
+        from mobilekit.metrics.tensors import compare
+
+        known = {value.name for value in self._session.get_inputs()}
+        names = [output.name for output in self._session.get_outputs() if output.name in expected]
+        found: dict[str, list[list[float]]] = {name: [] for name in names}
+        for draw, coarser in zip(self._draws, self._coarser, strict=True):
+            feed = {name: array for name, array in inputs.items() if name in known}
+            try:
+                outputs = self._session.run(names, {**feed, DRAW: np.array(draw, dtype=np.float32)})
+            except Exception as error:
+                raise UsageError(f"the rounded model cannot be run: {error}") from error
+            for name, output in zip(names, outputs, strict=True):
+                off = compare(output, expected[name])
+                found[name].append([off.relative_l2 / coarser, off.max_abs / coarser])
+        return found

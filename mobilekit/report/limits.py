@@ -1,0 +1,28 @@
+"""The limits that an output was held against, and where they come from."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict
+
+__all__ = ["LimitReport"]
+
+
+class LimitReport(BaseModel):
+    """Limits of one output for the sample that decided; ``None``: no limit of that kind.
+
+    ``basis``: ``"derived"`` from what ``format`` (``"fp32"``, ``"fp16 weights"``, ...) costs by itself on that sample,
+    ``format_cost`` in relative L2 (infinite where values leave its range); ``"explicit"``, as the user said;
+    ``"fixed"`` where nothing could be measured. ``atol`` holds where the reference is zero or constant.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="strings")
+
+    rtol: float | None
+    cosine: float | None
+    psnr_db: float | None
+    atol: float
+    basis: Literal["fixed", "derived", "explicit"]
+    format: str
+    format_cost: float | None = None

@@ -1,0 +1,106 @@
+"""The rounded model: it costs what rounding costs, in every draw, wherever in the graph a float is made."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import pytest
+from onnx import helper, numpy_helper
+
+from mobilekit.errors import ModelError
+from mobilekit.precision.rounding import DRAW, RoundedModel, round_everywhere
+from tests.models import of_nodes, save
+
+RNG = np.random.default_rng(0)
+X = RNG.standard_normal((1, 64)).astype(np.float32)
+W = RNG.standard_normal((64, 64)).astype(np.float32) / np.float32(8)
+
+
+def _model(nodes, weights=None):
+    return of_nodes(nodes, {"x": (1, 64)}, {"y": (1, 64)}, weights or {})
+
+
+def _run(model, draw):
+    settings = ort.SessionOptions()
+    settings.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    session = ort.InferenceSession(model.SerializeToString(), settings, providers=["CPUExecutionProvider"])
+    return session.run(None, {"x": X, DRAW: np.array(draw, np.float32)})[0]
+
+
+def test_float32_is_rounded_to_fewer_bits_as_the_draw_says():
+    model = _model([helper.make_node("Neg", ["x"], ["y"])])
+    round_everywhere(model, "float32", "float32")
+    np.testing.assert_array_equal(_run(model, 1.0), -X)
+    for draw in (257.0, 331.0):
+        error = np.abs(_run(model, draw) + X) / np.abs(X)
+        assert 0 < error.max() <= draw * 2.0**-24 * 1.01
+    assert (_run(model, 257.0) != _run(model, 331.0)).any()
+
+
+@pytest.mark.parametrize(("dtype", "step"), [("float16", 2.0**-11), ("bfloat16", 2.0**-8)])
+def test_halves_are_rounded_as_the_format_does(dtype, step):
+    model = _model([helper.make_node("Neg", ["x"], ["y"])])
+    round_everywhere(model, "float32", dtype)
+    found = _run(model, 1.0)
+    import ml_dtypes
+
+    narrow = np.dtype(ml_dtypes.bfloat16 if dtype == "bfloat16" else dtype)
+    np.testing.assert_array_equal(found, (-X).astype(narrow).astype(np.float32))
+    other = _run(model, 1.19)
+    assert (np.abs(other + X) <= step * np.abs(X) * 1.01).all()
+    assert (other != found).any()
+
+
+def test_weights_are_rounded_in_place_and_in_bodies():
+    body = helper.make_graph(
+        [helper.make_node("Add", ["x", "inner"], ["sum"])],
+        "body",
+        [],
+        [helper.make_tensor_value_info("sum", onnx.TensorProto.FLOAT, (1, 64))],
+        [numpy_helper.from_array(X[0] / 3, "inner")],
+    )
+    nodes = [
+        helper.make_node("MatMul", ["x", "w"], ["xw"]),
+        helper.make_node("Constant", [], ["c"], value=numpy_helper.from_array(X / 7, "c")),
+        helper.make_node("Add", ["xw", "c"], ["xc"]),
+        helper.make_node("If", ["yes"], ["z"], then_branch=body, else_branch=body),
+        helper.make_node("Add", ["xc", "z"], ["y"]),
+    ]
+    model = _model(nodes, {"w": W, "yes": np.array(True)})
+    round_everywhere(model, "float16", None)
+    half = lambda a: a.astype(np.float16).astype(np.float32)  # noqa: E731
+    np.testing.assert_allclose(_run(model, 1.0), X @ half(W) + half(X / 7) + X + half(X[0] / 3), rtol=1e-5, atol=1e-6)
+
+
+def test_errors_are_told_by_output_and_draw(tmp_path):
+    nodes = [helper.make_node("MatMul", ["x", "w"], ["h"]), helper.make_node("Exp", ["h"], ["y"])]
+    path = save(_model(nodes, {"w": W}), tmp_path / "m.onnx")
+    expected = {"y": np.exp(X @ W)}
+    full = RoundedModel(str(path), "float32", "float32", {}).errors({"x": X}, expected)["y"]
+    half = RoundedModel(str(path), "float16", "float16", {}).errors({"x": X}, expected)["y"]
+    assert len(full) == 4
+    assert len(half) == 3
+    assert all(1e-9 < l2 < 2e-6 for l2, _ in full)
+    assert all(1e-4 < l2 < 1e-2 and peak > 0 for l2, peak in half)
+
+
+def test_what_leaves_the_range_is_infinitely_far_off(tmp_path):
+    path = save(
+        _model(
+            [helper.make_node("Mul", ["x", "k"], ["big"]), helper.make_node("Div", ["big", "k"], ["y"])],
+            {"k": np.array(60000.0, np.float32)},
+        ),
+        tmp_path / "m.onnx",
+    )
+    found = RoundedModel(str(path), "float32", "float16", {}).errors({"x": X}, {"y": X})["y"]
+    assert all(math.isinf(l2) for l2, _ in found)
+    assert all(l2 < 1e-6 for l2, _ in RoundedModel(str(path), "float32", "float32", {}).errors({"x": X}, {"y": X})["y"])
+
+
+def test_a_model_that_does_not_load_is_told(tmp_path):
+    path = save(_model([helper.make_node("Frobnicate", ["x"], ["y"], domain="nowhere")]), tmp_path / "m.onnx")
+    with pytest.raises(ModelError, match="rounded"):
+        RoundedModel(str(path), "float32", "float16", {})
