@@ -44,12 +44,13 @@ def test_float32_is_rounded_to_fewer_bits_as_the_draw_says():
 def test_halves_are_rounded_as_the_format_does(dtype, step):
     model = _model([helper.make_node("Neg", ["x"], ["y"])])
     round_everywhere(model, "float32", dtype)
-    found = _run(model, 1.0)
     import ml_dtypes
+
+    found = _run(model, 1.0 if dtype == "float16" else 2.0**16 + 1)
 
     narrow = np.dtype(ml_dtypes.bfloat16 if dtype == "bfloat16" else dtype)
     np.testing.assert_array_equal(found, (-X).astype(narrow).astype(np.float32))
-    other = _run(model, 1.19)
+    other = _run(model, 1.19 if dtype == "float16" else 1.19 * 2**16)
     assert (np.abs(other + X) <= step * np.abs(X) * 1.01).all()
     assert (other != found).any()
 
