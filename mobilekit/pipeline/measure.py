@@ -102,7 +102,7 @@ def _record(
         if missing := next((info.name for info in outputs if info.name not in answers), None):
             raise BundleError(f"{who} gave no output {missing!r}", hint="export the model again")
     errors = {info.name: compare(actual[info.name], expected[info.name]) for info in outputs}
-    tolerances = limits.of(sample.tensors, expected, errors, timeout_s)
+    tolerances = limits.of(sample.tensors, errors, timeout_s)
     doubts: Mapping[str, float] = {}
     if any(judge(error, tolerances[name]).verdict is Verdict.FAIL for name, error in errors.items()):
         doubts = reference.doubt(sample.tensors, expected, timeout_s)

@@ -15,7 +15,7 @@ from mobilekit.validate.tolerance import Tolerance, Verdict, derived, explicit, 
 
 if TYPE_CHECKING:
     from mobilekit.metrics.tensors import TensorError
-    from mobilekit.tensors import Array, NamedTensors
+    from mobilekit.tensors import Array
     from mobilekit.validate.rounding import NumberFormat, RoundingCost
 
 __all__ = ["EVERY", "Limits", "Overrides"]
@@ -80,7 +80,7 @@ class Limits:
         self.fixed: Mapping[str, Tolerance] = self._finished({name: tolerance_for(loosest) for name in self._outputs})
 
     def of(
-        self, inputs: Mapping[str, Array], expected: NamedTensors, errors: Mapping[str, TensorError], timeout_s: float
+        self, inputs: Mapping[str, Array], errors: Mapping[str, TensorError], timeout_s: float
     ) -> Mapping[str, Tolerance]:
         """The limits for one sample, by output. ``errors`` are those found; they only say whether measuring is worth
         it."""
@@ -90,7 +90,7 @@ class Limits:
             judge(errors[name], self._strictest[name]).verdict is Verdict.FAIL for name in self._outputs
         ):
             return self._strictest
-        costs = self._cost.of(inputs, expected, timeout_s)
+        costs = self._cost.of(inputs, timeout_s)
         if costs.keys() < set(self._outputs):
             return self.fixed
         found = self._finished({name: derived(self._form, costs[name]) for name in self._outputs})

@@ -21,11 +21,11 @@ if TYPE_CHECKING:
 
     from mobilekit.bundle import Bundle
     from mobilekit.child import Child
-    from mobilekit.tensors import Array, NamedTensors
+    from mobilekit.tensors import Array
 
 __all__ = ["Cost", "NumberFormat", "RoundingCost"]
 
-_VERSION = "3"
+_VERSION = "4"
 """Of what is measured, in the cache's keys."""
 
 _LONG = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
@@ -91,18 +91,15 @@ class RoundingCost:
         """Why nothing can be measured; empty where it can, as far as is known."""
         return self._broken
 
-    def of(self, inputs: Mapping[str, Array], expected: NamedTensors, timeout_s: float) -> dict[str, Cost]:
-        """By output; empty where the model cannot be run with its results rounded (:attr:`unknown` says why).
-
-        ``expected`` is what the reference gives for ``inputs``.
-        """
+    def of(self, inputs: Mapping[str, Array], timeout_s: float) -> dict[str, Cost]:
+        """By output; empty where the model cannot be run with its results rounded (:attr:`unknown` says why)."""
         if self._broken:
             return {}
         name = self._name(inputs)
         draws = self._read(name) if self._cache else None
         if draws is None:
             try:
-                draws = self._measure(inputs, expected, timeout_s)
+                draws = self._measure(inputs, timeout_s)
             except (ModelError, UsageError, ChildError) as error:
                 self._broken = error.message
                 return {}
@@ -110,9 +107,7 @@ class RoundingCost:
                 self._write(name, draws)
         return {output: _worst(found) for output, found in draws.items()}
 
-    def _measure(
-        self, inputs: Mapping[str, Array], expected: NamedTensors, timeout_s: float
-    ) -> dict[str, list[list[float]]]:
+    def _measure(self, inputs: Mapping[str, Array], timeout_s: float) -> dict[str, list[list[float]]]:
         from mobilekit.child import Child
 
         if self._child is None:
@@ -130,9 +125,7 @@ class RoundingCost:
                 timeout_s=_START_TIMEOUT_S,
             )
         feed = {**self._bundle.fixed(), **inputs}
-        answer: dict[str, list[list[float]]] = self._child.call(
-            "errors", {"inputs": feed, "expected": dict(expected)}, timeout_s=10 * timeout_s
-        )
+        answer: dict[str, list[list[float]]] = self._child.call("errors", {"inputs": feed}, timeout_s=10 * timeout_s)
         return answer
 
     def _name(self, inputs: Mapping[str, Array]) -> str:

@@ -79,12 +79,12 @@ def test_weights_are_rounded_in_place_and_in_bodies():
 def test_errors_are_told_by_output_and_draw(tmp_path):
     nodes = [helper.make_node("MatMul", ["x", "w"], ["h"]), helper.make_node("Exp", ["h"], ["y"])]
     path = save(_model(nodes, {"w": W}), tmp_path / "m.onnx")
-    expected = {"y": np.exp(X @ W)}
-    full = RoundedModel(str(path), "float32", "float32", {}).errors({"x": X}, expected)["y"]
-    half = RoundedModel(str(path), "float16", "float16", {}).errors({"x": X}, expected)["y"]
+    full = RoundedModel(str(path), "float32", "float32", {}).errors({"x": X})["y"]
+    half = RoundedModel(str(path), "float16", "float16", {}).errors({"x": X})["y"]
     assert len(full) == 4
     assert len(half) == 3
-    assert all(1e-9 < l2 < 2e-6 for l2, _ in full)
+    assert all(l2 < 2e-6 for l2, _ in full)
+    assert all(l2 > 1e-9 for l2, _ in full[1:])
     assert all(1e-4 < l2 < 1e-2 and peak > 0 for l2, peak in half)
 
 
@@ -96,9 +96,9 @@ def test_what_leaves_the_range_is_infinitely_far_off(tmp_path):
         ),
         tmp_path / "m.onnx",
     )
-    found = RoundedModel(str(path), "float32", "float16", {}).errors({"x": X}, {"y": X})["y"]
+    found = RoundedModel(str(path), "float32", "float16", {}).errors({"x": X})["y"]
     assert all(math.isinf(l2) for l2, _ in found)
-    assert all(l2 < 1e-6 for l2, _ in RoundedModel(str(path), "float32", "float32", {}).errors({"x": X}, {"y": X})["y"])
+    assert all(l2 < 1e-6 for l2, _ in RoundedModel(str(path), "float32", "float32", {}).errors({"x": X})["y"])
 
 
 def test_a_model_that_does_not_load_is_told(tmp_path):
