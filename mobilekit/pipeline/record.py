@@ -105,6 +105,7 @@ def record_reference(
                 name=facts.name,
                 version=facts.version,
                 machine=f"{platform.system()} {platform.machine()}",
+                gpu=facts.gpu,
                 versions=dict(_versions()),
             ),
             seed=options.seed if options.inputs is None else None,

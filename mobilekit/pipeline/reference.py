@@ -6,9 +6,10 @@ import hashlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 from mobilekit.errors import UsageError
+from mobilekit.progress import SILENT, Progress
 from mobilekit.runners.base import RunOptions
 
 if TYPE_CHECKING:
@@ -20,9 +21,11 @@ if TYPE_CHECKING:
     from mobilekit.validate.inputs import Sample
     from mobilekit.validate.recording import Recording
 
-__all__ = ["ONNXRUNTIME", "Reference", "open_reference"]
+__all__ = ["ONNXRUNTIME", "ONNXRUNTIME_CUDA", "TENSORRT", "Reference", "open_reference"]
 
 ONNXRUNTIME = "onnxruntime"
+ONNXRUNTIME_CUDA = "onnxruntime-cuda"
+TENSORRT = "tensorrt"
 
 
 class Reference(Protocol):
@@ -42,17 +45,20 @@ class Reference(Protocol):
         ...
 
 
-class _OnnxRuntime:
-    def __init__(self, runner: Runner, doubt: Doubt) -> None:
+class _Computed:
+    """Answers of a runner. ``doubt``: what tells how sure it is; without it nobody knows."""
+
+    def __init__(self, runner: Runner, doubt: Doubt | None, gpu: str = "") -> None:
         self._runner = runner
         self._doubt = doubt
+        self._gpu = gpu
 
     @property
     def facts(self) -> ReferenceFacts:
         from mobilekit.report.model import ReferenceFacts
 
         info = self._runner.info()
-        return ReferenceFacts(name=info.name, version=info.version)
+        return ReferenceFacts(name=info.name, version=info.version, gpu=self._gpu)
 
     def samples(self) -> None:
         return None
@@ -61,7 +67,7 @@ class _OnnxRuntime:
         return self._runner.run(inputs, RunOptions(timeout_s=timeout_s)).outputs
 
     def doubt(self, inputs: Mapping[str, Array], expected: NamedTensors, timeout_s: float) -> dict[str, float]:
-        return self._doubt.of(inputs, expected, RunOptions(timeout_s=timeout_s))
+        return {} if self._doubt is None else self._doubt.of(inputs, expected, RunOptions(timeout_s=timeout_s))
 
 
 class _Recorded:
@@ -113,22 +119,32 @@ def _digest(tensors: Mapping[str, Array]) -> str:
 
 
 @contextmanager
-def open_reference(bundle: Bundle, which: str | Path = ONNXRUNTIME) -> Iterator[Reference]:
-    """What ``bundle`` is held against. ``which``: ``"onnxruntime"`` (the CPU, on the original model), or the folder of
-    a recording.
+def open_reference(bundle: Bundle, which: str | Path = ONNXRUNTIME, progress: Progress = SILENT) -> Iterator[Reference]:
+    """What ``bundle`` is held against. ``which``: ``"onnxruntime"`` (the CPU, on the original model),
+    ``"onnxruntime-cuda"`` (the same on the first GPU), ``"tensorrt"`` (the bundle's plan on it), or the folder of a
+    recording.
 
-    Raises :class:`UsageError` where it is neither, :class:`~mobilekit.errors.ModelError` where ONNX Runtime cannot load
-    the model, :class:`~mobilekit.errors.BundleError` for a recording that is damaged or of another model.
+    Raises :class:`UsageError` where it is none of these, :class:`~mobilekit.errors.ModelError` where ONNX Runtime
+    cannot load the model, :class:`~mobilekit.errors.NoDeviceError` or :class:`~mobilekit.errors.SetupError` where there
+    is no GPU or nothing to use it with, :class:`~mobilekit.errors.BundleError` for a recording that is damaged or of
+    another model.
     """
-    if which == ONNXRUNTIME:
-        with _onnxruntime(bundle) as reference:
+    if which in (ONNXRUNTIME, ONNXRUNTIME_CUDA):
+        with _onnxruntime(bundle, cuda=which == ONNXRUNTIME_CUDA) as reference:
             yield reference
+        return
+    if which == TENSORRT:
+        from mobilekit.pipeline.place_plan import open_plan
+        from mobilekit.targets.tensorrt.gpus import GPU
+
+        with open_plan(bundle, GPU, progress=progress) as (runner, facts):
+            yield _Computed(runner, None, facts.model)
         return
     folder = Path(which)
     if not folder.exists():
         raise UsageError(
             f"there is no reference {str(which)!r}",
-            hint=f"{ONNXRUNTIME}, or a folder that mobilekit reference record wrote",
+            hint=f"{ONNXRUNTIME}, {ONNXRUNTIME_CUDA}, {TENSORRT}, or a folder that mobilekit reference record wrote",
         )
     from mobilekit.validate.recording import open_recording
 
@@ -138,14 +154,20 @@ def open_reference(bundle: Bundle, which: str | Path = ONNXRUNTIME) -> Iterator[
 
 
 @contextmanager
-def _onnxruntime(bundle: Bundle) -> Iterator[Reference]:
+def _onnxruntime(bundle: Bundle, *, cuda: bool) -> Iterator[Reference]:
     from mobilekit.runners.ort import OrtRunner
     from mobilekit.validate.doubt import Doubt
 
+    gpu = ""
+    if cuda:
+        from mobilekit.targets.tensorrt.gpus import require_gpu
+
+        gpu = require_gpu(0).name
     fixed = bundle.fixed()
 
     def ort(*, optimise: bool) -> OrtRunner:
-        return OrtRunner(bundle.source, fixed=fixed, free=bundle.free, optimise=optimise)
+        provider: Literal["cpu", "cuda"] = "cuda" if cuda else "cpu"
+        return OrtRunner(bundle.source, fixed=fixed, free=bundle.free, optimise=optimise, provider=provider)
 
     with ort(optimise=True) as runner, Doubt(lambda: ort(optimise=False)) as doubt:
-        yield _OnnxRuntime(runner, doubt)
+        yield _Computed(runner, doubt, gpu)

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from mobilekit.targets.tensorrt.flavour import Flavour
     from mobilekit.tensors import Array
 
-__all__ = ["PlanReport", "PreparedPlan", "check_plan", "make_plan", "prepare_plan"]
+__all__ = ["PlanReport", "PreparedPlan", "check_plan", "make_plan", "prepare_plan", "runnable"]
 
 _LARGE_BYTES = 1 << 30
 """Weights beyond this stand in a file of their own beside the prepared ONNX: protobuf ends at 2 GB."""
@@ -171,7 +171,7 @@ def make_plan(
         kept = _into_format(exact, model, prepared, preprocess, progress)
         if samples and precision not in ("fp32", "tf32"):  # no CPU computes in TF32
             progress.step(f"verifying it in {precision}")
-            errors, verified = _judge(_run(_runnable(model, precision, Path(name)), samples), expected, precision)
+            errors, verified = _judge(_run(runnable(model, precision, Path(name)), samples), expected, precision)
     progress.step(f"building the plan with {prepared.flavour.product} {prepared.flavour.version()}")
     artifact = build(root, prepared.flavour, prepared.options, progress=progress)
     return PlanReport(replace(artifact, verified=verified), errors, kept)
@@ -237,7 +237,7 @@ def _write(graph: Graph, path: Path) -> None:
     )
 
 
-def _runnable(model: Path, precision: str, folder: Path) -> Path:
+def runnable(model: Path, precision: str, folder: Path) -> Path:
     """A model that ONNX Runtime's CPU kernels can run: itself, or bfloat16 emulated by rounding."""
     if precision != "bf16":
         return model

@@ -55,12 +55,13 @@ class OutputReport(_Frozen):
 
 
 class DeviceFacts(_Frozen):
-    """Where the model ran. ``kind``: ``"adb"`` or ``"local"``; ``virtual`` and its ``cpu_profile`` for our daemon's.
+    """Where the model ran. ``kind``: ``"adb"``; ``"local"``, this machine's processor; ``"gpu"``, a plan on a GPU;
+    ``"prepared"``, what a plan was built from, in ONNX Runtime. ``virtual`` and its ``cpu_profile`` for our daemon's.
 
     ``runner`` and ``runner_version`` name the program that computed there.
     """
 
-    kind: Literal["adb", "local"]
+    kind: Literal["adb", "local", "gpu", "prepared"]
     serial: str
     model: str
     manufacturer: str = ""
@@ -74,10 +75,11 @@ class DeviceFacts(_Frozen):
 
 
 class ReferenceFacts(_Frozen):
-    """What the result is held against."""
+    """What the result is held against; ``gpu`` names the one that computed it, if any."""
 
     name: str
     version: str
+    gpu: str = ""
 
 
 class LatencyReport(_Frozen):

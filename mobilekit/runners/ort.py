@@ -1,14 +1,14 @@
-"""ONNX Runtime on this machine's CPU: the reference every result is held against. Runs in a child process."""
+"""ONNX Runtime on this machine, the reference every result is held against. Runs in a child process."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from mobilekit.child import Child
-from mobilekit.errors import ModelError, UsageError
+from mobilekit.errors import ModelError, SetupError, UsageError
 from mobilekit.runners.base import RunnerInfo, RunOptions, RunResult
 
 if TYPE_CHECKING:
@@ -17,16 +17,21 @@ if TYPE_CHECKING:
 __all__ = ["OrtRunner", "without_sizes"]
 
 _LOAD_TIMEOUT_S = 600.0
+_UNBOUNDED = 1 << 62
+_CUDA = "CUDAExecutionProvider"
+
+Provider = Literal["cpu", "cuda"]
 
 
 class OrtRunner:
-    """The model file at ``model`` in an ``onnxruntime`` session (CPU provider), inputs and outputs by ONNX name.
+    """The model file at ``model`` in an ``onnxruntime`` session, inputs and outputs by ONNX name.
 
+    ``provider``: ``"cuda"`` computes on the first GPU, in float32 proper (TF32 off).
     ``fixed`` holds inputs that every run is given beside its own. ``free`` names axes by input that may have another
     size than the file says. ``optimise=False`` switches ONNX Runtime's graph
     optimisations off. ``inner``: tensors that the model computes on its way are outputs too; :meth:`tensors` names them
     all. Raises :class:`ModelError` where ONNX Runtime will not load the model, :class:`UsageError`
-    where it refuses the inputs.
+    where it refuses the inputs, :class:`SetupError` where it has no such provider.
     """
 
     def __init__(
@@ -38,11 +43,13 @@ class OrtRunner:
         fixed: NamedTensors | None = None,
         free: Mapping[str, Sequence[int]] | None = None,
         inner: bool = False,
+        provider: Provider = "cpu",
     ) -> None:
         self._model = model
         self._fixed = dict(fixed or {})
         free = {name: list(axes) for name, axes in (free or {}).items() if axes}
         self._arguments = {"model": str(model), "threads": threads, "optimise": optimise, "free": free, "inner": inner}
+        self._arguments["provider"] = self._provider = provider
         self._child: Child | None = None
         self._started = 0
         self._load_ns = 0
@@ -51,7 +58,9 @@ class OrtRunner:
         """Begin to load the model, in the background; entering the runner waits for it."""
         if self._child is None:
             self._started = time.perf_counter_ns()
-            self._child = Child(what=f"ONNX Runtime on {self._model.name}")
+            # CUDA reserves more address space than there is memory.
+            memory = _UNBOUNDED if self._provider == "cuda" else None
+            self._child = Child(what=f"ONNX Runtime on {self._model.name}", memory_bytes=memory)
             self._child.begin({"create": "mobilekit.runners.ort:_Session", "arguments": self._arguments})
 
     def close(self) -> None:
@@ -80,7 +89,7 @@ class OrtRunner:
             found = version("onnxruntime")
         except PackageNotFoundError:
             found = version("onnxruntime-gpu")
-        return RunnerInfo(name="ONNX Runtime CPU", version=found, device="this machine")
+        return RunnerInfo(name=f"ONNX Runtime {self._provider.upper()}", version=found, device="this machine")
 
     def tensors(self) -> tuple[tuple[str, str], ...]:
         """Name and ONNX Runtime's type ("tensor(float)") of every output."""
@@ -115,10 +124,22 @@ class _Session:
     """Lives in the child."""
 
     def __init__(
-        self, model: str, threads: int, optimise: bool, free: Mapping[str, Sequence[int]], inner: bool
+        self,
+        model: str,
+        threads: int,
+        optimise: bool,
+        free: Mapping[str, Sequence[int]],
+        inner: bool,
+        provider: Provider,
     ) -> None:
         import onnxruntime as ort
 
+        providers: list[Any] = ["CPUExecutionProvider"]
+        if provider == "cuda":
+            if _CUDA not in ort.get_available_providers():
+                hint = "pip uninstall onnxruntime, then pip install onnxruntime-gpu"
+                raise SetupError("the ONNX Runtime that is installed has no CUDA provider", hint=hint)
+            providers.insert(0, (_CUDA, {"device_id": "0", "use_tf32": "0"}))
         settings = ort.SessionOptions()
         settings.log_severity_level = 3
         settings.intra_op_num_threads = threads
@@ -131,9 +152,12 @@ class _Session:
             if isinstance(opened, bytes):
                 folder = str(Path(model).parent)
                 settings.add_session_config_entry("session.model_external_initializers_file_folder_path", folder)
-            self._session = ort.InferenceSession(opened, settings, providers=["CPUExecutionProvider"])
+            self._session = ort.InferenceSession(opened, settings, providers=providers)
         except Exception as error:  # ONNX Runtime's exceptions share no base class of its own
             raise ModelError(f"ONNX Runtime cannot load {Path(model).name}: {_first_line(error)}") from error
+        if provider == "cuda" and self._session.get_providers()[0] != _CUDA:  # it goes on with the CPU
+            hint = "its CUDA and cuDNN libraries must be there: pip install 'onnxruntime-gpu[cuda,cudnn]'"
+            raise SetupError("ONNX Runtime cannot start its CUDA provider", hint=hint)
 
     def tensors(self) -> list[tuple[str, str]]:
         return [(output.name, output.type) for output in self._session.get_outputs()]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -15,6 +14,7 @@ import pytest
 
 from mobilekit.targets.tensorrt.flavour import FLAVOURS, installed
 from mobilekit.targets.tensorrt.host import WORKER, job_folder, parse_hello
+from tests import fake_cuda
 from tests.models import conv_classifier, save
 
 pytestmark = pytest.mark.skipif(shutil.which("gcc") is None, reason="needs gcc")
@@ -23,15 +23,11 @@ rtx = pytest.mark.skipif(not installed(FLAVOURS["rtx"]), reason="needs the extra
 
 @pytest.fixture(scope="module")
 def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("cuda")
-    source = Path(__file__).with_name("fake_cuda.c")
-    command = ["gcc", "-shared", "-fPIC", "-Wall", "-Werror", "-o", str(folder / "libcuda.so.1"), str(source)]
-    subprocess.run(command, check=True)
-    return folder
+    return fake_cuda.build(tmp_path_factory.mktemp("cuda"))
 
 
 def start(library: Path, *arguments: str, **settings: int) -> subprocess.CompletedProcess[str]:
-    env = os.environ | {"LD_LIBRARY_PATH": str(library)} | {f"FAKE_CUDA_{k}": str(v) for k, v in settings.items()}
+    env = fake_cuda.environment(library, **settings)
     return subprocess.run([sys.executable, *arguments], env=env, capture_output=True, text=True, timeout=120)
 
 
