@@ -3,9 +3,9 @@
 ``call("mobilekit.passes.simplify:run_onnxsim", {...}, what=...)`` runs one function and ends;
 :class:`Child` keeps one object alive over many calls (a model is loaded once). Both start
 :mod:`mobilekit.child_server`. Arguments and results are JSON-able values in which numpy arrays may stand anywhere;
-arrays travel as ``.npy`` files in a private temporary folder. Errors of :mod:`mobilekit.errors` raised there are
-raised again here; a signal, a time limit and a lack of memory become :class:`~mobilekit.errors.ChildError`.
-The child dies with its parent.
+arrays travel as ``.npy`` files in a private temporary folder, which is the child's ``TMPDIR``, too. Errors of
+:mod:`mobilekit.errors` raised there are raised again here; a signal, a time limit and a lack of memory become
+:class:`~mobilekit.errors.ChildError`. The child dies with its parent.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ import select
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Mapping
 from contextlib import suppress
@@ -26,6 +25,7 @@ from typing import Any
 from mobilekit import child_server, errors
 from mobilekit.child_server import read_message, write_message
 from mobilekit.errors import ChildCrashError, ChildError, ChildTimeoutError, MobilekitError, UnsupportedModelError
+from mobilekit.paths import Scratch
 
 __all__ = ["Child", "call", "physical_memory_bytes"]
 
@@ -59,7 +59,7 @@ class Child:
         self._what = what
         self._memory_bytes = memory_bytes or physical_memory_bytes() * 9 // 10
         self._process: subprocess.Popen[bytes] | None = None
-        self._folder = tempfile.TemporaryDirectory(prefix="mobilekit-child-")
+        self._folder = Scratch("child")
         self._count = 0
 
     def __enter__(self) -> Child:
@@ -87,7 +87,7 @@ class Child:
         self._count += 1
         assert process.stdin is not None
         try:
-            write_message(Path(self._folder.name) / f"request{self._count}", message)
+            write_message(self._folder.path / f"request{self._count}", message)
             with suppress(BrokenPipeError):
                 process.stdin.write(f"{self._count}\n".encode())
                 process.stdin.flush()
@@ -99,7 +99,7 @@ class Child:
         """The answer to what :meth:`begin` asked; ``timeout_s`` counts from here."""
         process = self._process
         assert process is not None, "nothing was asked"
-        folder = Path(self._folder.name)
+        folder = self._folder.path
         try:
             if not self._wait_for_answer(process, timeout_s):
                 hint = "raise the limit with --timeout, or use a smaller input"
@@ -125,8 +125,8 @@ class Child:
     def _start(self) -> subprocess.Popen[bytes]:
         # By its path, without that folder on sys.path (-P): `-m` would import more before it begins.
         command = [sys.executable, "-P", child_server.__file__]
-        command += [self._folder.name, str(os.getpid()), str(self._memory_bytes)]
-        with (Path(self._folder.name) / "stderr").open("wb") as stderr:
+        command += [str(self._folder.path), str(os.getpid()), str(self._memory_bytes)]
+        with (self._folder.path / "stderr").open("wb") as stderr:
             self._process = subprocess.Popen(
                 command,
                 stdin=subprocess.PIPE,
@@ -134,7 +134,8 @@ class Child:
                 stderr=stderr,
                 start_new_session=True,
                 # numpy's BLAS starts a thread a core when it is imported: a third of what that takes.
-                env={"OPENBLAS_NUM_THREADS": "1", **os.environ},
+                # What it leaves in its temporary folder goes with ours.
+                env={"OPENBLAS_NUM_THREADS": "1", **os.environ, "TMPDIR": str(self._folder.path)},
             )
         return self._process
 
@@ -150,7 +151,7 @@ class Child:
 
     def _last_lines(self, count: int = 3) -> str:
         with suppress(OSError):
-            text = (Path(self._folder.name) / "stderr").read_bytes()[-2000:].decode("utf-8", "replace")
+            text = (self._folder.path / "stderr").read_bytes()[-2000:].decode("utf-8", "replace")
             return "\n".join(text.strip().splitlines()[-count:])
         return ""
 

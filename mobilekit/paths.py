@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
+import re
 import shutil
 import tempfile
-from collections.abc import Iterator
+import weakref
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from mobilekit.errors import StorageError, UsageError
 
-__all__ = ["atomic_dir", "atomic_file", "cache_dir", "data_dir", "state_dir", "storage_errors"]
+__all__ = ["Scratch", "atomic_dir", "atomic_file", "cache_dir", "data_dir", "state_dir", "storage_errors"]
+
+_RANDOM = "[a-z0-9_]{8}"
+"""What ``tempfile`` puts into a name."""
 
 
 def cache_dir(*parts: str) -> Path:
@@ -70,6 +76,79 @@ def _make_parent(path: Path) -> None:
         raise StorageError(f"cannot write {path}: {error.strerror}", hint="choose another folder") from error
 
 
+class Scratch:
+    """A private folder for temporary files, gone with :meth:`cleanup` or the ``with`` block.
+
+    Its lock is held until then, so that whoever makes the next one can tell what processes left that were killed.
+    """
+
+    def __init__(self, purpose: str) -> None:
+        home = Path(tempfile.gettempdir())
+        _sweep(home, re.compile(f"mobilekit-scratch-[a-z-]+-{_RANDOM}"))
+        with storage_errors(home):
+            self.path, lock = _claim(lambda: tempfile.mkdtemp(prefix=f"mobilekit-scratch-{purpose}-"))
+        self._remove = weakref.finalize(self, _removed, self.path, lock)
+
+    def __enter__(self) -> Path:
+        return self.path
+
+    def __exit__(self, *exc: object) -> None:
+        self.cleanup()
+
+    def cleanup(self) -> None:
+        """Remove the folder; again is no error."""
+        self._remove()
+
+
+def _removed(path: Path, lock: int) -> None:
+    shutil.rmtree(path, ignore_errors=True)
+    os.close(lock)
+
+
+def _claim(make: Callable[[], str]) -> tuple[Path, int]:
+    """The file or folder that ``make`` made, and a descriptor that holds its lock."""
+    while True:
+        path = Path(make())
+        try:
+            handle = os.open(path, os.O_RDONLY)
+        except FileNotFoundError:  # swept between the two lines
+            continue
+        with suppress(OSError):  # a file system without locks, where nothing can be swept either
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        with suppress(FileNotFoundError):
+            if os.fstat(handle).st_ino == path.stat().st_ino:
+                return path, handle
+        os.close(handle)
+
+
+def _sweep(folder: Path, name: re.Pattern[str]) -> None:
+    """Remove what a process that was killed left in ``folder`` under such a name: nobody holds its lock."""
+    with suppress(OSError):
+        found = [entry for entry in os.scandir(folder) if name.fullmatch(entry.name)]
+        for entry in found:
+            with suppress(OSError):
+                handle = os.open(entry.path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+                try:
+                    fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    if entry.is_dir(follow_symlinks=False):
+                        shutil.rmtree(entry.path, ignore_errors=True)
+                    else:
+                        Path(entry.path).unlink()
+                finally:
+                    os.close(handle)
+
+
+@contextmanager
+def _part(target: Path, make: Callable[[str, str], str]) -> Iterator[Path]:
+    """What will become ``target``, beside it and locked; those that were left half-made there are removed first."""
+    _sweep(target.parent, re.compile(rf"{re.escape('.' + target.name)}\.{_RANDOM}\.part"))
+    path, lock = _claim(lambda: make(f".{target.name}.", ".part"))
+    try:
+        yield path
+    finally:
+        os.close(lock)
+
+
 @contextmanager
 def atomic_file(path: Path) -> Iterator[Path]:
     """Give a temporary path beside ``path``; rename it into place on success, remove it on any failure.
@@ -79,25 +158,29 @@ def atomic_file(path: Path) -> Iterator[Path]:
     """
     with storage_errors(path):
         if path.exists() and not path.is_file():
-            with tempfile.TemporaryDirectory(prefix="mobilekit-") as folder:
-                temporary = Path(folder) / "content"
+            with Scratch("output") as folder:
+                temporary = folder / "content"
                 yield temporary
                 with temporary.open("rb") as content, path.open("wb") as special:
                     shutil.copyfileobj(content, special)
             return
         target = path.resolve() if path.is_symlink() else path
         _make_parent(target)
-        handle, name = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".part", dir=target.parent)
-        os.close(handle)
-        temporary = Path(name)
-        try:
-            yield temporary
-            temporary.chmod(0o644)
-            temporary.replace(target)
-        except BaseException:
-            with suppress(OSError):
-                temporary.unlink()
-            raise
+
+        def make(prefix: str, suffix: str) -> str:
+            handle, name = tempfile.mkstemp(prefix=prefix, suffix=suffix, dir=target.parent)
+            os.close(handle)
+            return name
+
+        with _part(target, make) as temporary:
+            try:
+                yield temporary
+                temporary.chmod(0o644)
+                temporary.replace(target)
+            except BaseException:
+                with suppress(OSError):
+                    temporary.unlink()
+                raise
 
 
 @contextmanager
@@ -111,25 +194,29 @@ def atomic_dir(path: Path, *, replace: bool = True) -> Iterator[Path]:
         if (path.exists() or path.is_symlink()) and (path.is_symlink() or not path.is_dir()):
             raise StorageError(f"{path} is not a folder", hint="choose another folder")
         _make_parent(path)
-        temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent))
-        old: Path | None = None
-        try:
-            yield temporary
-            temporary.chmod(0o755)
-            if path.exists():
-                if not replace:
-                    raise StorageError(f"{path} already exists", hint="remove it or choose another folder")
-                old = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".old", dir=path.parent))
-                path.rename(old / "previous")
+        with _part(path, lambda prefix, suffix: tempfile.mkdtemp(suffix, prefix, path.parent)) as temporary:
             try:
-                temporary.rename(path)
+                yield temporary
+                temporary.chmod(0o755)
+                _swap(temporary, path, replace=replace)
             except BaseException:
-                if old is not None:
-                    (old / "previous").rename(path)
+                shutil.rmtree(temporary, ignore_errors=True)
                 raise
+
+
+def _swap(temporary: Path, path: Path, *, replace: bool) -> None:
+    if not path.exists():
+        temporary.rename(path)
+        return
+    if not replace:
+        raise StorageError(f"{path} already exists", hint="remove it or choose another folder")
+    old = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".old", dir=path.parent))
+    try:
+        path.rename(old / "previous")
+        try:
+            temporary.rename(path)
         except BaseException:
-            shutil.rmtree(temporary, ignore_errors=True)
+            (old / "previous").rename(path)
             raise
-        finally:
-            if old is not None:
-                shutil.rmtree(old, ignore_errors=True)
+    finally:
+        shutil.rmtree(old, ignore_errors=True)

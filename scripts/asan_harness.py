@@ -1,9 +1,10 @@
-"""Build the harness of this machine with AddressSanitizer, ncnn included, and print its path.
+"""Build the harness of this machine with sanitizers, and print its path.
 
     python scripts/asan_harness.py
 
-For tests that feed it damaged .param and .bin files: an invalid access ends it with exit code 99 and a report on
-stderr (``ASAN_OPTIONS=exitcode=99``). Minutes the first time, then cached. Needs g++.
+For tests that feed it damaged .param and .bin files: an invalid access, in ncnn too, ends it with exit code 99 and a
+report on stderr (``ASAN_OPTIONS=exitcode=99``); undefined behaviour of our own code is reported as ``runtime error``.
+Minutes the first time, then cached. Needs g++.
 """
 
 from __future__ import annotations

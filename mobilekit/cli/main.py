@@ -91,13 +91,17 @@ def _internal(error: Exception) -> None:
 
 
 def _terminated(number: int, _frame: object) -> NoReturn:
-    """A polite kill unwinds like Ctrl-C does, so that temporary files and children go too."""
+    """A polite kill unwinds like Ctrl-C does, so that temporary files and children go too; a second one waits."""
+    for other in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(other, signal.SIG_IGN)
     raise SystemExit(128 + number)
 
 
 def run() -> NoReturn:
     """Entry point: run the command line and leave with the exit code of design decision 8."""
     signal.signal(signal.SIGTERM, _terminated)
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # nohup
+        signal.signal(signal.SIGHUP, _terminated)
     # numpy's BLAS starts a thread a core when it is imported (a third of its time); nothing here multiplies matrices.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     try:

@@ -197,6 +197,7 @@ def infer_node(node: Node, schemas: Schemas) -> None:
                 f"{node.op} at {node.label!r} has {count} {kind}; it takes {least} to {most}",
                 hint="export the model again from its framework",
             )
+    _check_attributes(node, schema)
     if node.op in _SAME_AS_FIRST and not node.domain:
         first, out = node.inputs[0], node.outputs[0]
         if first is not None and out is not None:
@@ -227,6 +228,43 @@ def infer_node(node: Node, schemas: Schemas) -> None:
     for value in node.outputs:
         if value is not None and value.name in made:
             _apply(value, made[value.name])
+
+
+_AttrType = onnx.defs.OpSchema.AttrType
+_PYTHON_TYPES: dict[onnx.defs.OpSchema.AttrType, tuple[type, ...]] = {
+    _AttrType.INT: (int,),
+    _AttrType.FLOAT: (float,),
+    _AttrType.STRING: (str,),
+    _AttrType.INTS: (list,),
+    _AttrType.FLOATS: (list,),
+    _AttrType.STRINGS: (list,),
+    _AttrType.TENSOR: (np.ndarray,),
+    _AttrType.GRAPH: (Graph,),
+}
+_LOOSE_AXIS = frozenset({"ConcatFromSequence", "DequantizeLinear", "Flatten", "OneHot", "QuantizeLinear"})
+"""Operators whose ``axis`` may lie outside of their first input, or does not matter."""
+
+
+def _check_attributes(node: Node, schema: onnx.defs.OpSchema) -> None:
+    """Shape inference looks at neither in operators whose output's shape does not depend on them."""
+    for name, value in node.attrs.items():
+        known = schema.attributes.get(name)
+        types = None if known is None else _PYTHON_TYPES.get(known.type)
+        if known is not None and types is not None and not isinstance(value, types):
+            kind = str(known.type).rpartition(".")[2]
+            raise ModelError(
+                f"{node.op} at {node.label!r}: its attribute {name!r} is not of type {kind}",
+                hint="export the model again from its framework",
+            )
+    axis, first = node.attrs.get("axis"), node.inputs[0] if node.inputs else None
+    if node.domain or node.op in _LOOSE_AXIS or not isinstance(axis, int) or first is None or not first.shape:
+        return
+    rank = len(first.shape)
+    if not -rank <= axis < rank:
+        raise ModelError(
+            f"{node.op} at {node.label!r}: its axis {axis} is not one of the {rank} of {first.name!r}",
+            hint="the model, or the input shape, is wrong",
+        )
 
 
 def _apply(value: Value, made: TypeProto) -> None:

@@ -59,10 +59,12 @@ def _peel(graph: Graph, node: Node) -> list[Node]:
     body = _body(node)
     count = len(body.inputs) - 2
     limit, going, *states = [*node.inputs, None, None][: 2 + count]
-    if any(value is None for value in states) or len(body.outputs) < 1 + count:
+    if any(value is None for value in states) or len(body.outputs) < max(1 + count, 1 + len(node.outputs)):
         raise _refuse(node, "its body and its inputs do not fit", "export the model again")
     if (limit is not None and limit.const is None) or (going is not None and going.const is None):
         raise _refuse(node, "how often it runs depends on data")
+    if any(value is not None and value.const is not None and value.const.size != 1 for value in (limit, going)):
+        raise _refuse(node, "its count or its condition is no single value", "export the model again")
     rows: list[list[Value]] = node.attrs.get(_STATE, [])
     left = _MOST_ROUNDS + 1 if limit is None or limit.const is None else int(limit.const.reshape(-1)[0])
     if left <= 0 or (going is not None and going.const is not None and not going.const.reshape(-1)[0]):
@@ -103,6 +105,9 @@ def _scan(graph: Graph, node: Node) -> list[Node]:
     body = _body(node)
     count = int(node.attrs.get("num_scan_inputs", 0))
     keeps = len(node.inputs) - count
+    fits = 1 <= count <= len(node.inputs) == len(body.inputs) and keeps <= len(body.outputs)
+    if not fits or len(node.outputs) > len(body.outputs):
+        raise _refuse(node, "its body and its inputs do not fit", "export the model again")
     states, sources = list(node.inputs[:keeps]), node.inputs[keeps:]
 
     def listed(name: str, size: int) -> list[int]:

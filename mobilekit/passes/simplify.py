@@ -8,11 +8,11 @@ by our own rules. docs/decisions/0002 has the measurements.
 
 from __future__ import annotations
 
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mobilekit.errors import ChildError, ModelError, UnsupportedModelError
+from mobilekit.paths import Scratch
 from mobilekit.progress import Progress
 
 if TYPE_CHECKING:
@@ -100,8 +100,7 @@ def simplify(graph: Graph, progress: Progress) -> Graph:
     from mobilekit.passes.infer import infer, require_static
 
     large = [v for v in graph.values() if v.const is not None and v.const.size > _KEPT_ELEMENTS]
-    with tempfile.TemporaryDirectory(prefix="mobilekit-simplify-") as name:
-        folder = Path(name)
+    with Scratch("simplify") as folder:
         source, result = folder / "in.onnx", folder / "out.onnx"
         source.write_bytes(to_proto(graph, as_inputs=large).SerializeToString())
         request = {"source": source, "result": result}

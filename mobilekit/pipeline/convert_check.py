@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 import statistics
-import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from mobilekit.errors import MobilekitError, UnsupportedModelError, UsageError, VerificationError
+from mobilekit.paths import Scratch
 from mobilekit.progress import SILENT, Progress
 
 if TYPE_CHECKING:
@@ -99,8 +99,7 @@ def convert_check(
     source = load(resolved.path, fixed)
     shapes = {**(entry.inputs if entry is not None else {}), **options.shapes}
     inputs = _inputs(source, shapes, progress)
-    with tempfile.TemporaryDirectory(prefix="mobilekit-convert-check-") as name:
-        scratch = Path(name)
+    with Scratch("convert-check") as scratch:
         progress.step("converting with mobilekit")
         ours = _ours(model, scratch / "ours", options, shapes)
         if ours.manifest is not None:

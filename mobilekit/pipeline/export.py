@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Literal
 
 from mobilekit.errors import REPORT_IT, UnsupportedModelError, UsageError, VerificationError
 from mobilekit.paths import atomic_dir
+from mobilekit.pipeline.blame import blamed
 from mobilekit.pipeline.infos import tensor_info
 from mobilekit.progress import SILENT, Progress
 
@@ -131,6 +132,19 @@ def _export(
     with clock("load"):
         progress.step("reading the model")
         source = load(resolved.path, _fixed(resolved, options))
+    with blamed(source.path, source.fixed):
+        return _converted(folder, source, resolved, options, clock, progress, background)
+
+
+def _converted(
+    folder: Path,
+    source: SourceModel,
+    resolved: ResolvedModel,
+    options: ExportOptions,
+    clock: _Clock,
+    progress: Progress,
+    background: ExitStack,
+) -> ExportReport:
     reference: OrtRunner | None = None
     early = "ncnn" in options.targets and options.verify and not _is_dynamic(options)
     if early and source.size_bytes <= _OVERLAP_BYTES:

@@ -9,11 +9,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mobilekit.errors import Finding, UnsupportedModelError, UsageError
+from mobilekit.pipeline.blame import blamed
 from mobilekit.progress import SILENT, Progress
 from mobilekit.tensors import TensorSpec
 
 if TYPE_CHECKING:
     from mobilekit.graph import Graph, Value
+    from mobilekit.importers.onnx import SourceModel
+    from mobilekit.targets import Check
     from mobilekit.tensors import FixedValue
 
 __all__ = ["ModelReport", "TargetReport", "inspect_model"]
@@ -78,12 +81,7 @@ def inspect_model(
     target that does not exist. Shapes that are missing, or depend on data, are no error: the report says so.
     """
     from mobilekit import targets as registry
-    from mobilekit.importers.convert import from_proto
     from mobilekit.importers.onnx import load
-    from mobilekit.passes import prepare
-    from mobilekit.passes.cost import macs, peak_activation_bytes
-    from mobilekit.passes.shapes import apply_shapes
-    from mobilekit.pipeline.batch import choose_batch
 
     known = registry.targets()
     wanted = list(known) if targets is None else list(targets)
@@ -91,7 +89,20 @@ def inspect_model(
         if name not in known:
             raise UsageError(f"unknown target {name!r}", hint=f"targets: {', '.join(known)}")
     model = load(path, fixed)
-    original = from_proto(model.proto, path.parent)
+    with blamed(path, model.fixed):
+        return _report(model, shapes, {name: known[name]() for name in wanted}, progress)
+
+
+def _report(
+    model: SourceModel, shapes: Mapping[str, tuple[int, ...]], targets: Mapping[str, Check], progress: Progress
+) -> ModelReport:
+    from mobilekit.importers.convert import from_proto
+    from mobilekit.passes import prepare
+    from mobilekit.passes.cost import macs, peak_activation_bytes
+    from mobilekit.passes.shapes import apply_shapes
+    from mobilekit.pipeline.batch import choose_batch
+
+    original = from_proto(model.proto, model.path.parent)
     operators, weights = _count(original)
     apply_shapes(original, shapes)
     graph: Graph | None = None
@@ -110,15 +121,15 @@ def inspect_model(
     if bodies:
         unknown = f"what runs inside of {', '.join(bodies)} is not counted"
     reports = []
-    for name in wanted:
+    for name, check in targets.items():
         if convertible is not None:
             progress.step(f"asking {name}")
-            found = known[name]()(convertible)
+            found = check(convertible)
             reports.append(TargetReport(name, not found.findings, found.findings, custom_layers=found.custom_layers))
         else:
             reports.append(TargetReport(name, False if obstacles else None, obstacles, unknown))
     return ModelReport(
-        path=path,
+        path=model.path,
         size_bytes=model.size_bytes,
         external_files=model.external_files,
         producer=model.producer,

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import platform
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mobilekit.errors import BundleError, MissingExtraError, NoDeviceError, SetupError, UsageError
+from mobilekit.paths import Scratch
 from mobilekit.progress import SILENT, Progress
 
 if TYPE_CHECKING:
@@ -90,8 +89,8 @@ def _prepared(bundle: Bundle, artifact: TensorRTArtifact) -> Iterator[tuple[Runn
     from mobilekit.report.model import DeviceFacts
     from mobilekit.runners.ort import OrtRunner
 
-    with tempfile.TemporaryDirectory(prefix="mobilekit-tensorrt-") as name:
-        model = runnable(bundle.root / artifact.onnx, artifact.precision, Path(name))
+    with Scratch("tensorrt") as folder:
+        model = runnable(bundle.root / artifact.onnx, artifact.precision, folder)
         # ONNX Runtime's own rewrites of Q/DQ graphs fail on some valid ones.
         with OrtRunner(model, optimise=False) as runner:
             info = runner.info()

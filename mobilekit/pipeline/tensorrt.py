@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import shutil
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mobilekit.errors import REPORT_IT, Finding, UnsupportedModelError, UsageError, VerificationError
+from mobilekit.paths import Scratch
 from mobilekit.pipeline.infos import tensor_info
 from mobilekit.progress import Progress
 
@@ -132,8 +132,8 @@ def check_plan(prepared: PreparedPlan) -> tuple[Finding, ...]:
     """Every node that the parser does not take, before anything is written."""
     from mobilekit.targets.tensorrt import check
 
-    with tempfile.TemporaryDirectory(prefix="mobilekit-tensorrt-") as name:
-        model = Path(name) / "model.onnx"
+    with Scratch("tensorrt") as folder:
+        model = folder / "model.onnx"
         _write(prepared.graph, model)
         findings = check(model, prepared.flavour, prepared.options)
     domains = {node.name: node.domain for node in prepared.graph.nodes if node.domain}
@@ -160,8 +160,8 @@ def make_plan(
     model.parent.mkdir(parents=True)
     errors: dict[str, TensorError] = {}
     verified = False
-    with tempfile.TemporaryDirectory(prefix="mobilekit-tensorrt-") as name:
-        exact = Path(name) / "model.onnx"
+    with Scratch("tensorrt") as folder:
+        exact = folder / "model.onnx"
         _write(prepared.graph, exact)
         expected = _run(source, samples) if samples else []
         if samples:
@@ -171,7 +171,7 @@ def make_plan(
         kept = _into_format(exact, model, prepared, preprocess, progress)
         if samples and precision not in ("fp32", "tf32"):  # no CPU computes in TF32
             progress.step(f"verifying it in {precision}")
-            errors, verified = _judge(_run(runnable(model, precision, Path(name)), samples), expected, precision)
+            errors, verified = _judge(_run(runnable(model, precision, folder), samples), expected, precision)
     progress.step(f"building the plan with {prepared.flavour.product} {prepared.flavour.version()}")
     artifact = build(root, prepared.flavour, prepared.options, progress=progress)
     return PlanReport(replace(artifact, verified=verified), errors, kept)

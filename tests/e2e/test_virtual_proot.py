@@ -55,7 +55,23 @@ def test_the_storage_limit_holds_for_pushes(lab: Lab, tmp_path: Path) -> None:
     assert b"No space left on device" in done.stdout + done.stderr
 
 
+def leftovers() -> set[str]:
+    return {path.name for path in Path("/tmp").glob("proot*")}
+
+
+def test_a_client_that_goes_leaves_no_files(lab: Lab) -> None:
+    before = leftovers()
+    client = lab.spawn("shell", "echo begun; sleep 1000")
+    assert client.stdout is not None
+    assert client.stdout.readline() == b"begun\n"
+    assert not leftovers() <= before
+    client.kill()
+    client.communicate(timeout=20)
+    wait_for(lambda: leftovers() <= before)
+
+
 def test_killed_it_leaves_no_process(lab: Lab) -> None:
+    before = leftovers()
     device = next(each for each in lab.devices() if each["name"] == "loose")
     client = lab.spawn("shell", "(sleep 1000 &) ; echo begun; exec sleep 1001")
     assert client.stdout is not None
@@ -65,4 +81,5 @@ def test_killed_it_leaves_no_process(lab: Lab) -> None:
     os.kill(device["pid"], signal.SIGKILL)
     wait_for(lambda: not alive(processes))
     client.communicate(timeout=20)
+    wait_for(lambda: leftovers() <= before)
     assert lab.devices() == []

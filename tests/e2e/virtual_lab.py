@@ -60,7 +60,7 @@ class Lab:
     env: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        keep = {name: os.environ[name] for name in ("PATH", "LANG", "TMPDIR") if name in os.environ}
+        keep = {name: os.environ[name] for name in ("PATH", "LANG", "PYTHONPATH", "TMPDIR") if name in os.environ}
         cache = os.environ.get("MOBILEKIT_CACHE") or os.environ.get("XDG_CACHE_HOME")
         self.env = keep | {
             "HOME": str(self.folder / "home"),

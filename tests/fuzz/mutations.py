@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import importlib
+import pkgutil
 import random
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
+import onnx.backend.test.case.node as node_tests
 from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from tests.models import conv_classifier, of_nodes
@@ -53,13 +59,15 @@ def mutant(seed: int) -> Mutant:
 
 
 def _base(rng: random.Random) -> ModelProto:
-    choice = rng.randrange(6)
+    choice = rng.randrange(10)
     if choice == 0:
         return conv_classifier()
     if choice == 1:
         return _branches()
     if choice == 2:
         return _quantised()
+    if choice < 6:
+        return _of_node_tests(rng)
     for seed in range(rng.randrange(1000), 2000):
         builder = build(RandomChoices(seed), MAKERS, 1 + seed % 5)
         if builder.nodes:
@@ -67,6 +75,35 @@ def _base(rng: random.Random) -> ModelProto:
                 [t for made in builder.nodes for t in made.outputs if not t.used] or builder.values[-1:]
             )
     raise AssertionError("no random graph has nodes")
+
+
+def _of_node_tests(rng: random.Random) -> ModelProto:
+    """One of ONNX's own node tests, which are of every operator; inputs but the first may be weights."""
+    case = rng.choice(_node_tests(rng.choice(_node_test_modules())))
+    model = ModelProto()
+    model.CopyFrom(case.model)
+    if rng.random() < 0.5:
+        for info, array in list(zip(model.graph.input, case.data_sets[0][0], strict=False))[1:]:
+            if isinstance(array, np.ndarray | np.generic):
+                model.graph.initializer.append(numpy_helper.from_array(np.asarray(array), info.name))
+                model.graph.input.remove(info)
+    return model
+
+
+@cache
+def _node_test_modules() -> list[str]:
+    found = pkgutil.iter_modules(node_tests.__path__)
+    return sorted(one.name for one in found if not one.ispkg and not one.name.startswith("_"))
+
+
+@cache
+def _node_tests(module: str) -> list[Any]:
+    """The cases that one file makes: all of them together take many seconds."""
+    before = len(node_tests._NodeTestCases)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        importlib.import_module(f"{node_tests.__name__}.{module}")
+    return [case for case in node_tests._NodeTestCases[before:] if case.model is not None]
 
 
 def _branches() -> ModelProto:

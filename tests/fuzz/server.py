@@ -88,17 +88,20 @@ def _start(self: Any) -> _Forked:
     parent = os.getpid()
     pid = os.fork()
     if pid == 0:
-        os.setsid()
+        os.setpgid(0, 0)
         os.close(ours_in)
         os.close(ours_out)
-        stderr = os.open(f"{self._folder.name}/stderr", os.O_WRONLY | os.O_CREAT, 0o600)
+        stderr = os.open(self._folder.path / "stderr", os.O_WRONLY | os.O_CREAT, 0o600)
+        os.environ["TMPDIR"], tempfile.tempdir = str(self._folder.path), None
         for source, target in ((theirs_in, 0), (theirs_out, 1), (stderr, 2)):
             os.dup2(source, target)
         sys.stdin = os.fdopen(0, "r")
         try:
-            child_server._main(Path(self._folder.name), parent, self._memory_bytes)
+            child_server._main(self._folder.path, parent, self._memory_bytes)
         finally:
             os._exit(0)
+    with suppress(ProcessLookupError):
+        os.setpgid(pid, pid)  # both do it: Child.close ends the group, maybe before the copy has begun to run
     os.close(theirs_in)
     os.close(theirs_out)
     self._process = _Forked(pid, ours_out, ours_in)
@@ -124,6 +127,7 @@ def run(arguments: Sequence[str], folder: Path, allowed: Sequence[str] = ("model
 
 def _forked(arguments: Sequence[str], folder: Path, private: Path) -> int | None:
     gc.collect()  # a session of ONNX Runtime that is collected in the copy waits for threads that are not there
+    gc.freeze()  # nor need copies look at what is here again
     pid = os.fork()
     if pid == 0:
         try:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import errno
 import os
+import subprocess
+import sys
+import tempfile
 from pathlib import Path
 
 import pytest
 
 from mobilekit.errors import StorageError
-from mobilekit.paths import atomic_dir, atomic_file, cache_dir, storage_errors
+from mobilekit.paths import Scratch, atomic_dir, atomic_file, cache_dir, storage_errors
 
 
 def test_a_file_appears_whole(tmp_path: Path) -> None:
@@ -105,3 +108,51 @@ def test_what_is_no_folder_is_never_swapped_for_one(tmp_path: Path, kind: str) -
     with pytest.raises(StorageError, match="not a folder"), atomic_dir(place):
         pass
     assert place.lstat().st_ino == before.st_ino
+
+
+def test_scratch_is_gone_when_it_is_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    with pytest.raises(KeyboardInterrupt), Scratch("test") as folder:
+        (folder / "file").write_text("x")
+        assert folder.parent == tmp_path
+        assert folder.stat().st_mode & 0o777 == 0o700
+        raise KeyboardInterrupt
+    scratch = Scratch("test")
+    scratch.cleanup()
+    scratch.cleanup()
+    assert not list(tmp_path.iterdir())
+
+
+def test_scratch_of_the_dead_is_removed_and_that_of_the_living_is_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script = (
+        "import sys, time; from pathlib import Path; from mobilekit.paths import Scratch, atomic_dir\n"
+        "scratch = Scratch('test'); (scratch.path / 'file').write_text('x')\n"
+        f"part = atomic_dir(Path('{tmp_path}/out')); (part.__enter__() / 'half').write_text('x')\n"
+        "print(scratch.path, flush=True); sys.stdin.read()"
+    )
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", script],
+            env={**os.environ, "TMPDIR": str(tmp_path)},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for _ in range(2)
+    ]
+    dead, living = (Path(process.stdout.readline().strip()) for process in processes if process.stdout is not None)
+    processes[0].kill()
+    processes[0].wait()
+    other = tmp_path / "mobilekit-scratch-of-mine"
+    other.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    assert len(list(tmp_path.glob(".out.*.part"))) == 2
+    with Scratch("test") as folder, atomic_dir(tmp_path / "out"):
+        assert not dead.exists()
+        assert {path for path in tmp_path.iterdir() if path.name[0] != "."} == {folder, living, other}
+        assert len(list(tmp_path.glob(".out.*.part"))) == 2
+    processes[1].kill()
+    for process in processes:
+        process.communicate()

@@ -15,7 +15,6 @@ import hashlib
 import json
 import os
 import shutil
-import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -25,7 +24,7 @@ from mobilekit.device.harness.compile import Compilation
 from mobilekit.device.harness.source import NCNN_SHA256, NCNN_VERSION, ncnn_source
 from mobilekit.device.harness.toolchains import ABIS, Toolchain, find_tool, find_toolchain
 from mobilekit.errors import UsageError
-from mobilekit.paths import atomic_dir, cache_dir, data_dir, state_dir
+from mobilekit.paths import Scratch, atomic_dir, cache_dir, data_dir, state_dir
 from mobilekit.progress import SILENT, Progress
 
 __all__ = ["PROGRAM", "BuiltHarness", "build_harness", "built_harnesses", "ncnn_prefix"]
@@ -56,8 +55,9 @@ def build_harness(
 ) -> BuiltHarness:
     """Build for ``abi`` with the best toolchain present, or take the cached build of the same sources.
 
-    ``sanitize`` builds ncnn and the harness with AddressSanitizer instead: not static, slow, never found by
-    :func:`built_harnesses`, for tests that feed it damaged files. It needs gcc.
+    ``sanitize`` builds ncnn and the harness with AddressSanitizer, the harness's own code with
+    UndefinedBehaviorSanitizer too: not static, slow, never found by :func:`built_harnesses`, for tests that feed it
+    damaged files. It needs gcc.
 
     Interrupted, it ends all compilers and keeps only objects that the next build can use. Raises
     :class:`~mobilekit.errors.MissingToolError` naming the command that mends it,
@@ -81,19 +81,19 @@ def build_harness(
         prefix = _ncnn(chosen, compilation, progress)
         # -static is the linker's business; where the program is not static, it still has no other dependency.
         with (
-            tempfile.TemporaryDirectory(prefix="mobilekit-harness-") as scratch,
+            Scratch("harness") as scratch,
             atomic_dir(folder) as temporary,
         ):
             compilation.run(
                 f"compiling the harness for {abi}",
                 source=data_dir("android-harness"),
-                build=Path(scratch),
-                arguments=[*_common_arguments(chosen, Path(scratch)), *_harness_arguments(chosen, prefix)],
+                build=scratch,
+                arguments=[*_common_arguments(chosen, scratch), *_harness_arguments(chosen, prefix)],
                 targets=[PROGRAM],
                 environment=chosen.environment,
                 progress=progress,
             )
-            shutil.copy2(Path(scratch) / PROGRAM, temporary / PROGRAM)
+            shutil.copy2(scratch / PROGRAM, temporary / PROGRAM)
             (temporary / PROGRAM).chmod(0o755)
             facts = {
                 "toolchain": chosen.version,

@@ -25,6 +25,7 @@ from mobilekit.errors import (
     HarnessTimeoutError,
     ProtocolError,
 )
+from mobilekit.paths import Scratch
 
 __all__ = ["Running", "launch_local", "launch_on_device"]
 
@@ -50,10 +51,10 @@ def launch_on_device(device: Device, executable: str, *, start_timeout_s: float,
     what = f"{device.serial}: the harness"
     with ExitStack() as undo:
         undo.callback(_quietly, lambda: device.shell(["rm", "-f", token_file], timeout_s=10))
-        with tempfile.NamedTemporaryFile() as local:
-            local.write(token.encode())
-            local.flush()
-            device.push(Path(local.name), token_file, mode=0o600)
+        with Scratch("token") as folder:
+            local = folder / "token"
+            local.write_text(token)
+            device.push(local, token_file, mode=0o600)
         process = device.spawn([executable, *_serve(name, idle_timeout_s), "--token-file", token_file])
         undo.callback(_quietly, process.close)
         _await_ready(process, name, what, start_timeout_s)

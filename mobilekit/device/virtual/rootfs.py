@@ -14,11 +14,10 @@ import os
 import shutil
 import subprocess
 import tarfile
-import tempfile
 from pathlib import Path
 
 from mobilekit.errors import SetupError
-from mobilekit.paths import atomic_file, cache_dir
+from mobilekit.paths import Scratch, atomic_file, cache_dir
 from mobilekit.progress import SILENT, Progress
 
 __all__ = ["DEBIAN_PACKAGES", "ensure_root", "pack_root", "skeleton"]
@@ -101,8 +100,7 @@ def _packed(abi: str) -> Path | None:
 
 def pack_root(abi: str, path: Path, progress: Progress = SILENT) -> None:
     """Build the root's tar at ``path``, with the licences of what is in it under ``system/etc/licences``."""
-    with tempfile.TemporaryDirectory(prefix="mobilekit-root-") as name:
-        folder = Path(name)
+    with Scratch("root") as folder:
         parts = _installed(abi) or _downloaded(abi, folder, progress)
         applets = _applets(parts["busybox"].read_bytes())
         with tarfile.open(path, "w", format=tarfile.GNU_FORMAT) as tar:

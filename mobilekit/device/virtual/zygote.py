@@ -182,6 +182,14 @@ def _end_descendants() -> None:
         for child in children:
             with suppress(ChildProcessError):
                 os.waitpid(int(child), 0)
+            _remove_leftovers(int(child))
+
+
+def _remove_leftovers(pid: int) -> None:
+    """What a proot that was killed leaves: an empty folder and its loader, whose place and names it fixes itself."""
+    for path in Path("/tmp").glob(f"proot*-{pid}-*"):  # noqa: S108
+        with suppress(OSError):
+            path.rmdir() if path.is_dir() else path.unlink()
 
 
 def _send(control: socket.socket, message: dict[str, Any], fds: Sequence[int] = ()) -> None:
@@ -223,6 +231,8 @@ class _Zygote:
             if pid in self._started:
                 self._started.discard(pid)
                 code = os.waitstatus_to_exitcode(status)
+                if self._prefix and code < 0:
+                    _remove_leftovers(pid)
                 _send(self._control, {"event": "exit", "pid": pid, "status": code if code >= 0 else 128 - code})
 
     def _one_request(self) -> bool:

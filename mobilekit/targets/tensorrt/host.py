@@ -8,7 +8,6 @@ import queue
 import signal
 import subprocess
 import sys
-import tempfile
 import threading
 from collections import deque
 from collections.abc import Iterator, Mapping
@@ -19,6 +18,7 @@ from typing import Any, Literal, Protocol
 
 from mobilekit import errors
 from mobilekit.errors import ChildCrashError, ChildError, ChildTimeoutError, MobilekitError, SetupError
+from mobilekit.paths import Scratch
 from mobilekit.progress import SILENT, Progress
 
 __all__ = ["WORKER", "Gpu", "Hello", "LocalHost", "WorkerHost", "job_folder", "parse_hello", "read_result"]
@@ -123,8 +123,7 @@ def job_folder(
 ) -> Iterator[Path]:
     """A temporary folder that holds a job: ``arguments`` are those of the worker's function, ``files`` are linked
     into it by name."""
-    with tempfile.TemporaryDirectory(prefix="mobilekit-tensorrt-") as name:
-        folder = Path(name)
+    with Scratch("tensorrt") as folder:
         for file, path in (files or {}).items():
             (folder / file).symlink_to(path.resolve())
         job = {"protocol": PROTOCOL, "verb": verb, **arguments}

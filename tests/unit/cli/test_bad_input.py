@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -20,11 +21,13 @@ from tests.models import conv_classifier, of_nodes, save
 pytestmark = pytest.mark.slow
 
 
-def mobilekit(*arguments: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:
+def mobilekit(
+    *arguments: str | Path, cwd: Path, environment: Mapping[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "mobilekit", *map(str, arguments)],
         cwd=cwd,
-        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[3])},
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[3]), **(environment or {})},
         capture_output=True,
         text=True,
         timeout=120,
@@ -152,9 +155,8 @@ def test_a_full_disk(tmp_path: Path) -> None:
     assert done.stdout == "", "something was left on the full disk"
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_an_interruption_leaves_nothing(tmp_path: Path, number: int, code: int) -> None:
-    """Caught while it works on a model that takes long enough."""
+def exporting(tmp_path: Path) -> subprocess.Popen[str]:
+    """An export that has begun to convert a model that takes long enough."""
     rng = np.random.default_rng(0)
     nodes, weights = [], {}
     for index in range(60):
@@ -163,10 +165,11 @@ def test_an_interruption_leaves_nothing(tmp_path: Path, number: int, code: int) 
         nodes.append(helper.make_node("Conv", [source, f"w{index}"], [f"h{index + 1}"], pads=[1, 1, 1, 1]))
     proto = of_nodes(nodes, {"x": (1, 64, 96, 96)}, {"h60": (1, 64, 96, 96)}, weights)
     path = save(proto, tmp_path / "models" / "long.onnx")
+    (tmp_path / "tmp").mkdir()
     process = subprocess.Popen(
         [sys.executable, "-m", "mobilekit", "export", str(path), "-o", "out"],
         cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[3])},
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[3]), "TMPDIR": str(tmp_path / "tmp")},
         stderr=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
         text=True,
@@ -176,12 +179,35 @@ def test_an_interruption_leaves_nothing(tmp_path: Path, number: int, code: int) 
         if "converting" in line or "verifying" in line:
             break
     time.sleep(0.05)
+    return process
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
+def test_an_interruption_leaves_nothing(tmp_path: Path, number: int, code: int) -> None:
+    process = exporting(tmp_path)
+    assert process.stderr is not None
     process.send_signal(number)
+    if number == signal.SIGTERM:
+        process.send_signal(number)  # some send it twice
     rest = process.stderr.read()
     process.stderr.close()
     assert process.wait(30) == code, rest
     assert "Traceback" not in rest
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["models"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["models", "tmp"]
+    assert not list((tmp_path / "tmp").iterdir())
+
+
+def test_what_a_killed_command_left_goes_with_the_next(tmp_path: Path, model: Path) -> None:
+    process = exporting(tmp_path)
+    process.kill()
+    process.communicate()
+    left = {path.name for path in [*tmp_path.glob(".out.*"), *(tmp_path / "tmp").iterdir()]}
+    assert any(name.startswith("mobilekit-scratch-") for name in left), left
+    assert any(name.startswith(".out.") for name in left), left
+    done = mobilekit("export", model, "-o", "out", cwd=tmp_path, environment={"TMPDIR": str(tmp_path / "tmp")})
+    assert done.returncode == 0, done.stderr
+    assert not list((tmp_path / "tmp").iterdir())
+    assert not list(tmp_path.glob(".out.*"))
 
 
 def test_the_model_on_disk_is_untouched(tmp_path: Path, model: Path) -> None:

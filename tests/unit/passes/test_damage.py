@@ -86,3 +86,46 @@ def test_a_tensor_larger_than_a_device(tmp_path: Path) -> None:
     with pytest.raises(UnsupportedModelError) as caught:
         prepared(model, tmp_path, verify=False)
     assert "more than a device can hold" in caught.value.findings[0].reason
+
+
+@pytest.mark.parametrize("axis", [2, -3, 1 << 40])
+def test_an_axis_that_is_not_there(tmp_path: Path, axis: int) -> None:
+    model = of_nodes([Node("Softmax", ["x"], ["y"], axis=axis)], {"x": (2, 3)}, {"y": (2, 3)})
+    with pytest.raises(ModelError, match=f"axis {axis} is not one of the 2"):
+        prepared(model, tmp_path, verify=False)
+
+
+def test_an_attribute_of_another_type(tmp_path: Path) -> None:
+    body = helper.make_graph([Node("Neg", ["x"], ["b"])], "body", [], [helper.make_tensor_value_info("b", 1, [2, 3])])
+    model = of_nodes([Node("Softmax", ["x"], ["y"], axis=body)], {"x": (2, 3)}, {"y": (2, 3)})
+    with pytest.raises(ModelError, match="'axis' is not of type INT"):
+        prepared(model, tmp_path, verify=False)
+
+
+@pytest.mark.parametrize("way", ["outputs", "count"])
+def test_a_loop_whose_body_does_not_fit(tmp_path: Path, way: str) -> None:
+    info = helper.make_tensor_value_info
+    body = helper.make_graph(
+        [Node("Add", ["h", "x"], ["h2"]), Node("Identity", ["c"], ["c2"])],
+        "body",
+        [info("i", 7, []), info("c", 9, []), info("h", 1, [2])],
+        [info("c2", 9, []), info("h2", 1, [2])],
+    )
+    outputs = ["y", "z"] if way == "outputs" else ["y"]
+    nodes = [Node("Loop", ["trips", "", "x"], outputs, body=body)]
+    model = of_nodes(nodes, {"x": (2,)}, dict.fromkeys(outputs, (2,)))
+    model.graph.initializer.append(
+        helper.make_tensor("trips", 7, [] if way == "outputs" else [0], [3][way == "count" :])
+    )
+    with pytest.raises(UnsupportedModelError) as caught:
+        prepared(model, tmp_path, verify=False)
+    assert caught.value.findings[0].remedy == "export the model again"
+
+
+def test_a_scan_whose_body_does_not_fit(tmp_path: Path) -> None:
+    info = helper.make_tensor_value_info
+    body = helper.make_graph([Node("Neg", ["a"], ["b"])], "body", [info("a", 1, [2])], [info("b", 1, [2])])
+    model = of_nodes([Node("Scan", ["x"], ["y"], body=body, num_scan_inputs=3)], {"x": (4, 2)}, {"y": (4, 2)})
+    with pytest.raises(UnsupportedModelError) as caught:
+        prepared(model, tmp_path, verify=False)
+    assert "do not fit" in caught.value.findings[0].reason

@@ -133,7 +133,7 @@ def _children() -> set[int]:
         if folder.name.isdigit():
             with suppress(OSError):
                 parent = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
-                if parent == os.getpid() and b"mobilekit-child-" in (folder / "cmdline").read_bytes():
+                if parent == os.getpid() and b"mobilekit-scratch-child-" in (folder / "cmdline").read_bytes():
                     found.add(int(folder.name))
     return found
 
