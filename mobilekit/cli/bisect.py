@@ -1,0 +1,100 @@
+"""``mobilekit bisect``"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+__all__ = ["register"]
+
+
+def bisect(
+    bundle: Annotated[Path, typer.Argument(help="A folder that mobilekit export wrote.")],
+    device: Annotated[
+        str | None,
+        typer.Option(
+            help="A serial of `mobilekit devices`, virtual, virtual:cortex-a76, or local. Default: the one connected."
+        ),
+    ] = None,
+    inputs: Annotated[
+        Path | None, typer.Option(help="A folder of pictures or .npy files to run instead of seeded inputs.")
+    ] = None,
+    samples: Annotated[int, typer.Option(min=1, help="How many seeded inputs to try until one fails.")] = 3,
+    seed: Annotated[int, typer.Option(help="Seed of the first; the next ones count on.")] = 0,
+    mode: Annotated[
+        str,
+        typer.Option(
+            help="auto; accumulated: errors on the model's own inputs alone; local: every layer fed the "
+            "reference's values."
+        ),
+    ] = "auto",
+    precision: Annotated[
+        str | None, typer.Option(help="fp32, fp16 or bf16. Default: what the bundle was exported for.")
+    ] = None,
+    threads: Annotated[int, typer.Option(min=0, max=256, help="0: as ncnn chooses; 1 on a virtual device.")] = 0,
+    rtol: Annotated[float | None, typer.Option(help="Largest relative L2 error of the outputs.")] = None,
+    atol: Annotated[
+        float | None, typer.Option(help="Largest absolute error where the reference is zero or constant.")
+    ] = None,
+    runs: Annotated[int, typer.Option(min=1, help="Inferences on the device at most.")] = 15,
+    run_megabytes: Annotated[int, typer.Option(min=1, help="What one of them may feed and capture.")] = 64,
+    timeout: Annotated[float, typer.Option(min=1, help="Seconds that one run may take.")] = 300.0,
+    bundle_repro: Annotated[
+        Path | None, typer.Option(help="Write the smallest model that shows the fault into this folder.")
+    ] = None,
+    json_: Annotated[
+        Path | None, typer.Option("--json", help="Write the report as JSON; - prints it instead of the text.")
+    ] = None,
+) -> None:
+    """Find the first layer of a bundle's ncnn model that goes wrong.
+
+    \b
+    mobilekit bisect build/model --device virtual
+    mobilekit bisect build/model --device local --inputs photos/
+    mobilekit bisect build/model --device local --precision bf16 --mode local
+    mobilekit bisect build/model --device local --bundle-repro build/repro
+
+    \b
+    Exit codes: 0 nothing is wrong, 1 the layer is named, 3 inconclusive, 4 no device or it went wrong.
+    """
+    from mobilekit.cli._common import out_console, terminal_progress
+    from mobilekit.errors import UsageError
+    from mobilekit.paths import atomic_file
+    from mobilekit.pipeline.bisect import BisectOptions, bisect_bundle
+    from mobilekit.report.bisection_text import render
+
+    if precision not in (None, "fp32", "fp16", "bf16"):
+        raise UsageError(f"unknown precision {precision!r}", hint="fp32, fp16 or bf16")
+    if mode not in ("auto", "accumulated", "local"):
+        raise UsageError(f"unknown mode {mode!r}", hint="auto, accumulated or local")
+    options = BisectOptions(
+        inputs=inputs,
+        samples=samples,
+        seed=seed,
+        threads=threads,
+        precision=precision,  # type: ignore[arg-type]
+        mode=mode,  # type: ignore[arg-type]
+        rtol=rtol,
+        atol=atol,
+        runs=runs,
+        run_bytes=run_megabytes * 1024 * 1024,
+        timeout_s=timeout,
+        repro=bundle_repro,
+    )
+    with terminal_progress() as progress:
+        report = bisect_bundle(bundle, device, options, progress)
+    text = report.model_dump_json(indent=2) + "\n"
+    if json_ is not None and str(json_) == "-":
+        typer.echo(text, nl=False)
+    else:
+        if json_ is not None:
+            with atomic_file(json_) as temporary:
+                temporary.write_text(text, encoding="utf-8")
+        out_console().print(render(report), markup=False)
+    raise typer.Exit(report.verdict.exit_code)
+
+
+def register(app: typer.Typer) -> None:
+    app.command("bisect")(bisect)

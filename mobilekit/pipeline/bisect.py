@@ -1,0 +1,392 @@
+"""``mobilekit bisect``: the first layer of a bundle's ncnn model that goes wrong, on this machine or on the device."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from mobilekit.errors import BundleError, HarnessError, UsageError
+from mobilekit.pipeline.intermediates import Intermediates
+from mobilekit.pipeline.place import open_blobs
+from mobilekit.pipeline.reference import open_reference
+from mobilekit.progress import SILENT, Progress
+from mobilekit.runners.base import RunOptions
+
+if TYPE_CHECKING:
+    from mobilekit.bundle import Bundle, Manifest, NcnnArtifact
+    from mobilekit.metrics.tensors import TensorError
+    from mobilekit.pipeline.reference import Reference
+    from mobilekit.report.bisection import BisectionReport, OutputState
+    from mobilekit.report.model import DeviceFacts, ReferenceFacts
+    from mobilekit.runners.base import BlobRunner
+    from mobilekit.targets.ncnn.reader import ParamLayer
+    from mobilekit.targets.ncnn.trace import Trace
+    from mobilekit.tensors import Array
+    from mobilekit.validate.blobnet import BlobNet, Unit
+    from mobilekit.validate.firstbad import Found, Mode, Search
+    from mobilekit.validate.inputs import Sample
+    from mobilekit.validate.limits import Limits
+    from mobilekit.validate.rounding import NumberFormat, RoundingCost
+    from mobilekit.validate.tolerance import Tolerance, Verdict
+
+__all__ = ["BisectOptions", "Session", "bisect_bundle", "open_traced"]
+
+Precision = Literal["fp32", "fp16", "bf16"]
+
+
+@dataclass(frozen=True, slots=True)
+class BisectOptions:
+    """``inputs``, ``samples`` and ``seed`` as for validation: the first sample that fails is looked into. ``precision``
+    overrides the arithmetic the bundle was made for. ``runs``: inferences on the device at most; ``run_bytes``: what
+    one of them may feed and capture. ``rtol``: the tolerance of the outputs. ``repro``: a folder for a reproduction.
+    """
+
+    inputs: Path | None = None
+    samples: int = 3
+    seed: int = 0
+    threads: int = 0
+    precision: Precision | None = None
+    mode: Mode = "auto"
+    rtol: float | None = None
+    atol: float | None = None
+    runs: int = 15
+    run_bytes: int = 64 * 1024 * 1024
+    timeout_s: float = 300.0
+    quota_bytes: int | None = None
+    repro: Path | None = None
+
+
+def open_traced(path: Path) -> tuple[Bundle, NcnnArtifact, Trace, tuple[ParamLayer, ...]]:
+    """A bundle with an ncnn model whose blobs are known; :class:`BundleError` where it has none."""
+    from mobilekit.bundle import open_bundle
+    from mobilekit.targets.ncnn.reader import read_param
+    from mobilekit.targets.ncnn.trace import read_trace
+
+    bundle = open_bundle(path)
+    artifact = bundle.manifest.ncnn
+    if artifact is None:
+        raise BundleError(f"{path} holds no ncnn model", hint="export it with --target ncnn")
+    if artifact.trace is None:
+        raise BundleError(
+            f"{path} does not say what its inner blobs hold: an older mobilekit wrote it", hint="export the model again"
+        )
+    return bundle, artifact, read_trace(bundle.root / artifact.trace), read_param(bundle.root / artifact.param)
+
+
+def bisect_bundle(
+    bundle: str | Path,
+    device: str | None = None,
+    options: BisectOptions | None = None,
+    progress: Progress = SILENT,
+) -> BisectionReport:
+    """Find the first layer whose output is beyond tolerance while its inputs are within.
+
+    ``device`` as for :func:`~mobilekit.pipeline.validate.validate_bundle`. Raises :class:`BundleError`,
+    :class:`UsageError` for inputs that do not fit, any :class:`~mobilekit.errors.DeviceError` or
+    :class:`~mobilekit.errors.ChildError`.
+    """
+    from mobilekit.validate.firstbad import Found
+    from mobilekit.validate.rounding import RoundingCost
+    from mobilekit.validate.tolerance import Verdict
+
+    options = options or BisectOptions()
+    if options.runs < 1 or options.run_bytes < 1:
+        raise UsageError("nothing can be found without a run", hint="give --runs 1 or more")
+    opened, artifact, trace, layers = open_traced(Path(bundle))
+    with (
+        open_blobs(opened, device, quota_bytes=options.quota_bytes, progress=progress) as (runner, facts),
+        open_reference(opened) as reference,
+    ):
+        session = Session(opened, artifact, trace, layers, runner, facts, options, progress)
+        with RoundingCost(opened, session.form) as cost:
+            limits = _limits(opened, session.form, cost, options)
+            for sample in _samples(opened, options):
+                session.begin(sample, reference, limits)
+                if session.verdict is Verdict.FAIL:
+                    break
+        if session.sample is None:
+            raise UsageError("there is nothing to run: no samples", hint="give --samples 1 or more")
+        if session.verdict is not Verdict.FAIL:
+            return session.report(Found(None, False, "gradual"), reference.facts)
+        with session.compared():
+            progress.step("looking for the first layer that goes wrong")
+            found = session.search(options.mode)
+            report = session.report(found, reference.facts)
+            if options.repro is not None and report.first is not None:
+                from mobilekit.pipeline.repro import write_repro
+
+                write_repro(session, report, options.repro)
+                report = report.model_copy(update={"repro": str(options.repro)})
+    return report
+
+
+def _samples(bundle: Bundle, options: BisectOptions) -> Iterator[Sample]:
+    from mobilekit.validate.inputs import file_samples, seeded_samples
+
+    manifest = bundle.manifest
+    if options.inputs is not None:
+        return file_samples(options.inputs, manifest.inputs, preprocess=manifest.preprocess)
+    return seeded_samples(
+        manifest.inputs,
+        seed=options.seed,
+        count=options.samples,
+        preprocess=manifest.preprocess,
+        sizes=manifest.sizes,
+    )
+
+
+class Session:
+    """One bundle at one place, one sample at a time: what a search asks for, and how it is answered.
+
+    :meth:`begin` runs a sample and judges the outputs; inside :meth:`compared` inner blobs can be measured.
+    """
+
+    def __init__(
+        self,
+        bundle: Bundle,
+        artifact: NcnnArtifact,
+        trace: Trace,
+        layers: tuple[ParamLayer, ...],
+        runner: BlobRunner,
+        facts: DeviceFacts,
+        options: BisectOptions,
+        progress: Progress,
+    ) -> None:
+        from mobilekit.runners.batch import of_one_sample
+
+        self.bundle, self.artifact, self.trace, self.layers = bundle, artifact, trace, layers
+        self.facts, self.options, self.progress = facts, options, progress
+        self.manifest: Manifest = of_one_sample(bundle.manifest)
+        self.precision: Precision = options.precision or artifact.precision
+        self.run = RunOptions(
+            threads=options.threads or int(facts.virtual),
+            fp16=self.precision == "fp16",
+            bf16=self.precision == "bf16",
+            timeout_s=options.timeout_s,
+        )
+        self.form = _form(artifact.precision, self.precision, facts)
+        self.tolerances: Mapping[str, Tolerance] = {}
+        self.runs = 0
+        self.sample: Sample | None = None
+        self.inputs: Mapping[str, Array] = {}
+        """Of one sample of a batch."""
+        self.states: tuple[OutputState, ...] = ()
+        self.search_: Search | None = None
+        self._runner = runner
+        self._fed: dict[str, Array] = {}
+        self._dims: dict[str, tuple[int, ...]] = {}
+        self._inner: Intermediates | None = None
+        self._net: BlobNet | None = None
+
+    # a sample
+
+    def begin(self, sample: Sample, reference: Reference, limits: Limits) -> None:
+        """Run ``sample`` through both and judge every output, as a validation does."""
+        from mobilekit.pipeline.measure import measure
+        from mobilekit.report.bisection import OutputState
+        from mobilekit.runners.batch import BatchRunner, split
+        from mobilekit.runners.blobs import input_blobs
+        from mobilekit.validate.tolerance import judge
+
+        batch = self.artifact.batch
+        runner = self._runner if batch is None else BatchRunner(self._runner, self.bundle.manifest, batch)
+        found = measure(self.bundle, runner, reference, [sample], self.run, limits, self.progress)
+        self.runs += 1 if batch is None else batch.size
+        record = found.samples[0]
+        judged = {
+            name: judge(error, record.tolerances[name], record.doubts[name]) for name, error in record.errors.items()
+        }
+        self.sample, self.inputs, self.tolerances = sample, dict(sample.tensors), record.tolerances
+        if batch is not None:
+            self.inputs = {name: split(array, batch.places.get(name), batch.size)[0]
+                           for name, array in sample.tensors.items()}  # fmt: skip
+        self._fed = input_blobs(self.inputs, self.manifest)
+        self.states = tuple(
+            OutputState(
+                name=name, verdict=each.verdict, reason=each.reason, relative_l2=record.errors[name].relative_l2
+            )
+            for name, each in judged.items()
+        )
+
+    @property
+    def verdict(self) -> Verdict:
+        from mobilekit.validate.tolerance import Judgement, overall
+
+        return overall(Judgement(state.verdict, state.reason) for state in self.states)
+
+    def _compute(self, fed: Mapping[str, Array], wanted: Sequence[str]) -> dict[str, Array]:
+        self.runs += 1
+        return self._runner.blobs(fed, wanted, self.run)
+
+    # inner blobs
+
+    @contextmanager
+    def compared(self) -> Iterator[None]:
+        """Opens the reference's inner tensors for the sample."""
+        from mobilekit.validate.blobnet import BlobNet
+
+        assert self.sample is not None
+        shapes = {name: array.shape for name, array in self.sample.tensors.items()}
+        wanted = sorted({blob.tensor for blob in self.trace.blobs.values()})
+        with Intermediates(self.bundle, wanted, shapes, self.progress) as inner:
+            self._inner = inner
+            self._net = BlobNet.of(self.layers, self.trace, inner.names)
+            yield
+
+    @property
+    def net(self) -> BlobNet:
+        assert self._net is not None, "use compared() in a with statement"
+        return self._net
+
+    @property
+    def inner(self) -> Intermediates:
+        assert self._inner is not None, "use compared() in a with statement"
+        return self._inner
+
+    def search(self, mode: Mode) -> Found:
+        """From the outputs that fail to the first layer."""
+        from mobilekit.validate.firstbad import Found, Search, inner_limit, local_limit, noise_of
+        from mobilekit.validate.tolerance import Verdict, tolerance_for
+
+        failed = [state for state in self.states if state.verdict is Verdict.FAIL]
+        blobs = {info.tensor: info.blob for info in self.artifact.outputs}
+        units = {state.name: unit for state in failed if (unit := self.net.find(blobs[state.name])) is not None}
+        worst = max(state.relative_l2 for state in failed)
+        tolerances = [self.tolerances[state.name] for state in failed]
+        rtol = min((each.rtol for each in tolerances if each.rtol is not None), default=tolerance_for("fp32").rtol)
+        assert rtol is not None
+        noise = noise_of(self.form)
+        search = self.search_ = Search(
+            net=self.net,
+            measure=self.measure,
+            measure_local=self.measure_local,
+            limit=inner_limit(noise, worst, rtol),
+            local_limit=local_limit(noise),
+            atol=max(each.atol for each in tolerances),
+            runs_left=max(0, self.options.runs - self.runs),
+            run_bytes=self.options.run_bytes,
+        )
+        if units and search.runs_left:
+            search.runs_left -= 1
+            search.accumulated |= self.measure(list(units.values()))
+        # An output may be taken from a blob that is right, and another tensor.
+        wrong = [
+            units[state.name].blob
+            for state in failed
+            if state.name in units and self._explains(search.accumulated.get(units[state.name].blob), state)
+        ]
+        if not wrong:
+            return Found(None, False, "gradual")
+        return search.run(wrong, mode)
+
+    @staticmethod
+    def _explains(error: TensorError | None, state: OutputState) -> bool:
+        """The blob is off by what the output is off by."""
+        return error is not None and (bool(error.mismatch) or not error.relative_l2 < state.relative_l2 / 4)
+
+    def expected(self, units: Sequence[Unit]) -> dict[str, Array]:
+        """The reference's values by blob, flat, float32 where ncnn has floats."""
+        import numpy as np
+
+        named = self.inner.values(self.inputs, list(dict.fromkeys(unit.tensor for unit in units)), self.run.timeout_s)
+        found: dict[str, Array] = {}
+        for unit in units:
+            array = named.get(unit.tensor)
+            if array is not None and array.dtype.kind in "fiub":
+                found[unit.blob] = np.ascontiguousarray(array.reshape(-1), dtype=np.float32)
+        return found
+
+    def measure(self, units: Sequence[Unit]) -> dict[str, TensorError]:
+        """Accumulated errors of ``units``: one run."""
+        made = self._compute(self._fed, [unit.blob for unit in units])
+        self._dims |= {name: array.shape for name, array in made.items()}
+        return self._errors(units, made)
+
+    def measure_local(self, units: Sequence[Unit]) -> dict[str, TensorError]:
+        """Errors of ``units`` computed from the reference's values: one run."""
+        return self._errors(units, self.compute_local(units))
+
+    def compute_local(self, units: Sequence[Unit]) -> dict[str, Array]:
+        """Those of ``units`` whose parents can be fed, as ncnn makes them of the reference's values."""
+        parents = [self.net.units[blob] for blob in dict.fromkeys(p for unit in units for p in unit.parents)]
+        values = self.expected([unit for unit in parents if unit.blob not in self._fed])
+        fed: dict[str, Array] = {}
+        for unit in parents:
+            dims = self._dims.get(unit.blob, unit.dims)
+            if unit.blob in self._fed:
+                fed[unit.blob] = self._fed[unit.blob]
+            elif (value := values.get(unit.blob)) is not None:
+                for shape in (unit.dims, dims):
+                    if value.size == _product(shape):
+                        fed[unit.blob] = value.reshape(shape)
+                        break
+        able = [unit for unit in units if all(parent in fed for parent in unit.parents)]
+        if not able:
+            return {}
+        needed = {parent for unit in able for parent in unit.parents}
+        try:
+            return self._compute({name: fed[name] for name in needed}, [unit.blob for unit in by_rank(able)])
+        except HarnessError:
+            if len(units) > 1:
+                raise
+            return {}  # the layer does not take what it should be given: the accumulated error has to do
+
+    def _errors(self, units: Sequence[Unit], made: Mapping[str, Array]) -> dict[str, TensorError]:
+        import numpy as np
+
+        from mobilekit.metrics.tensors import compare
+
+        there = [unit for unit in units if unit.blob in made]
+        wanted = self.expected(there)
+        fixed = not any(info.free for info in self.manifest.inputs)
+        errors = {}
+        for unit in there:
+            if (right := wanted.get(unit.blob)) is None:
+                continue
+            array = np.ascontiguousarray(made[unit.blob])
+            # Dims tell more than a count, but of a model of many sizes they are known for one.
+            told = fixed and right.size == _product(unit.dims)
+            right = right.reshape(unit.dims) if told else right
+            errors[unit.blob] = compare(array if told else array.reshape(-1), right)
+        return errors
+
+    # the answer
+
+    def report(self, found: Found, reference: ReferenceFacts) -> BisectionReport:
+        from mobilekit.pipeline.suspects import report_of
+
+        return report_of(self, found, reference)
+
+
+def by_rank(units: Sequence[Unit]) -> list[Unit]:
+    return sorted(units, key=lambda unit: unit.rank)
+
+
+def _product(dims: Sequence[int]) -> int:
+    import math
+
+    return math.prod(dims)
+
+
+def _form(weights: Literal["fp32", "fp16"], precision: Precision, facts: DeviceFacts) -> NumberFormat:
+    from mobilekit.pipeline.validate import number_format
+    from mobilekit.validate.rounding import NumberFormat
+
+    if precision == "bf16":
+        return NumberFormat(weights, "bf16")
+    return number_format(weights, precision, facts)
+
+
+def _limits(bundle: Bundle, form: NumberFormat, cost: RoundingCost, options: BisectOptions) -> Limits:
+    from mobilekit.validate.limits import EVERY, Limits, Overrides
+
+    manifest = bundle.manifest
+    overrides = Overrides(
+        rtol={} if options.rtol is None else {EVERY: options.rtol},
+        atol={} if options.atol is None else {EVERY: options.atol},
+    )
+    names = [info.name for info in manifest.outputs]
+    return Limits(names, form, cost, overrides=overrides, allowance=manifest.rtol)
