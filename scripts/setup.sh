@@ -30,6 +30,10 @@ wanted_packages() {
     command -v mksh >/dev/null 2>&1 || echo mksh                                   # Android's shell
     command -v busybox >/dev/null 2>&1 || echo busybox-static                      # the device's small tools
     command -v ccache >/dev/null 2>&1 || echo ccache                               # makes a second build quick
+    case ",$extras," in *,dev,*)
+        command -v chromium >/dev/null 2>&1 || echo chromium                       # opens the HTML reports
+        command -v chromedriver >/dev/null 2>&1 || echo chromium-driver ;;
+    esac
     command -v proot >/dev/null 2>&1 || echo proot                                 # where user namespaces are off
     # For the tests of ssh://, which start one of their own. Under systemd the package would open one to the network.
     [ -x /usr/sbin/sshd ] || [ -d /run/systemd/system ] || echo openssh-server

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -56,6 +57,11 @@ def validate(
     json_: Annotated[
         Path | None, typer.Option("--json", help="Write the report as JSON; - prints it instead of the table.")
     ] = None,
+    report_: Annotated[
+        Path | None, typer.Option("--report", help="Write a report to show: one HTML file that opens offline.")
+    ] = None,
+    junit: Annotated[Path | None, typer.Option(help="Write JUnit XML, for a CI server.")] = None,
+    markdown: Annotated[Path | None, typer.Option(help="Write Markdown, for a pull request.")] = None,
 ) -> None:
     """Run a bundle on a device and hold every output against ONNX Runtime, or against what was recorded of it.
 
@@ -66,6 +72,7 @@ def validate(
     mobilekit validate build/model --device local           on this machine, with the ncnn wheel
     mobilekit validate build/model --inputs photos/ --json report.json
     mobilekit validate build/model --reference golden/      answers recorded elsewhere, on their inputs
+    mobilekit validate build/model --report report.html --junit junit.xml
     mobilekit validate build/model --rtol 1e-3 --cosine embedding=0.9999
 
     \b
@@ -73,6 +80,7 @@ def validate(
     """
     from mobilekit.cli._common import out_console, terminal_progress
     from mobilekit.errors import UsageError
+    from mobilekit.pipeline.report import ReportFiles, write_reports
     from mobilekit.pipeline.validate import ValidateOptions, validate_bundle
     from mobilekit.report import console, json
 
@@ -96,11 +104,12 @@ def validate(
     )
     with terminal_progress() as progress:
         report = validate_bundle(bundle, device, options, progress)
-    if json_ is not None and str(json_) == "-":
+    on_stdout = json_ is not None and str(json_) == "-"
+    files = ReportFiles(report_, junit, markdown, None if on_stdout else json_)
+    write_reports(report, files, inputs=inputs, command=["mobilekit", *sys.argv[1:]])
+    if on_stdout:
         typer.echo(json.dumps(report), nl=False)
     else:
-        if json_ is not None:
-            json.write(report, json_)
         out_console().print(console.render(report))
     raise typer.Exit(report.verdict.exit_code)
 

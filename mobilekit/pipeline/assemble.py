@@ -16,6 +16,7 @@ if TYPE_CHECKING:
         LatencyReport,
         OutputReport,
         ReferenceFacts,
+        SampleErrors,
         ValidationReport,
     )
     from mobilekit.runners.base import RunOptions
@@ -62,6 +63,7 @@ def report_of(
             precision="fp16" if run.fp16 else "fp32",
         ),
         samples=tuple(sample.name for sample in found.samples),
+        sample_errors=tuple(_errors(sample) for sample in found.samples),
         outputs=outputs,
         verdict=verdict,
         sentence=_sentence(outputs, f"{reference.name} {reference.version}"),
@@ -75,6 +77,15 @@ def report_of(
         peak_workspace_bytes=timed.peak_workspace_bytes if timed is not None else None,
         answers=tuple(sample.answer for sample in found.samples if sample.answer is not None),
     )
+
+
+def _errors(sample: SampleRecord) -> SampleErrors:
+    from mobilekit.report.model import SampleErrors
+    from mobilekit.validate.tolerance import judge, overall
+
+    judged = (judge(error, sample.tolerances[name], sample.doubts[name]) for name, error in sample.errors.items())
+    errors = {name: error.relative_l2 for name, error in sample.errors.items()}
+    return SampleErrors(name=sample.name, verdict=overall(judged), relative_l2=errors)
 
 
 def _output(info: TensorInfo, samples: Sequence[SampleRecord]) -> OutputReport:

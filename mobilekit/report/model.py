@@ -17,6 +17,7 @@ __all__ = [
     "OutputReport",
     "ReferenceFacts",
     "RunSettings",
+    "SampleErrors",
     "ValidationReport",
 ]
 
@@ -118,6 +119,14 @@ class AnswerPair(_Frozen):
         return self.reference_label == self.device_label
 
 
+class SampleErrors(_Frozen):
+    """One sample: its relative L2 by output, and the worst verdict among them."""
+
+    name: str
+    verdict: Verdict
+    relative_l2: dict[str, float]
+
+
 class RunSettings(_Frozen):
     """``threads=0``: the runner's choice. ``inputs``: ``"seeded"``, ``"files"`` for the user's own, or
     ``"recorded"`` with the reference."""
@@ -144,6 +153,7 @@ class ValidationReport(_Frozen):
     reference: ReferenceFacts
     settings: RunSettings
     samples: tuple[str, ...]
+    sample_errors: tuple[SampleErrors, ...] = ()
     outputs: tuple[OutputReport, ...]
     verdict: Verdict
     sentence: str

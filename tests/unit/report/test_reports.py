@@ -11,94 +11,9 @@ from rich.console import Console
 
 from mobilekit.errors import UsageError
 from mobilekit.report import console, json
-from mobilekit.report.limits import LimitReport
-from mobilekit.report.model import (
-    AnswerPair,
-    DeviceFacts,
-    LatencyReport,
-    OutputReport,
-    ReferenceFacts,
-    RunSettings,
-    ValidationReport,
-)
+from mobilekit.report.model import AnswerPair
 from mobilekit.validate.tolerance import Verdict
-
-
-def output(name="prob", **changes):
-    values = {
-        "name": name,
-        "dtype": "float32",
-        "shape": (1, 4),
-        "verdict": Verdict.PASS,
-        "reason": "fine",
-        "max_abs": 1e-6,
-        "max_rel": 1e-5,
-        "relative_l2": 2.5e-6,
-        "cosine": 1.0,
-        "psnr_db": math.inf,
-        "nonfinite_actual": 0,
-        "nonfinite_expected": 0,
-        "evidence": True,
-        "worst_sample": "seed 0",
-        "limits": LimitReport(
-            rtol=2e-5, cosine=1.0, psnr_db=None, atol=1e-5, basis="derived", format="fp32", format_cost=3e-7
-        ),
-        "top1_agreement": 1.0,
-    }
-    return OutputReport(**{**values, **changes})
-
-
-def report(**changes):
-    values = {
-        "mobilekit_version": "0.1.0",
-        "model": "demo",
-        "model_sha256": "0" * 64,
-        "precision": "fp32",
-        "device": DeviceFacts(
-            kind="adb",
-            serial="127.0.0.1:5600",
-            model="virtual arm64",
-            manufacturer="mobilekit",
-            android="14",
-            abi="arm64-v8a",
-            cpu_features=("neon", "asimdhp"),
-            virtual=True,
-            cpu_profile="cortex-a76",
-            runner="harness",
-            runner_version="0.1.0 (ncnn 1.0.20261020)",
-        ),
-        "reference": ReferenceFacts(name="ONNX Runtime CPU", version="1.32.0"),
-        "settings": RunSettings(inputs="seeded", seed=0, threads=2, warmup=1, iterations=5, precision="fp32"),
-        "samples": ("seed 0",),
-        "outputs": (output(),),
-        "verdict": Verdict.PASS,
-        "sentence": "the output is within relative L2 0.001",
-        "latency": LatencyReport(
-            iterations=5,
-            p50_ms=12.5,
-            p90_ms=13.25,
-            p99_ms=14.0,
-            mean_ms=12.6,
-            min_ms=12.0,
-            max_ms=14.1,
-            cv=0.05,
-            spread=0.1,
-            comparable=False,
-            remark="the processor is emulated",
-        ),
-        "load_ms": 30.0,
-        "peak_blob_bytes": 2_600_000,
-        "answers": (
-            AnswerPair(
-                sample="cat.png",
-                reference_label="tabby",
-                reference_probability=0.75,
-                device_label="tabby",
-                device_probability=0.749,
-            ),
-        ),
-    }
-    return ValidationReport(**{**values, **changes})
+from tests.unit.report.reports import output, report
 
 
 def shown(value, width=120):

@@ -1,0 +1,55 @@
+"""A validation as JUnit XML: a test case for each output, so that a CI server shows which one failed and why."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mobilekit.paths import atomic_file
+from mobilekit.report.console import plain
+from mobilekit.validate.tolerance import Verdict
+
+if TYPE_CHECKING:
+    from mobilekit.report.model import ValidationReport
+
+__all__ = ["dumps", "write"]
+
+
+def dumps(report: ValidationReport) -> str:
+    """A *fail* is a failure, an *inconclusive* output a skipped case: it neither passes nor breaks the build."""
+    from junitparser import Failure, JUnitXml, Properties, Property, Skipped, TestCase, TestSuite
+
+    suite = TestSuite(f"mobilekit validate {plain(report.model)}")
+    for name, value in (
+        ("device", report.device.model or report.device.serial),
+        ("runner", f"{report.device.runner} {report.device.runner_version}"),
+        ("reference", f"{report.reference.name} {report.reference.version}"),
+        ("verdict", report.verdict.value),
+        ("p50_ms", "" if report.latency is None else f"{report.latency.p50_ms:.4g}"),
+    ):
+        suite.add_property(name, plain(value, 400))
+    for output in report.outputs:
+        case = TestCase(plain(output.name), classname=f"{plain(report.model)}.{report.target}.{report.precision}")
+        if output.verdict is Verdict.FAIL:
+            case.result = [Failure(plain(f"{output.reason} (sample {output.worst_sample})", 1000))]
+        elif output.verdict is Verdict.INCONCLUSIVE:
+            case.result = [Skipped(plain(output.reason, 1000))]
+        measured = Properties()
+        for name, number in (
+            ("relative_l2", output.relative_l2),
+            ("max_abs", output.max_abs),
+            ("cosine", output.cosine),
+        ):
+            measured.add_property(Property(name, f"{number:.9g}"))
+        case.append(measured)
+        suite.add_testcase(case)
+    xml = JUnitXml()
+    xml.add_testsuite(suite)
+    made: bytes = xml.tostring()
+    return made.decode("utf-8")
+
+
+def write(report: ValidationReport, path: Path) -> None:
+    """Whole or not at all; raises :class:`~mobilekit.errors.StorageError`."""
+    with atomic_file(path) as temporary:
+        temporary.write_text(dumps(report), encoding="utf-8")

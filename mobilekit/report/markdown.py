@@ -1,0 +1,57 @@
+"""A validation as Markdown, for a comment on a pull request. Names are code spans, so that none becomes markup."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mobilekit.paths import atomic_file
+from mobilekit.report.console import plain
+from mobilekit.validate.tolerance import Verdict
+
+if TYPE_CHECKING:
+    from mobilekit.report.model import ValidationReport
+
+__all__ = ["dumps", "write"]
+
+_SIGN = {Verdict.PASS: "✅", Verdict.FAIL: "❌", Verdict.INCONCLUSIVE: "❔"}
+
+
+def code(text: str) -> str:
+    """A code span that holds in a table: fenced by more backticks than it holds, pipes escaped."""
+    shown = plain(text, 200).replace("|", "\\|")
+    fence = "`" * (max((len(run) for run in re.findall(r"`+", shown)), default=0) + 1)
+    pad = " " if shown.startswith("`") or shown.endswith("`") or not shown else ""
+    return f"{fence}{pad}{shown}{pad}{fence}"
+
+
+def dumps(report: ValidationReport) -> str:
+    where = report.device.model or report.device.serial
+    lines = [
+        f"### {_SIGN[report.verdict]} {code(report.model)}: {report.verdict.value}",
+        "",
+        f"{report.target} {report.precision} on {code(where)} against {code(report.reference.name)}, "
+        f"{len(report.samples)} samples",
+        "",
+        "| output | verdict | relative L2 | limit | max abs | why |",
+        "|---|---|---|---|---|---|",
+    ]
+    for output in report.outputs:
+        limit = "-" if output.limits.rtol is None else f"{output.limits.rtol:.3g}"
+        lines.append(
+            f"| {code(output.name)} | {_SIGN[output.verdict]} {output.verdict.value} | {output.relative_l2:.3g} | "
+            f"{limit} | {output.max_abs:.3g} | {code(output.reason)} |"
+        )
+    found = report.latency
+    if found is not None:
+        remark = "" if found.comparable else f" ({code(found.remark)}: not comparable)"
+        lines += ["", f"Latency p50 {found.p50_ms:.3g} ms, p90 {found.p90_ms:.3g} ms, CV {found.cv:.1%}{remark}"]
+    lines += ["", f"<sub>mobilekit {report.mobilekit_version}, model {code(report.model_sha256[:12])}</sub>"]
+    return "\n".join(lines) + "\n"
+
+
+def write(report: ValidationReport, path: Path) -> None:
+    """Whole or not at all; raises :class:`~mobilekit.errors.StorageError`."""
+    with atomic_file(path) as temporary:
+        temporary.write_text(dumps(report), encoding="utf-8")

@@ -1,0 +1,167 @@
+"""The HTML report in headless Chromium: charts are drawn, nothing overflows, nothing is requested, all by keyboard."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from mobilekit.report.html import page
+from tests.unit.report.reports import HOSTILE, large, subject
+
+if TYPE_CHECKING:
+    from selenium.webdriver import Chrome
+
+CHROMIUM = next((found for name in ("chromium", "google-chrome") if (found := shutil.which(name))), None)
+DRIVER = shutil.which("chromedriver")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.xdist_group("browser"),
+    pytest.mark.skipif(not (CHROMIUM and DRIVER), reason="needs chromium and chromedriver (scripts/setup.sh)"),
+]
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chrome]:
+    from selenium.webdriver import Chrome, ChromeOptions
+    from selenium.webdriver.chrome.service import Service
+
+    options = ChromeOptions()
+    options.binary_location = CHROMIUM or ""
+    profile = tmp_path_factory.mktemp("profile")
+    for argument in ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--hide-scrollbars"):
+        options.add_argument(argument)
+    options.add_argument(f"--user-data-dir={profile}")
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+    driver = Chrome(options=options, service=Service(DRIVER))
+    yield driver
+    driver.quit()
+
+
+def shown(browser: Chrome, text: str, tmp_path: Path, *, width: int = 1200, dark: bool = False) -> None:
+    path = tmp_path / "report.html"
+    path.write_text(text, encoding="utf-8")
+    browser.execute_cdp_cmd(
+        "Emulation.setDeviceMetricsOverride", {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": False}
+    )
+    scheme = [{"name": "prefers-color-scheme", "value": "dark" if dark else "light"}]
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": scheme})
+    browser.get_log("browser")
+    browser.get_log("performance")
+    browser.get(path.as_uri())
+
+
+def measured(browser: Chrome, script: str) -> Any:
+    return browser.execute_script(f"return {script}")  # type: ignore[no-untyped-call]
+
+
+@pytest.mark.parametrize("width", [360, 768, 1200])
+@pytest.mark.parametrize("which", ["plain", "hostile"])
+def test_nothing_overflows_on_any_screen(browser: Chrome, tmp_path: Path, width: int, which: str) -> None:
+    shown(browser, page(subject(names=HOSTILE if which == "hostile" else ())), tmp_path, width=width)
+    assert measured(browser, "document.documentElement.scrollWidth") <= width
+    beyond = measured(
+        browser,
+        "[...document.querySelectorAll('main *')].filter(e => !e.closest('.scroll') && !e.closest('pre') &&"
+        " !e.closest('svg') && e.getBoundingClientRect().right > innerWidth + 1).map(e => e.outerHTML.slice(0, 80))",
+    )
+    assert beyond == []
+
+
+def test_charts_are_drawn(browser: Chrome, tmp_path: Path) -> None:
+    shown(browser, page(subject()), tmp_path)
+    sizes = measured(
+        browser, "[...document.querySelectorAll('svg')].map(s => { const b = s.getBBox(); return [b.width, b.height] })"
+    )
+    assert len(sizes) >= 3
+    assert all(width > 300 and height > 50 for width, height in sizes)
+    assert measured(browser, "document.querySelectorAll('svg rect.bar').length") > 8
+    assert measured(browser, "document.querySelectorAll('svg polyline').length") == 1
+    # Every mark lies inside its drawing.
+    assert measured(
+        browser,
+        "[...document.querySelectorAll('svg')].every(s => [...s.querySelectorAll('rect,circle,text')].every(m => {"
+        " const a = m.getBoundingClientRect(), b = s.getBoundingClientRect();"
+        " return a.left >= b.left - 2 && a.right <= b.right + 2 && a.top >= b.top - 2 && a.bottom <= b.bottom + 2 }))",
+    )
+    assert measured(browser, "[...document.images].every(i => i.complete && i.naturalWidth > 0)")
+    assert measured(browser, "document.images.length") == 2
+
+
+def test_no_console_error_and_no_request(browser: Chrome, tmp_path: Path) -> None:
+    shown(browser, page(subject(names=HOSTILE)), tmp_path)
+    assert browser.get_log("browser") == []
+    sent = [
+        entry["message"] for entry in browser.get_log("performance") if 'Network.requestWillBeSent"' in entry["message"]
+    ]
+    assert all('"url":"file:' in message or '"url":"data:' in message for message in sent)
+    assert (
+        measured(browser, "performance.getEntriesByType('resource').filter(r => !r.name.startsWith('data:')).length")
+        == 0
+    )
+
+
+def test_hostile_names_stay_text(browser: Chrome, tmp_path: Path) -> None:
+    shown(browser, page(subject(names=HOSTILE)), tmp_path)
+    assert measured(browser, "document.querySelectorAll('script, iframe, object, [onerror], [onload]').length") == 0
+    assert measured(browser, "typeof window.pwned") == "undefined"
+    text = measured(browser, "document.body.innerText")
+    assert "<script>" in text
+    assert "<img src=x onerror=pwned=1>" in text
+
+
+def test_dark_and_light_both_have_contrast(browser: Chrome, tmp_path: Path) -> None:
+    text = page(subject())
+    seen = set()
+    for dark in (False, True):
+        shown(browser, text, tmp_path, dark=dark)
+        back = measured(browser, "getComputedStyle(document.body).backgroundColor")
+        for selector in ("body", ".faint", "dt", ".word", "svg text"):
+            part = "fill" if selector.startswith("svg") else "color"
+            ink = measured(browser, f"getComputedStyle(document.querySelector('{selector}')).{part}")
+            assert _contrast(ink, back) >= 4.5, (dark, selector, ink, back)
+        seen.add(back)
+    assert len(seen) == 2
+
+
+def test_all_that_scrolls_or_opens_is_reached_by_keyboard(browser: Chrome, tmp_path: Path) -> None:
+    from selenium.webdriver import ActionChains
+    from selenium.webdriver.common.keys import Keys
+
+    shown(browser, page(subject()), tmp_path)
+    wanted = measured(browser, "document.querySelectorAll('.scroll, summary, svg, pre').length")
+    visible = measured(
+        browser, "[...document.querySelectorAll('.scroll, summary, svg, pre')].filter(e => e.checkVisibility()).length"
+    )
+    reached = set()
+    for _ in range(3 * wanted):
+        ActionChains(browser).send_keys(Keys.TAB).perform()
+        place = measured(
+            browser,
+            "[...document.querySelectorAll('.scroll, summary, svg, pre')].indexOf(document.activeElement)",
+        )
+        if place in reached and place >= 0:
+            break
+        reached.add(place)
+    assert len(reached - {-1}) >= visible
+    assert measured(browser, "[...document.querySelectorAll('svg')].every(s => s.getAttribute('aria-label'))")
+
+
+def test_five_hundred_samples_open(browser: Chrome, tmp_path: Path) -> None:
+    shown(browser, page(large(500)), tmp_path)
+    assert "PASS" in measured(browser, "document.querySelector('.word').innerText")
+
+
+def _contrast(one: str, other: str) -> float:
+    """WCAG 2.2's contrast ratio of two CSS colours ``rgb(r, g, b)``."""
+
+    def luminance(colour: str) -> float:
+        parts = [int(float(part)) / 255 for part in colour[colour.index("(") + 1 : -1].split(",")[:3]]
+        linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
+        return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+    light, dark = sorted((luminance(one), luminance(other)), reverse=True)
+    return (light + 0.05) / (dark + 0.05)

@@ -1,0 +1,156 @@
+"""Reports made up for tests: a plain one, one whose names attack, one of many samples."""
+
+from __future__ import annotations
+
+import io
+import math
+
+import numpy as np
+from PIL import Image
+
+from mobilekit.report.html import Picture, Subject
+from mobilekit.report.limits import LimitReport
+from mobilekit.report.model import (
+    AnswerPair,
+    DeviceFacts,
+    LatencyReport,
+    OutputReport,
+    ReferenceFacts,
+    RunSettings,
+    SampleErrors,
+    ValidationReport,
+)
+from mobilekit.validate.tolerance import Verdict
+
+__all__ = ["HOSTILE", "large", "output", "report", "subject"]
+
+HOSTILE = (
+    "<script>window.pwned=1</script>",
+    "<img src=x onerror=pwned=1>",
+    "a" * 300,
+    "tab\there\x1b[31m\u202eback | pipe `tick` \"quote\" 'single' &amp; ]]>",
+)
+
+
+def output(name="prob", **changes):
+    values = {
+        "name": name,
+        "dtype": "float32",
+        "shape": (1, 4),
+        "verdict": Verdict.PASS,
+        "reason": "fine",
+        "max_abs": 1e-6,
+        "max_rel": 1e-5,
+        "relative_l2": 2.5e-6,
+        "cosine": 1.0,
+        "psnr_db": math.inf,
+        "nonfinite_actual": 0,
+        "nonfinite_expected": 0,
+        "evidence": True,
+        "worst_sample": "seed 0",
+        "limits": LimitReport(
+            rtol=2e-5, cosine=1.0, psnr_db=None, atol=1e-5, basis="derived", format="fp32", format_cost=3e-7
+        ),
+        "top1_agreement": 1.0,
+    }
+    return OutputReport(**{**values, **changes})
+
+
+def report(**changes):
+    values = {
+        "mobilekit_version": "0.1.0",
+        "model": "demo",
+        "model_sha256": "0" * 64,
+        "precision": "fp32",
+        "device": DeviceFacts(
+            kind="adb",
+            serial="127.0.0.1:5600",
+            model="virtual arm64",
+            manufacturer="mobilekit",
+            android="14",
+            abi="arm64-v8a",
+            cpu_features=("neon", "asimdhp"),
+            virtual=True,
+            cpu_profile="cortex-a76",
+            runner="harness",
+            runner_version="0.1.0 (ncnn 1.0.20261020)",
+        ),
+        "reference": ReferenceFacts(name="ONNX Runtime CPU", version="1.32.0"),
+        "settings": RunSettings(inputs="seeded", seed=0, threads=2, warmup=1, iterations=5, precision="fp32"),
+        "samples": ("seed 0",),
+        "outputs": (output(),),
+        "verdict": Verdict.PASS,
+        "sentence": "the output is within relative L2 0.001",
+        "latency": LatencyReport(
+            iterations=5,
+            p50_ms=12.5,
+            p90_ms=13.25,
+            p99_ms=14.0,
+            mean_ms=12.6,
+            min_ms=12.0,
+            max_ms=14.1,
+            cv=0.05,
+            spread=0.1,
+            comparable=False,
+            remark="the processor is emulated",
+        ),
+        "load_ms": 30.0,
+        "peak_blob_bytes": 2_600_000,
+        "answers": (
+            AnswerPair(
+                sample="cat.png",
+                reference_label="tabby",
+                reference_probability=0.75,
+                device_label="tabby",
+                device_probability=0.749,
+            ),
+        ),
+    }
+    return ValidationReport(**{**values, **changes})
+
+
+def picture(seed: int) -> Picture:
+    pixels = np.random.default_rng(seed).integers(0, 255, (24, 32, 3)).astype(np.uint8)
+    data = io.BytesIO()
+    Image.fromarray(pixels).resize((320, 240)).save(data, "JPEG", quality=80)
+    return Picture(data.getvalue(), 320, 240)
+
+
+def large(count: int, names: tuple[str, ...] = ()) -> Subject:
+    """``count`` samples, two outputs and 500 timed runs; ``names`` for the model, its outputs, samples and labels."""
+    rng = np.random.default_rng(1)
+    first, second, third, fourth = names or ("demo", "prob", "boxes", "cat.png")
+    samples = [fourth, *(f"{index:04}.png" for index in range(1, count))]
+    errors = [
+        SampleErrors(
+            name=name,
+            verdict=Verdict.PASS,
+            relative_l2={second: float(10 ** rng.normal(-6, 0.4)), third: float(10 ** rng.normal(-5, 0.4))},
+        )
+        for name in samples
+    ]
+    times = [float(value) for value in rng.gamma(9, 1.4, 500).round(5)]
+    made = report(
+        model=first,
+        outputs=(output(second, reason=first), output(third, shape=(1, 8400, 84))),
+        samples=tuple(samples),
+        sample_errors=tuple(errors),
+        latency=report().latency.model_copy(update={"values_ms": tuple(times), "remark": first}),
+        answers=tuple(
+            AnswerPair(
+                sample=name,
+                reference_label=third,
+                reference_probability=0.75,
+                device_label=second,
+                device_probability=0.749,
+            )
+            for name in samples[:3]
+        ),
+    )
+    worst = sorted(errors, key=lambda one: max(one.relative_l2.values()), reverse=True)
+    pictures = {one.name: picture(index) for index, one in enumerate(worst[: 2 if count < 100 else 12])}
+    return Subject(made, pictures, f"mobilekit validate build/{first} --device", [("before", made)])
+
+
+def subject(names: tuple[str, ...] = ()) -> Subject:
+    return large(20, names)
