@@ -8,9 +8,10 @@ below FOLDER and says ``{"room": PATH}``. Then it answers requests, a JSON objec
 ``{"run": ARGV, "timeout_s": N}``
     runs a command to its end: ``{"returncode": N, "stdout": TEXT}``; ``returncode`` is null where time ran out.
 ``{"job": NAME, "files": {NAME: PATH}, "server": ARGV, "fresh": BOOL, "timeout_s": N}``
-    makes the folder NAME in the room, puts the files into it under their names, writes its path as a line to the
-    standard input of the server (started where none runs, or a ``fresh`` one is asked for) and waits for a line:
-    ``{"answer": TEXT, "files": {NAME: SIZE}}``, or ``{"returncode": N}`` (null: time ran out) where the server ended.
+    makes the folder NAME in the room (that of the job before goes), links the files into it under their names, writes
+    its path as a line to the standard input of the server (started where none runs, or a ``fresh`` one is asked for)
+    and waits for a line: ``{"files": {NAME: SIZE}}``, those that are new in the folder, or ``{"returncode": N}`` (null:
+    time ran out) where the server ended.
 
 What programs print as errors comes as it is. When its input ends, for whatever reason, the program is killed with all
 that it started, and the room is removed.
@@ -47,6 +48,7 @@ class _Guard:
         self._lock = threading.Lock()
         self._child: subprocess.Popen[bytes] | None = None
         self._lines: queue.Queue[bytes] = queue.Queue()
+        self._job: Path | None = None
         self._ended = False
 
     def serve(self) -> None:
@@ -77,14 +79,24 @@ class _Guard:
     def _answer(self, request: dict[str, Any]) -> dict[str, Any]:
         if "run" in request:
             return self._run(request["run"], request["timeout_s"])
-        folder = self._room / request["job"]
+        if self._job is not None:
+            shutil.rmtree(self._job, ignore_errors=True)
+        self._job = folder = self._room / request["job"]
         folder.mkdir()
         for name, path in request["files"].items():
-            try:
-                os.link(path, str(folder / name))
-            except OSError:
-                shutil.copyfile(path, str(folder / name))
+            (folder / name).symlink_to(self._hold(Path(path)))
         return self._serve(folder, request)
+
+    def _hold(self, path: Path) -> Path:
+        """``path`` in the room, at one place for all jobs: another client may remove it from the store."""
+        held = self._room / "held" / path.name
+        if not held.exists():
+            held.parent.mkdir(exist_ok=True)
+            try:
+                os.link(str(path), str(held))
+            except OSError:
+                shutil.copyfile(str(path), str(held))
+        return held
 
     def _run(self, argv: list[str], timeout_s: float) -> dict[str, Any]:
         with tempfile.TemporaryFile(dir=str(self._room)) as out:
@@ -117,8 +129,7 @@ class _Guard:
             code = child.wait()
             self._stop()
             return {"returncode": code}
-        sizes = {path.name: path.stat().st_size for path in folder.iterdir()}
-        return {"answer": line.decode("utf-8", "replace").strip(), "files": sizes}
+        return {"files": {path.name: path.stat().st_size for path in folder.iterdir() if not path.is_symlink()}}
 
     @staticmethod
     def _hear(child: subprocess.Popen[bytes], lines: queue.Queue[bytes]) -> None:

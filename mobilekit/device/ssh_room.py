@@ -63,13 +63,18 @@ class RemoteStore:
         self.folder = f"{machine.home}/.cache/mobilekit/{name}"
         self._machine = machine
         self._store = Store(machine, folder=self.folder, quota_bytes=quota_bytes or DEFAULT_QUOTA_BYTES)
+        self._known: dict[tuple[Path, int, int], str] = {}
 
     def ensure(self, files: Sequence[Path], progress: Progress = SILENT) -> dict[Path, str]:
-        """Make sure that the machine holds ``files``; their paths there. What is there already is verified there."""
-        hashes = {path: sha256_of(path) for path in files}
-        self._machine.script(_HASHES, self.folder, *hashes.values(), timeout_s=600)
-        there = self._store.ensure({sha: path for path, sha in hashes.items()}, progress=progress)
-        return {path: there[sha] for path, sha in hashes.items()}
+        """Make sure that the machine holds ``files``; their paths there. What is there already is verified there,
+        once for each connection."""
+        states = {path: (path.resolve(), path.stat().st_size, path.stat().st_mtime_ns) for path in files}
+        hashes = {path: sha256_of(path) for path in files if states[path] not in self._known}
+        if hashes:
+            self._machine.script(_HASHES, self.folder, *hashes.values(), timeout_s=600)
+            there = self._store.ensure({sha: path for path, sha in hashes.items()}, progress=progress)
+            self._known |= {states[path]: there[sha] for path, sha in hashes.items()}
+        return {path: self._known[state] for path, state in states.items()}
 
 
 class Room:
@@ -113,8 +118,8 @@ class Room:
     def job(
         self, name: str, files: Mapping[str, str], server: Sequence[str], *, fresh: bool, what: str, timeout_s: float
     ) -> dict[str, int]:
-        """Give ``server`` the folder ``name`` with ``files`` (name -> path on the machine); the files then there, by
-        size in bytes.
+        """Give ``server`` the folder ``name`` with ``files`` (name -> path on the machine); the size in bytes of each
+        file that it made there, which is kept until the next job.
 
         The same server goes on from one job to the next, unless a ``fresh`` one is asked for. Raises
         :class:`ChildCrashError`, :class:`ChildTimeoutError` or :class:`ChildError` where it ends, and what the
