@@ -270,7 +270,8 @@ class TensorRTArtifact(_Strict):
     ``onnx`` is the prepared model, strongly typed: its tensors' types are the precision.
     ``layers`` is a JSON file that says what the optimiser fused. ``profiles`` are (min, opt, max) shapes of the inputs
     that may vary. ``reproducible``: the same input and version give the same bytes. ``verified``: the prepared ONNX was
-    held against the original on ONNX Runtime; the plan itself runs only where there is a GPU.
+    held against the original on ONNX Runtime; the plan itself runs only where there is a GPU. ``gpu``: the one that the
+    kernels were measured on, with full TensorRT; which machine that was is nobody's business.
     """
 
     onnx: str
@@ -286,6 +287,7 @@ class TensorRTArtifact(_Strict):
     profiles: dict[str, tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]] = field(default_factory=dict)
     workspace_bytes: int = 0
     optimization_level: int | None = None
+    gpu: str = ""
     verified: bool = False
 
     def __post_init__(self) -> None:

@@ -94,6 +94,21 @@ def export(
     calib_method: Annotated[
         str, typer.Option(help="minmax, entropy or percentile.", rich_help_panel=_TENSORRT)
     ] = "minmax",
+    on: Annotated[
+        str,
+        typer.Option(
+            metavar="ssh://USER@HOST[:PORT]",
+            help="Build the plan on that machine: a Jetson, or a computer with a GPU.",
+            rich_help_panel=_TENSORRT,
+        ),
+    ] = "",
+    remote_python: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Python there, with numpy and TensorRT: a name, /PATH or ~/PATH. Repeatable.",
+            rich_help_panel=_TENSORRT,
+        ),
+    ] = None,
     json_: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
     """Convert a model into a bundle that runs on a device, verified against ONNX Runtime.
@@ -108,18 +123,32 @@ def export(
     mobilekit export model.onnx --target ncnn --target tensorrt --precision fp16 -o build/model
     mobilekit export model.onnx --target tensorrt --profile x:min=1x3x96x96,opt=1x3x224x224,max=1x3x448x448 -o build/m
     mobilekit export model.onnx --target tensorrt --precision int8 --calib pictures/ -o build/int8
+    mobilekit export model.onnx --target tensorrt --precision fp16 --on ssh://user@jetson -o build/jetson
     """
     from mobilekit.cli._common import print_json, terminal_progress
+    from mobilekit.errors import UsageError
     from mobilekit.pipeline.export import ExportOptions, export_model
     from mobilekit.sizes import parse_dynamic_shape
     from mobilekit.tensors import parse_named_shape, parse_named_value
 
     targets = _targets(target or ["ncnn"], precision)
+    if on and "tensorrt" not in targets:
+        raise UsageError("--on is where a TensorRT plan is built", hint="add --target tensorrt")
     options = ExportOptions(
         targets=targets,
         precision="fp16" if precision == "fp16" else "fp32",
         tensorrt=_tensorrt(
-            precision, profile or [], compute_capability, workspace, opt_level, flavour, calib, calib_method, timeout
+            precision,
+            profile or [],
+            compute_capability,
+            workspace,
+            opt_level,
+            flavour,
+            calib,
+            calib_method,
+            timeout,
+            on,
+            remote_python or [],
         )
         if "tensorrt" in targets
         else None,
@@ -214,6 +243,8 @@ def _tensorrt(
     calib: Path | None,
     calib_method: str,
     timeout: float,
+    on: str,
+    remote_pythons: list[str],
 ) -> TensorRTOptions:
     from mobilekit.errors import UsageError
     from mobilekit.targets.tensorrt import TensorRTOptions
@@ -231,6 +262,8 @@ def _tensorrt(
         calibration=calib,
         calibration_method=calib_method,
         timeout_s=max(timeout, _PLAN_TIMEOUT_S),
+        on=on or None,
+        remote_pythons=tuple(remote_pythons),
     )
 
 

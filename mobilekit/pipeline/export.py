@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from mobilekit.runners.ort import OrtRunner
     from mobilekit.targets.ncnn.emit import Model
     from mobilekit.targets.tensorrt import TensorRTOptions
+    from mobilekit.targets.tensorrt.host import WorkerHost
     from mobilekit.tensors import Array, FixedValue
     from mobilekit.zoo import ResolvedModel
 
@@ -153,7 +154,9 @@ def _converted(
         background.callback(reference.close)
         reference.start()
     # Both come before the folder appears: a model that cannot be converted leaves no trace.
-    plan = _prepare_tensorrt(source, resolved, options, clock, progress) if "tensorrt" in options.targets else None
+    plan = None
+    if "tensorrt" in options.targets:
+        plan = _prepare_tensorrt(source, resolved, options, clock, progress, background)
     ncnn = _prepare_ncnn(source, resolved, options, clock, progress) if "ncnn" in options.targets else None
     with atomic_dir(folder) as temporary:
         artifact = _write_ncnn(ncnn, temporary, options, clock, progress) if ncnn is not None else None
@@ -251,15 +254,33 @@ def _write_ncnn(
 
 
 def _prepare_tensorrt(
-    source: SourceModel, resolved: ResolvedModel, options: ExportOptions, clock: _Clock, progress: Progress
+    source: SourceModel,
+    resolved: ResolvedModel,
+    options: ExportOptions,
+    clock: _Clock,
+    progress: Progress,
+    background: ExitStack,
 ) -> PreparedPlan:
+    from mobilekit.pipeline.place_plan import worker_host
     from mobilekit.pipeline.tensorrt import check_plan, prepare_plan
     from mobilekit.targets.tensorrt import TensorRTOptions
 
     with clock("tensorrt"):
         progress.step("preparing the model for TensorRT")
         settings = options.tensorrt or TensorRTOptions()
-        plan = prepare_plan(source, _shapes(source, resolved, options), settings, progress)
+
+        def open_host() -> WorkerHost | None:
+            if settings.on is None:
+                return None
+            host = worker_host(
+                settings.on,
+                pythons=settings.remote_pythons,
+                quota_bytes=settings.remote_quota_bytes,
+                progress=progress,
+            )
+            return background.enter_context(host)
+
+        plan = prepare_plan(source, _shapes(source, resolved, options), settings, progress, open_host)
         _refuse_unsupported("tensorrt", check_plan(plan), source)
     return plan
 

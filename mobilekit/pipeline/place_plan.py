@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -15,11 +15,25 @@ if TYPE_CHECKING:
     from mobilekit.bundle import Bundle, TensorRTArtifact
     from mobilekit.report.model import DeviceFacts
     from mobilekit.runners.base import Runner
+    from mobilekit.targets.tensorrt.host import WorkerHost
     from mobilekit.targets.tensorrt.runner import GpuOptions
 
-__all__ = ["PREPARED", "open_plan", "plan_of"]
+__all__ = ["PREPARED", "open_plan", "plan_of", "worker_host"]
 
 PREPARED = "prepared"
+
+
+def worker_host(
+    on: str, *, pythons: Sequence[str] = (), quota_bytes: int | None = None, progress: Progress = SILENT
+) -> WorkerHost:
+    """The machine at ``on`` (``"ssh://user@host:port"``), to do TensorRT's work; it is connected by ``with``.
+
+    Raises :class:`~mobilekit.errors.UsageError` for what is no address.
+    """
+    from mobilekit.device.ssh_address import SshAddress
+    from mobilekit.targets.tensorrt.ssh_host import SshHost
+
+    return SshHost(SshAddress.parse(on), pythons=pythons, quota_bytes=quota_bytes, progress=progress)
 
 
 def plan_of(bundle: Bundle) -> TensorRTArtifact:

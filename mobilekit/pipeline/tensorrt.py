@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from mobilekit.preprocess import Preprocess
     from mobilekit.targets.tensorrt import TensorRTOptions
     from mobilekit.targets.tensorrt.flavour import Flavour
+    from mobilekit.targets.tensorrt.host import WorkerHost
     from mobilekit.tensors import Array
 
 __all__ = ["PlanReport", "PreparedPlan", "check_plan", "make_plan", "prepare_plan", "runnable"]
@@ -39,6 +40,8 @@ class PreparedPlan:
     outputs: tuple[TensorInfo, ...]
     flavour: Flavour
     options: TensorRTOptions
+    host: WorkerHost | None = None
+    """The machine that builds; ``None``: this one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,9 +55,13 @@ class PlanReport:
 
 
 def prepare_plan(
-    source: SourceModel, shapes: Mapping[str, tuple[int, ...]], options: TensorRTOptions, progress: Progress
+    source: SourceModel,
+    shapes: Mapping[str, tuple[int, ...]],
+    options: TensorRTOptions,
+    progress: Progress,
+    open_host: Callable[[], WorkerHost | None] = lambda: None,
 ) -> PreparedPlan:
-    """Choose the flavour and prepare the graph.
+    """Choose the flavour and prepare the graph. ``open_host`` gives the machine that builds, where it is another.
 
     Raises ``MissingExtraError`` where TensorRT is not installed, ``UsageError`` for shapes, profiles, precisions and
     compute capabilities that do not go together.
@@ -65,11 +72,15 @@ def prepare_plan(
     from mobilekit.passes.precision import single_precision
     from mobilekit.precision.quantise import is_quantised
     from mobilekit.targets.tensorrt.capability import check_capabilities, check_graph
-    from mobilekit.targets.tensorrt.flavour import choose_flavour
+    from mobilekit.targets.tensorrt.flavour import choose_flavour, choose_flavour_there
     from mobilekit.targets.tensorrt.prepare import prepare
 
     _check_options(source, options)
-    flavour = choose_flavour(options.flavour)
+    host = open_host()
+    if host is None:
+        flavour = choose_flavour(options.flavour)
+    else:
+        flavour = choose_flavour_there(host.hello(), host.name, options.flavour)
     check_capabilities(flavour, options.precision, options.compute_capabilities)
     fixed = {name: shape for name, shape in shapes.items() if name not in options.profiles}
     graph = prepare(source, fixed, options.profiles, progress=progress)
@@ -85,7 +96,7 @@ def prepare_plan(
         sized = prepare(source, fixed | usual, {})
     _require_static([*sized.inputs, *sized.outputs])
     inputs, outputs = tuple(map(tensor_info, sized.inputs)), tuple(map(tensor_info, sized.outputs))
-    return PreparedPlan(graph, inputs, outputs, flavour, options)
+    return PreparedPlan(graph, inputs, outputs, flavour, options, host)
 
 
 def _check_options(source: SourceModel, options: TensorRTOptions) -> None:
@@ -135,7 +146,7 @@ def check_plan(prepared: PreparedPlan) -> tuple[Finding, ...]:
     with Scratch("tensorrt") as folder:
         model = folder / "model.onnx"
         _write(prepared.graph, model)
-        findings = check(model, prepared.flavour, prepared.options)
+        findings = check(model, prepared.flavour, prepared.options, prepared.host)
     domains = {node.name: node.domain for node in prepared.graph.nodes if node.domain}
     return tuple(replace(f, op=f"{domains[f.node]}.{f.op}") if f.node in domains else f for f in findings)
 
@@ -172,8 +183,9 @@ def make_plan(
         if samples and precision not in ("fp32", "tf32"):  # no CPU computes in TF32
             progress.step(f"verifying it in {precision}")
             errors, verified = _judge(_run(runnable(model, precision, folder), samples), expected, precision)
-    progress.step(f"building the plan with {prepared.flavour.product} {prepared.flavour.version()}")
-    artifact = build(root, prepared.flavour, prepared.options, progress=progress)
+    where = f" on {prepared.host.name}" if prepared.host is not None else ""
+    progress.step(f"building the plan with {prepared.flavour.product} {prepared.flavour.version()}{where}")
+    artifact = build(root, prepared.flavour, prepared.options, prepared.host, progress)
     return PlanReport(replace(artifact, verified=verified), errors, kept)
 
 

@@ -35,6 +35,8 @@ class TensorRTOptions:
     ``compute_capabilities`` ("8.6") are the GPUs an RTX plan is for, none for TensorRT's own choice;
     ``workspace_bytes`` bounds scratch memory on the GPU (0: no bound of ours); ``optimization_level`` is TensorRT's,
     0 to 5; ``flavour`` overrides the choice between full TensorRT and RTX. ``timeout_s`` bounds one build.
+    ``on`` is another machine that builds, ``"ssh://user@host"``, with one of ``remote_pythons`` (none: those that are
+    usual); ``remote_quota_bytes`` bounds what is kept there.
     """
 
     precision: Precision = "fp32"
@@ -46,6 +48,9 @@ class TensorRTOptions:
     calibration: Path | None = None
     calibration_method: str = "minmax"
     timeout_s: float = 1800.0
+    on: str | None = None
+    remote_pythons: tuple[str, ...] = ()
+    remote_quota_bytes: int | None = None
 
 
 def check(
@@ -119,6 +124,7 @@ def build(
         workspace_bytes=options.workspace_bytes,
         optimization_level=options.optimization_level,
         reproducible=flavour.name == "rtx",
+        gpu="{name}, compute capability {compute_capability}".format(**answer["gpu"]) if answer["gpu"] else "",
     )
 
 

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import importlib.util
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from mobilekit.errors import MissingExtraError, SetupError
 from mobilekit.targets.tensorrt.worker import Cuda, WorkError
 
-__all__ = ["FLAVOURS", "Flavour", "choose_flavour", "count_gpus", "installed"]
+if TYPE_CHECKING:
+    from mobilekit.targets.tensorrt.host import Hello
+
+__all__ = ["FLAVOURS", "Flavour", "choose_flavour", "choose_flavour_there", "count_gpus", "installed"]
 
 FlavourName = Literal["rtx", "full"]
 
@@ -28,9 +31,13 @@ class Flavour:
     packages: tuple[str, ...]
     """Distributions that carry the version, the first that is there counts."""
     architectures: tuple[str, ...] = ()
+    there: str = ""
+    """The version on the other machine, where it is one."""
 
     def version(self) -> str:
         """The installed version, ``""`` where it is not known (a JetPack without package metadata)."""
+        if self.there:
+            return self.there
         for package in self.packages:
             try:
                 return version(package)
@@ -81,6 +88,26 @@ def choose_flavour(wanted: str | None = None) -> Flavour:
             hint="build with --flavour rtx here, or export on the machine that has the GPU",
         )
     return flavour
+
+
+def choose_flavour_there(hello: Hello, where: str, wanted: str | None = None) -> Flavour:
+    """As :func:`choose_flavour`, of what the machine ``where`` says that it has. Raises :class:`SetupError`."""
+    known = hello.flavours
+    name: FlavourName = "full" if wanted == "full" or ("full" in known and hello.gpus) or "rtx" not in known else "rtx"
+    name = "rtx" if wanted == "rtx" else name
+    flavour = FLAVOURS[name]
+    if name not in known:
+        reason = f": {hello.broken[name]}" if name in hello.broken else ""
+        raise SetupError(
+            f"{where} has no {flavour.product} (Python module {flavour.module}){reason}",
+            hint=f"it has {', '.join(f'{FLAVOURS[n].product} {known[n]}' for n in FLAVOURS if n in known)}",
+        )
+    if name == "full" and not hello.gpus:
+        raise SetupError(
+            f"full TensorRT measures its kernels on a GPU, and {where} shows none: {hello.problem}",
+            hint="look with nvidia-smi there, or build with --flavour rtx",
+        )
+    return replace(flavour, there=known[name])
 
 
 def _present(flavour: Flavour) -> Flavour:

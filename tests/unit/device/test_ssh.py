@@ -195,7 +195,8 @@ def test_a_full_disk_is_said_and_keeps_nothing(machine: SshMachine, sshd: Sshd, 
         subprocess.run(["umount", small], check=True)
 
 
-def test_what_is_there_is_not_sent_again_unless_it_was_changed(store: RemoteStore, sshd: Sshd, tmp_path: Path) -> None:
+def test_what_is_there_is_not_sent_again_unless_it_was_changed(machine: SshMachine, sshd: Sshd, tmp_path: Path) -> None:
+    store = RemoteStore(machine, "tensorrt")
     local = tmp_path / "model.onnx"
     local.write_bytes(b"weights")
     first = _OnTheWay(lambda: None)
@@ -207,6 +208,8 @@ def test_what_is_there_is_not_sent_again_unless_it_was_changed(store: RemoteStor
     assert (first.advanced, again.advanced) == (7, 0)
     there.write_bytes(b"Weights")
     store.ensure([local], again)
+    assert again.advanced == 0, "one look for each connection"
+    RemoteStore(machine, "tensorrt").ensure([local], again)
     assert there.read_bytes() == b"weights"
     assert again.advanced == 7
 
@@ -224,7 +227,7 @@ def test_the_longest_unused_go_first(machine: SshMachine, sshd: Sshd, tmp_path: 
     kept = {names[files[0]].name, Path(store.ensure([files[2]])[files[2]]).name}
     assert sshd.files() == kept
     with pytest.raises(DeviceStorageError, match="quota"):
-        store.ensure(files)
+        RemoteStore(machine, "tensorrt", quota_bytes=2500).ensure(files)
 
 
 def test_pythons_are_found_by_name_and_by_path(machine: SshMachine, sshd: Sshd) -> None:
