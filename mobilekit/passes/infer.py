@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -87,7 +88,7 @@ def infer(
             continue
         for lifted in forms:
             try:
-                inner = _opened(graph, lifted, version, target, keep_batches) if lifting else None
+                inner = _opened(graph, lifted, version, target, keep_batches, bounds) if lifting else None
             except UnsupportedModelError as error:
                 refused += error.findings
                 order.append(lifted)
@@ -96,8 +97,9 @@ def infer(
                 pending.extendleft(reversed(inner))
                 continue
             if lifting:
-                for body in lifted.bodies():
-                    _lift_body(body, target)
+                with nullcontext() if bounds is None else bounds.hidden():
+                    for body in lifted.bodies():
+                        _lift_body(body, target)
             _settle(graph, lifted, schemas, order, folding, bounds)
     if refused:
         raise UnsupportedModelError("some operators mean what newer opsets cannot say", findings=refused)
@@ -108,7 +110,9 @@ def infer(
     graph.prune()
 
 
-def _opened(graph: Graph, node: Node, version: int, target: int, keep_batches: bool) -> list[tuple[Node, int]] | None:
+def _opened(
+    graph: Graph, node: Node, version: int, target: int, keep_batches: bool, bounds: Bounds | None
+) -> list[tuple[Node, int]] | None:
     """What stands in the node's place, each with the opset that it is of, where it is made of others."""
     if is_lowered(node):
         return [(new, target) for new in lower(graph, node)]
@@ -118,7 +122,13 @@ def _opened(graph: Graph, node: Node, version: int, target: int, keep_batches: b
         branch = _inline_if(graph, node)
         if branch is not None:
             return [(inner, version) for inner in branch]
-        both = _both_branches(graph, node, target)
+        with nullcontext() if bounds is None else bounds.hidden():
+            for name in ("then_branch", "else_branch"):
+                _lift_body(node.attrs[name], target)
+        needed = None if bounds is None else bounds.branch(node)
+        if needed is not None:
+            return [(inner, target) for inner in _inlined(graph, node, needed)]
+        both = _both_branches(graph, node)
         return None if both is None else [(inner, target) for inner in both]
     if is_loop(node):
         return [(new, version) for new in open_loop(graph, node)]
@@ -146,12 +156,13 @@ def _settle(
         order.append(node)
         return
     # Small constants need no inference, whose rules are stricter than the operators are.
-    kept = _fold(graph, node, schemas.opset) if _is_small(node) else None
+    counted = bounds is not None and bounds.holds(node)  # a constant some of whose rows are none is none
+    kept = _fold(graph, node, schemas.opset) if _is_small(node) and not counted else None
     if kept is None:
         infer_node(node, schemas)
         if bounds is not None:
             order += bounds.follow(node)
-        kept = _fold(graph, node, schemas.opset)
+        kept = None if counted else _fold(graph, node, schemas.opset)
     order += [node] if kept is None else kept
     if folding is not None and kept is not None:
         for value in node.outputs:
@@ -358,13 +369,18 @@ def _storage(dtype: str | None) -> str:
 
 
 def _inline_if(graph: Graph, node: Node) -> list[Node] | None:
-    """The nodes of the branch that a constant condition takes, then an Identity for each of its outputs."""
+    """The nodes of the branch that a constant condition takes."""
     condition = node.inputs[0] if node.inputs else None
     if condition is None or condition.const is None or condition.const.size != 1:
         return None
     body = node.attrs.get("then_branch" if bool(condition.const.reshape(-1)[0]) else "else_branch")
     if not isinstance(body, Graph) or len(body.outputs) != len(node.outputs):
         return None  # malformed: shape inference says how
+    return _inlined(graph, node, body)
+
+
+def _inlined(graph: Graph, node: Node, body: Graph) -> list[Node]:
+    """The nodes of a branch, then an Identity for each of its outputs."""
     results = list(body.outputs)
     nodes = _taken(graph, body)
     copies = [
@@ -375,12 +391,10 @@ def _inline_if(graph: Graph, node: Node) -> list[Node] | None:
     return [*nodes, *copies]
 
 
-def _both_branches(graph: Graph, node: Node, target: int) -> list[Node] | None:
+def _both_branches(graph: Graph, node: Node) -> list[Node] | None:
     """Both branches and a Where for each output, where data decides and all shapes are known and alike: operators have
     no side effects."""
     bodies: list[Graph] = [node.attrs[name] for name in ("then_branch", "else_branch")]
-    for body in bodies:
-        _lift_body(body, target)
     pairs = list(zip(bodies[0].outputs, bodies[1].outputs, strict=True))
     if not all(_is_static(a) and (a.dtype, a.shape) == (b.dtype, b.shape) for a, b in pairs):
         return None

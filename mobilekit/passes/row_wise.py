@@ -157,6 +157,8 @@ def _slice(walk: Walk, node: Node, bounds: _Rows) -> _Found:
         if step != 1 or start < 0 or end < 0:
             raise Mixed("it counts them from the end, or takes only some")
         length = max(0, min(end, shape[bound.axis]) - start)
+        if length == shape[bound.axis]:
+            continue
         if not length:
             raise Mixed("none is left")
         return bound.axis, walk.counted(node, bound.count, low=start, high=length)
@@ -221,6 +223,26 @@ def _product(walk: Walk, node: Node, bounds: _Rows) -> _Found:  # noqa: ARG001
         if a.axis == inner - 1 and len(static_dims(node.inputs[1])) > 1:
             return rank - 2, a.count
     raise Mixed("it may sum over them")
+
+
+def _gemm(walk: Walk, node: Node, bounds: _Rows) -> _Found:  # noqa: ARG001
+    bound = _only_first(bounds)
+    added = static_dims(node.inputs[2]) if len(node.inputs) > 2 and node.inputs[2] is not None else ()
+    if bound.axis == int(node.attrs.get("transA", 0)) and (len(added) < 2 or added[0] == 1):
+        return 0, bound.count
+    raise Mixed("it may sum over them")
+
+
+def _regions(walk: Walk, node: Node, bounds: _Rows) -> _Found:  # noqa: ARG001
+    data, boxes, images = bounds
+    if data is not None or boxes is None or boxes.axis != 0 or (images is not None and images != boxes):
+        raise Mixed("its boxes are others")
+    return 0, boxes.count
+
+
+def _running(walk: Walk, node: Node, bounds: _Rows) -> _Found:  # noqa: ARG001
+    bound = _only_first(bounds)
+    return bound.axis, bound.count
 
 
 def _one_hot(walk: Walk, node: Node, bounds: _Rows) -> _Found:  # noqa: ARG001
@@ -321,10 +343,12 @@ ROW_WISE: Mapping[str, Callable[[Walk, Node, _Rows], _Found]] = MappingProxyType
         "ArgMax": _arg,
         "ArgMin": _arg,
         "Concat": _concat,
+        "CumSum": _running,
         "Flatten": _reshape,
         "Gather": _gather,
         "GatherElements": _gather_elements,
         "GatherND": _gather_nd,
+        "Gemm": _gemm,
         "Hardmax": _along(-1),
         "LayerNormalization": _along(-1),
         "LogSoftmax": _along(-1),
@@ -332,6 +356,7 @@ ROW_WISE: Mapping[str, Callable[[Walk, Node, _Rows], _Found]] = MappingProxyType
         "OneHot": _one_hot,
         "RMSNormalization": _along(-1),
         "Reshape": _reshape,
+        "RoiAlign": _regions,
         "Slice": _slice,
         "Softmax": _along(-1),
         "Split": _along(0),

@@ -26,6 +26,7 @@ CONSTS = {
     "line": np.array([-1]),
     "column": np.array([0, 1]),
     "row": np.ones((6, 4), np.float32),
+    "six": np.ones((2, 6), np.float32),
     "four": np.ones((4, 3), np.float32),
 }
 START = [
@@ -109,17 +110,14 @@ def test_a_shape_made_of_the_rows_own(tmp_path: Path, tail: list[str], shape: tu
 @pytest.mark.parametrize(
     ("node", "reason"),
     [
-        (helper.make_node("ReduceSum", ["r", "zero"], ["y"]), "works along them"),
-        (helper.make_node("Softmax", ["r"], ["y"], axis=0), "works along them"),
-        (helper.make_node("TopK", ["r", "two"], ["y", "i"], axis=0), "works along them"),
-        (helper.make_node("Concat", ["r", "r"], ["y"], axis=0), "follow them"),
+        (helper.make_node("Hardmax", ["r"], ["y"], axis=0), "works along them"),
+        (helper.make_node("Einsum", ["r"], ["y"], equation="ij->ji"), "may mix rows"),
         (helper.make_node("Concat", ["r", "row"], ["y"], axis=1), "another number"),
         (helper.make_node("Add", ["r", "row"], ["y"]), "fixed number"),
         (helper.make_node("Slice", ["r", "minus", "big", "zero"], ["y"]), "from the end"),
-        (helper.make_node("Gather", ["r", "column"], ["y"], axis=0), "by their position"),
         (helper.make_node("Reshape", ["r", "plain"], ["y"]), "fixes their number"),
-        (helper.make_node("Size", ["r"], ["y"]), "may mix rows"),
-        (helper.make_node("NonZero", ["r"], ["y"]), "may mix rows"),
+        (helper.make_node("Unique", ["r"], ["y"]), "may mix rows"),
+        (helper.make_node("MatMul", ["six", "r"], ["y"]), "may sum over them"),
     ],
 )
 def test_what_mixes_rows_is_refused(tmp_path: Path, node: onnx.NodeProto, reason: str) -> None:

@@ -1,0 +1,68 @@
+"""What is known of a tensor's numbers from the operators that make it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from mobilekit.graph import Node, Value
+
+__all__ = ["never_negative"]
+
+_DEPTH = 64
+
+_MOVES = frozenset(
+    {
+        "Cast", "Compress", "Expand", "Flatten", "Gather", "GatherElements", "GatherND", "Identity", "ReduceMax",
+        "ReduceMin", "Reshape", "Slice", "Split", "Squeeze", "Tile", "TopK", "Transpose", "Unsqueeze",
+    }
+)  # fmt: skip
+"""Elements of the first input, if maybe others than before."""
+
+_KEEPS = frozenset({"Add", "Concat", "Div", "Max", "Min", "Mod", "Mul", "ReduceProd", "ReduceSum", "Sum"})
+"""Not negative where no input is."""
+
+_NEVER = frozenset({"Abs", "Exp", "NonZero", "NonMaxSuppression", "Relu", "Shape", "Sigmoid", "Size", "Sqrt", "OneHot"})
+
+
+Maker = Callable[[Value], Node | None]
+
+
+def _producer(value: Value) -> Node | None:
+    return value.producer
+
+
+def never_negative(value: Value | None, maker: Maker = _producer, depth: int = _DEPTH) -> bool:
+    """Whether no element can be below zero, as far as the operators say that make it; ``maker`` finds them."""
+    if value is None or depth == 0:
+        return False
+    if value.const is not None:
+        data: np.ndarray[Any, Any] = value.const
+        return data.dtype.kind in "bu" or (data.dtype.kind in "if" and not bool((data < 0).any()))
+    if value.dtype is not None and value.dtype.startswith(("bool", "uint")):
+        return True
+    node = maker(value)
+    if node is None:
+        return False
+    if node.op in ("NonMaxSuppression", "NonZero"):
+        return True
+    if node.op in ("TopK", "MaxPool", "Unique") and value is not node.outputs[0]:
+        return True
+    if node.domain:
+        return False
+    if node.op in _NEVER or node.op in ("ArgMax", "ArgMin"):
+        return True
+    return _made(node, maker, depth - 1)
+
+
+def _made(node: Node, maker: Maker, depth: int) -> bool:
+    if node.op in _MOVES:
+        return never_negative(node.inputs[0], maker, depth)
+    if node.op == "Where":
+        return all(never_negative(value, maker, depth) for value in node.inputs[1:])
+    if node.op == "Clip":
+        low = len(node.inputs) > 1 and never_negative(node.inputs[1], maker, depth)
+        return low or never_negative(node.inputs[0], maker, depth)
+    return node.op in _KEEPS and all(never_negative(value, maker, depth) for value in node.inputs)

@@ -1,0 +1,185 @@
+"""Behind a number of rows that depends on data: what looks at all rows at once sees the real ones."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper
+
+from tests.unit.targets.ncnn.oracle import agrees
+
+Node = helper.make_node
+CONSTS: dict[str, Any] = {
+    "edge": np.float32(0),
+    "none": np.array(0),
+    **{str(n): np.array([n]) for n in (-1, 0, 1, 2, 3, 100)},
+}
+PICK = [
+    Node("Greater", ["x", "edge"], ["where"]),
+    Node("NonZero", ["where"], ["found"]),
+    Node("Transpose", ["found"], ["tuples"], perm=[1, 0]),
+    Node("GatherND", ["x", "tuples"], ["v"]),  # the positive ones
+    Node("Squeeze", ["found", "0"], ["place"]),
+    Node("Gather", ["b", "place"], ["r"]),  # and their rows of b, (count, 4)
+]
+BEFORE = [*PICK, Node("Shape", ["v"], ["count"]), Node("Squeeze", ["count", "0"], ["number"])]
+
+
+def data(positive: int, seed: int = 3) -> dict[str, np.ndarray]:
+    """Nine numbers of which so many are positive, nine rows beside them."""
+    rng = np.random.default_rng(seed)
+    signs = rng.permutation(np.arange(9) < positive) * 2 - 1
+    return {
+        "x": (signs * (0.1 + rng.random(9))).astype(np.float32),
+        "b": rng.standard_normal((9, 4)).astype(np.float32),
+    }
+
+
+def check(tail: Sequence[onnx.NodeProto], positive: int, consts: dict[str, Any] | None = None, **kwargs: Any) -> str:
+    return agrees([*BEFORE, *tail], data(positive), CONSTS | (consts or {}), **kwargs)
+
+
+@pytest.mark.parametrize("positive", [2, 5, 9])
+@pytest.mark.parametrize(
+    ("op", "attrs"),
+    [
+        *[
+            (f"Reduce{name}", {"keepdims": 0})
+            for name in ("Max", "Min", "Sum", "Mean", "Prod", "L1", "L2", "LogSumExp")
+        ],
+        ("ReduceMax", {"keepdims": 1}),
+        ("Softmax", {"axis": 0}),
+        ("LogSoftmax", {"axis": 0}),
+        ("CumSum", {}),
+        ("CumSum", {"reverse": 1}),
+        ("ArgMax", {"axis": 0}),
+        ("ArgMin", {"axis": 0, "keepdims": 0}),
+    ],
+)
+def test_over_the_rows(op: str, attrs: dict[str, int], positive: int) -> None:
+    named = op.startswith("Reduce") or op == "CumSum"
+    inputs = ["r", "0" if op != "CumSum" else "none"] if named else ["r"]
+    check([Node(op, inputs, ["y"], **attrs)], positive)
+
+
+def test_over_everything() -> None:
+    check([Node("ReduceMax", ["r"], ["m"], keepdims=0), Node("Mul", ["r", "m"], ["y"])], 4)
+
+
+@pytest.mark.parametrize("positive", [0, 1, 6])
+@pytest.mark.parametrize("largest", [0, 1])
+def test_the_best_of_at_most_three(largest: int, positive: int) -> None:
+    tail = [
+        Node("Concat", ["3", "count"], ["both"], axis=0),
+        Node("ReduceMin", ["both"], ["least"], keepdims=0),
+        Node("Reshape", ["least", "-1"], ["k"]),
+        Node("TopK", ["v", "k"], ["y", "i"], largest=largest),
+        Node("Gather", ["r", "i"], ["z"]),
+    ]
+    check(tail, positive, outputs=["y", "i", "z"])
+
+
+def test_all_of_them_sorted() -> None:
+    text = check([Node("TopK", ["v", "count"], ["y", "i"]), Node("Gather", ["r", "i"], ["z"])], 5, outputs=["y", "z"])
+    assert "MkTopK" in text
+
+
+@pytest.mark.parametrize("positive", [0, 3, 9])
+def test_rows_one_after_another(positive: int) -> None:
+    tail = [
+        Node("Less", ["x", "edge"], ["other"]),
+        Node("Compress", ["b", "other"], ["s"], axis=0),
+        Node("Concat", ["r", "b", "s"], ["y"], axis=0),
+        Node("Compress", ["x", "other"], ["w"], axis=0),
+        Node("Concat", ["v", "x", "w"], ["z"], axis=0),
+        Node("Unsqueeze", ["z", "1"], ["zz"]),
+        Node("Mul", ["y", "zz"], ["p"]),  # the same number of rows, and known to be
+    ]
+    check(tail, positive, outputs=["y", "p"])
+
+
+@pytest.mark.parametrize("index", [-1, -2, 0, 1])
+def test_a_row_by_its_position(index: int) -> None:
+    consts = {"at": np.array(index)}
+    check([Node("Gather", ["r", "at"], ["y"])], 4, consts)
+    tail = [Node("Cast", ["v"], ["whole"], to=TensorProto.INT64), Node("Add", ["whole", "at"], ["computed"])]
+    check([*tail, Node("Gather", ["r", "computed"], ["y"])], 4, consts)
+
+
+@pytest.mark.parametrize("positive", [0, 6])
+def test_rows_of_rows(positive: int) -> None:
+    tail = [
+        Node("ReduceSum", ["r", "1"], ["s"], keepdims=0),
+        Node("Greater", ["s", "edge"], ["keep"]),
+        Node("NonZero", ["keep"], ["again"]),
+        Node("Squeeze", ["again", "0"], ["at"]),
+        Node("Gather", ["r", "at"], ["y"]),
+        Node("Compress", ["v", "keep"], ["z"], axis=0),
+    ]
+    check(tail, positive, outputs=["y", "z"])
+
+
+@pytest.mark.parametrize("positive", [1, 6])
+def test_labels_and_numbers(positive: int) -> None:
+    label = helper.make_tensor("label", TensorProto.INT64, [1], [7])
+    tail = [
+        Node("ConstantOfShape", ["count"], ["labels"], value=label),
+        Node("Cast", ["labels"], ["numbers"], to=TensorProto.FLOAT),
+        Node("Mul", ["numbers", "v"], ["y"]),
+        Node("Range", ["none", "number", "one"], ["z"]),
+        Node("Expand", ["edge", "count"], ["e"]),
+        Node("Sub", ["e", "v"], ["w"]),
+        Node("ReduceSum", ["labels", "0"], ["total"]),
+    ]
+    check(tail, positive, {"one": np.array(1)}, outputs=["y", "z", "w", "labels", "total"])
+
+
+def detections(guarded: bool) -> list[onnx.NodeProto]:
+    """torchvision's batched suppression: boxes of each class moved apart, unless there is none."""
+    inner = [
+        Node("ReduceMax", ["r"], ["m"], keepdims=0),
+        Node("Mul", ["v", "m"], ["off"]),
+        Node("Unsqueeze", ["off", "1"], ["offs"]),
+        Node("Add", ["r", "offs"], ["apart"]),
+        Node("Unsqueeze", ["apart", "0"], ["boxes"]),
+        Node("Unsqueeze", ["v", "0"], ["s0"]),
+        Node("Unsqueeze", ["s0", "0"], ["scores"]),
+        Node("NonMaxSuppression", ["boxes", "scores", "many", "overlap"], ["kept"]),
+        Node("Gather", ["kept", "2"], ["k1"], axis=1),
+        Node("Squeeze", ["k1", "1"], ["keep"]),
+    ]
+    after = [Node("Slice", ["keep", "0", "3", "0"], ["top"]), Node("Gather", ["r", "top"], ["y"])]
+    if not guarded:
+        return [*inner, *after]
+    info = helper.make_tensor_value_info("keep", TensorProto.INT64, [None])
+    nothing = helper.make_tensor_value_info("nothing", TensorProto.INT64, [0])
+    empty = Node("Constant", [], ["nothing"], value=helper.make_tensor("nothing", TensorProto.INT64, [0], []))
+    return [
+        Node("Shape", ["r"], ["shape"]),
+        Node("ReduceProd", ["shape"], ["elements"], keepdims=0),
+        Node("Equal", ["elements", "none"], ["empty"]),
+        Node(
+            "If",
+            ["empty"],
+            ["keep"],
+            then_branch=helper.make_graph([empty], "then", [], [nothing]),
+            else_branch=helper.make_graph(inner, "else", [], [info]),
+        ),
+        *after,
+    ]
+
+
+@pytest.mark.parametrize(("positive", "guarded"), [(0, True), (1, True), (7, True), (7, False)])
+def test_suppression_of_what_is_left(positive: int, guarded: bool) -> None:
+    consts = {"many": np.array([2**62]), "overlap": np.array([0.1], np.float32)}
+    check(detections(guarded), positive, consts)
+
+
+def test_a_layer_of_the_rows() -> None:
+    rng = np.random.default_rng(1)
+    consts = {"w": rng.standard_normal((4, 3)).astype(np.float32), "c": rng.standard_normal(3).astype(np.float32)}
+    check([Node("Gemm", ["r", "w", "c"], ["y"])], 5, consts)
