@@ -9,7 +9,6 @@ Graph outputs of such a length are trimmed to their count by whoever runs the mo
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -20,6 +19,7 @@ from mobilekit.errors import Finding, UnsupportedModelError
 from mobilekit.graph import Graph, Node, Value
 from mobilekit.passes.evaluate import evaluate
 from mobilekit.passes.row_mixing import MIXING
+from mobilekit.passes.row_sources import SOURCES, number
 from mobilekit.passes.row_wise import ROW_WISE, Bound, Mixed, static_dims
 from mobilekit.passes.signs import never_negative
 
@@ -75,7 +75,7 @@ class Bounds:
             return self._counting(node)
         if any(self.bound(value) is not None for value in node.inputs):
             return self._mixed(node)
-        make = _SOURCES.get(node.op)
+        make = SOURCES.get(node.op)
         return None if make is None else self._once(node, make)
 
     def _once(self, node: Node, make: Callable[[Bounds, Node], list[Node] | None]) -> list[Node] | None:
@@ -125,7 +125,7 @@ class Bounds:
             return inner if inner is None or node.op != "Not" else (inner[0], not inner[1])
         asked = {"Equal": 0, "Greater": 0, "Less": 1}.get(node.op)
         count = self._factor(node.inputs[0])
-        if asked is None or count is None or _number(node, 1, -1) != asked:
+        if asked is None or count is None or number(node, 1, -1) != asked:
             return None
         return count, node.op != "Greater"
 
@@ -401,7 +401,7 @@ class Bounds:
         """0, 1, ... up to a computed number of rows."""
         limit, out = node.inputs[1], node.outputs[0]
         most = self.most(limit) if limit is not None and limit.const is None else None
-        first, step = _number(node, 0, 0), _number(node, 2, 1)
+        first, step = number(node, 0, 0), number(node, 2, 1)
         if out is None or limit is None or most is None or most < 1 or (first, step) != (0, 1):
             return None
         if limit.dtype != "int64" or not self.never_negative(limit):
@@ -443,95 +443,3 @@ def _identity(value: Value | None) -> Any:
 
 def _name(node: Node, bounds: list[Bound | None]) -> str:
     return next(v.name for v, bound in zip(node.inputs, bounds, strict=True) if v is not None and bound is not None)
-
-
-def _number(node: Node, index: int, default: float) -> float | None:
-    """A constant scalar input, ``None`` where it is computed."""
-    value = node.inputs[index] if index < len(node.inputs) else None
-    if value is None:
-        return default
-    return None if value.const is None or value.const.size != 1 else float(value.const.reshape(-1)[0])
-
-
-# what makes a data-dependent length
-
-
-def _suppression(bounds: Bounds, node: Node) -> list[Node] | None:
-    most, overlap, least = _number(node, 2, 0.0), _number(node, 3, 0.0), _number(node, 4, 0.0)
-    (batch, boxes, _), (_, classes, _) = static_dims(node.inputs[0]), static_dims(node.inputs[1])
-    if most is None or overlap is None or least is None or most < 1:
-        return None
-    limit = min(int(most), boxes)
-    bound = batch * classes * limit
-    out = node.outputs[0]
-    assert out is not None
-    out.dtype, out.shape = "int64", (bound, 3)
-    made, _ = bounds.source(node, [out], [0], bound)
-    made.attrs |= {
-        "max_output_boxes_per_class": limit,
-        "iou_threshold": overlap,
-        "score_threshold": least,
-        "has_score_threshold": int(len(node.inputs) > 4 and node.inputs[4] is not None),
-    }
-    made.inputs = list(node.inputs[:2])
-    return [made]
-
-
-def _non_zero(bounds: Bounds, node: Node) -> list[Node] | None:
-    shape = static_dims(node.inputs[0])
-    out = node.outputs[0]
-    assert out is not None
-    if not shape or not math.prod(shape):
-        return None
-    out.dtype, out.shape = "int64", (len(shape), math.prod(shape))
-    return [bounds.source(node, [out], [1], math.prod(shape))[0]]
-
-
-def _unique(bounds: Bounds, node: Node) -> list[Node] | None:
-    shape = static_dims(node.inputs[0])
-    axis = node.attrs.get("axis")
-    if not math.prod(shape) or (axis is not None and not -len(shape) <= axis < len(shape)):
-        return None
-    size = math.prod(shape) if axis is None else shape[axis]
-    values = [*node.outputs, None, None, None][:4]
-    source = node.inputs[0]
-    assert source is not None
-    for index, value in enumerate(values):
-        if value is None:
-            values[index] = value = bounds.value(f"{node.label}_unread", None, ())
-        value.dtype, value.shape = (
-            ("int64", (size,)) if index else (source.dtype, shape if axis is not None else (size,))
-        )
-    rows = 0 if axis is None else axis % len(shape)
-    return [bounds.source(node, values, [rows, 0, None, 0], size)[0]]
-
-
-def _compress(bounds: Bounds, node: Node) -> list[Node] | None:
-    """The positions where the condition holds, picked."""
-    data, condition = node.inputs[:2]
-    out = node.outputs[0]
-    assert data is not None
-    assert condition is not None
-    assert out is not None
-    shape, (length,) = static_dims(data), static_dims(condition)
-    axis = node.attrs.get("axis")
-    nodes: list[Node] = []
-    if axis is None:
-        shape = (math.prod(shape),)
-        flat = bounds.value(f"{data.name}_flat", data.dtype, shape)
-        nodes.append(Node("", "Reshape", [data, bounds.graph.constant("shape", np.array([-1]))], [flat]))
-        data, axis = flat, 0
-    axis %= len(shape)
-    where = bounds.value(f"{node.label}_where", "int64", (1, length))
-    find = Node(node.name, "NonZero", [condition], [where])
-    row = bounds.value(f"{node.label}_rows", "int64", (length,))
-    squeeze = Node("", "Squeeze", [where, bounds.graph.constant("axes", np.array([0]))], [row])
-    return [*nodes, find, squeeze, Node("", "Gather", [data, row], [out], {"axis": axis})]
-
-
-_SOURCES: dict[str, Callable[[Bounds, Node], list[Node] | None]] = {
-    "Compress": _compress,
-    "NonMaxSuppression": _suppression,
-    "NonZero": _non_zero,
-    "Unique": _unique,
-}
