@@ -109,6 +109,14 @@ def export(
             rich_help_panel=_TENSORRT,
         ),
     ] = None,
+    plugin: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="MODULE:CLASS",
+            help="Creator of a plugin, for full TensorRT. Its code runs. Repeatable.",
+            rich_help_panel=_TENSORRT,
+        ),
+    ] = None,
     json_: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
     """Convert a model into a bundle that runs on a device, verified against ONNX Runtime.
@@ -149,6 +157,7 @@ def export(
             timeout,
             on,
             remote_python or [],
+            plugin,
         )
         if "tensorrt" in targets
         else None,
@@ -245,6 +254,7 @@ def _tensorrt(
     timeout: float,
     on: str,
     remote_pythons: list[str],
+    plugins: list[str] | None,
 ) -> TensorRTOptions:
     from mobilekit.errors import UsageError
     from mobilekit.targets.tensorrt import TensorRTOptions
@@ -261,6 +271,7 @@ def _tensorrt(
         flavour=flavour or None,  # type: ignore[arg-type]
         calibration=calib,
         calibration_method=calib_method,
+        plugins=tuple(plugins or ()),
         timeout_s=max(timeout, _PLAN_TIMEOUT_S),
         on=on or None,
         remote_pythons=tuple(remote_pythons),

@@ -44,11 +44,49 @@ def from_proto(model: ModelProto, base_dir: Path) -> Graph:
 def _inlined(model: ModelProto) -> ModelProto:
     from onnx import checker, inliner
 
+    _require_old_functions(model)
+    if any(function.attribute_proto for function in model.functions):
+        given, model = model, ModelProto()
+        model.CopyFrom(given)
+        _spell_out_defaults(model)
     try:
-        return inliner.inline_local_functions(model)
+        return inliner.inline_local_functions(model, convert_version=True)
     except (checker.ValidationError, RuntimeError, ValueError) as error:
         said = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ModelError(f"the model's own functions cannot be inlined: {said}", hint=_RE_EXPORT) from None
+
+
+def _require_old_functions(model: ModelProto) -> None:
+    """Operators can be brought to a newer opset, and to no older one."""
+    opset = default_opset(model)
+    for function in model.functions:
+        for entry in function.opset_import:
+            if entry.domain in ("", "ai.onnx") and entry.version > opset:
+                raise ModelError(
+                    f"the function {function.domain}.{function.name} is of ONNX opset {entry.version}, newer than the "
+                    f"model's {opset}",
+                    hint="export the model with one opset for all of it",
+                )
+
+
+def _spell_out_defaults(model: ModelProto) -> None:
+    """Give each call of a function the defaults of attributes that it leaves out: the inliner forgets them."""
+    defaults = {(f.domain, f.name, f.overload): f.attribute_proto for f in model.functions if f.attribute_proto}
+
+    def visit(nodes: Iterable[NodeProto]) -> None:
+        for node in nodes:
+            given = {attribute.name for attribute in node.attribute}
+            for default in defaults.get((node.domain, node.op_type, node.overload), ()):
+                if default.name not in given:
+                    node.attribute.append(default)
+            for attribute in node.attribute:
+                for body in [attribute.g] if attribute.type == AttributeProto.GRAPH else attribute.graphs:
+                    visit(body.node)
+
+    if defaults:
+        visit(model.graph.node)
+        for function in model.functions:
+            visit(function.node)
 
 
 class _Reader:

@@ -268,6 +268,11 @@ def _prepare_tensorrt(
     with clock("tensorrt"):
         progress.step("preparing the model for TensorRT")
         settings = options.tensorrt or TensorRTOptions()
+        if settings.plugins and options.verify:
+            raise UsageError(
+                "what a plugin computes cannot be verified: ONNX Runtime does not know its operator",
+                hint="add --no-verify",
+            )
 
         def open_host() -> WorkerHost | None:
             if settings.on is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -81,6 +82,11 @@ def prepare_plan(
         flavour = choose_flavour(options.flavour)
     else:
         flavour = choose_flavour_there(host.hello(), host.name, options.flavour)
+    if options.plugins and flavour.name == "rtx":
+        raise UsageError(
+            f"{flavour.product} takes no plugins ({options.plugins[0]}): its networks cannot hold them",
+            hint="write the operator as an ONNX local function, which runs everywhere, or build with --flavour full",
+        )
     check_capabilities(flavour, options.precision, options.compute_capabilities)
     fixed = {name: shape for name, shape in shapes.items() if name not in options.profiles}
     graph = prepare(source, fixed, options.profiles, progress=progress)
@@ -108,6 +114,9 @@ def _check_options(source: SourceModel, options: TensorRTOptions) -> None:
         raise UsageError(f"unknown precision {options.precision!r}", hint=f"TensorRT takes {', '.join(PRECISIONS)}")
     if options.optimization_level is not None and not 0 <= options.optimization_level <= 5:
         raise UsageError(f"there is no optimisation level {options.optimization_level}", hint="0 to 5")
+    for plugin in options.plugins:
+        if not re.fullmatch(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*", plugin):
+            raise UsageError(f"{plugin!r} names no plugin", hint="--plugin module:Class, the class of its creator")
     if options.precision not in ("int8", "fp8"):
         return
     if options.calibration_method not in METHODS:

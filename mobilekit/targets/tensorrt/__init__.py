@@ -34,9 +34,10 @@ class TensorRTOptions:
 
     ``compute_capabilities`` ("8.6") are the GPUs an RTX plan is for, none for TensorRT's own choice;
     ``workspace_bytes`` bounds scratch memory on the GPU (0: no bound of ours); ``optimization_level`` is TensorRT's,
-    0 to 5; ``flavour`` overrides the choice between full TensorRT and RTX. ``timeout_s`` bounds one build.
-    ``on`` is another machine that builds, ``"ssh://user@host"``, with one of ``remote_pythons`` (none: those that are
-    usual); ``remote_quota_bytes`` bounds what is kept there.
+    0 to 5; ``flavour`` overrides the choice between full TensorRT and RTX. ``plugins`` are plugin creators,
+    ``module:Class``, which the process that builds imports: code, so they come from the user and from no file.
+    ``timeout_s`` bounds one build. ``on`` is another machine that builds, ``"ssh://user@host"``, with one of
+    ``remote_pythons`` (none: those that are usual); ``remote_quota_bytes`` bounds what is kept there.
     """
 
     precision: Precision = "fp32"
@@ -47,6 +48,7 @@ class TensorRTOptions:
     flavour: Literal["rtx", "full"] | None = None
     calibration: Path | None = None
     calibration_method: str = "minmax"
+    plugins: tuple[str, ...] = ()
     timeout_s: float = 1800.0
     on: str | None = None
     remote_pythons: tuple[str, ...] = ()
@@ -58,7 +60,7 @@ def check(
 ) -> tuple[Finding, ...]:
     """Every node of the prepared ONNX ``model`` that TensorRT's parser does not take. ``host``: where, else here."""
     files = {path.name: path for path in _with_weights(model)}
-    arguments = {"module": flavour.module, "onnx": model.name}
+    arguments = {"module": flavour.module, "onnx": model.name, "plugins": list(options.plugins)}
     with job_folder("check", arguments, files) as folder:
         answer = _perform(folder, "parser", flavour, options, host)
     return tuple(_finding(problem) for problem in answer["problems"])
@@ -89,6 +91,7 @@ def build(
         "compute_capabilities": list(options.compute_capabilities),
         "workspace_bytes": options.workspace_bytes,
         "optimization_level": options.optimization_level,
+        "plugins": list(options.plugins),
         "tf32": options.precision != "fp32",  # else TensorRT's fp32 is none
     }
     with job_folder("build", arguments, {path.name: path for path in _with_weights(model)}) as folder:
@@ -187,7 +190,7 @@ def _finding(problem: Mapping[str, str]) -> Finding:
     remedy = _REMEDIES.get(op, "change or cut the model there, or export for another target")
     if "Plugin not found" in reason:  # how the parser says that it has never heard of an operator
         reason = "TensorRT has no such operator"
-        remedy = "write it as an ONNX local function (docs/tensorrt.md), or cut the model there"
+        remedy = "write it as an ONNX local function, or with full TensorRT give a --plugin (docs/tensorrt.md)"
     elif reason in ("false", ""):
         reason = "TensorRT's parser does not take it"
     return Finding(problem["node"] or "the model", op or "?", reason, remedy)

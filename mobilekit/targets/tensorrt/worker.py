@@ -313,10 +313,33 @@ class Cache:
 # Building ------------------------------------------------------------------------------------------------------------
 
 
-def check(folder: Path, *, module: str, onnx: str) -> dict[str, Any]:
+def register_plugins(trt: Any, plugins: Sequence[str]) -> None:
+    """Give TensorRT the plugin creators ``module:Class``, from the Python path or the current folder."""
+    if plugins and str(Path.cwd()) not in sys.path:
+        sys.path.append(str(Path.cwd()))
+    for text in plugins:
+        module, _, name = text.partition(":")
+        try:
+            creator = getattr(importlib.import_module(module), name)()
+            taken = trt.get_plugin_registry().register_creator(creator, creator.plugin_namespace)
+        except Exception as error:
+            what = f"the plugin {text} cannot be loaded: {type(error).__name__}: {error}"
+            raise WorkError(
+                "input", what, "--plugin module:Class names an IPluginCreatorV3One on PYTHONPATH"
+            ) from error
+        if not taken:
+            raise WorkError("input", f"TensorRT does not take the plugin {text}", "another one may have its name")
+        _creators.append(creator)  # TensorRT keeps no reference
+
+
+_creators: list[Any] = []
+
+
+def check(folder: Path, *, module: str, onnx: str, plugins: Sequence[str] = ()) -> dict[str, Any]:
     """Every node of ``onnx`` that the parser refuses: ``version`` and ``problems`` (node, op, reason)."""
     trt = _tensorrt(module)
     log = _logger(trt)
+    register_plugins(trt, plugins)
     # The bindings keep no references: builder and network must outlive the parser.
     builder, parser, network = _parser(trt, log)
     path = folder / onnx
@@ -340,6 +363,7 @@ def build(
     optimization_level: int | None = None,
     tf32: bool = True,
     device: int = 0,
+    plugins: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Parse ``onnx`` and write ``plan``; what was built, or why not.
 
@@ -355,6 +379,7 @@ def build(
         cuda.use(device)
         answer["gpu"] = cuda.gpu(device)
     log = _logger(trt)
+    register_plugins(trt, plugins)
     builder, parser, network = _parser(trt, log)
     if not parser.parse_from_file(str(folder / onnx)):
         return dict(answer, problems=_parser_errors(parser), warnings=log.warnings())
