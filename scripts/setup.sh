@@ -32,7 +32,8 @@ wanted_packages() {
     command -v ccache >/dev/null 2>&1 || echo ccache                               # makes a second build quick
     case ",$extras," in *,dev,*)
         command -v chromium >/dev/null 2>&1 || echo chromium                       # opens the HTML reports
-        command -v chromedriver >/dev/null 2>&1 || echo chromium-driver ;;
+        command -v chromedriver >/dev/null 2>&1 || echo chromium-driver
+        ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || echo postgresql ;; # a team's history
     esac
     command -v proot >/dev/null 2>&1 || echo proot                                 # where user namespaces are off
     # For the tests of ssh://, which start one of their own. Under systemd the package would open one to the network.

@@ -62,6 +62,11 @@ def validate(
     ] = None,
     junit: Annotated[Path | None, typer.Option(help="Write JUnit XML, for a CI server.")] = None,
     markdown: Annotated[Path | None, typer.Option(help="Write Markdown, for a pull request.")] = None,
+    history: Annotated[
+        str | None,
+        typer.Option(help="Where the run is kept: a file, postgresql://…, or none. Default: a file of your own."),
+    ] = None,
+    tag: Annotated[str, typer.Option(help="A word to find the run by: a commit, a branch.")] = "",
 ) -> None:
     """Run a bundle on a device and hold every output against ONNX Runtime, or against what was recorded of it.
 
@@ -80,6 +85,7 @@ def validate(
     """
     from mobilekit.cli._common import out_console, terminal_progress
     from mobilekit.errors import UsageError
+    from mobilekit.pipeline.history import record
     from mobilekit.pipeline.report import ReportFiles, write_reports
     from mobilekit.pipeline.validate import ValidateOptions, validate_bundle
     from mobilekit.report import console, json
@@ -104,6 +110,7 @@ def validate(
     )
     with terminal_progress() as progress:
         report = validate_bundle(bundle, device, options, progress)
+        record(report, history, tag=tag, progress=progress)
     on_stdout = json_ is not None and str(json_) == "-"
     files = ReportFiles(report_, junit, markdown, None if on_stdout else json_)
     write_reports(report, files, inputs=inputs, command=["mobilekit", *sys.argv[1:]])
