@@ -50,6 +50,9 @@ def validate(
     psnr: Annotated[
         list[str] | None, typer.Option(help="Smallest PSNR in dB: 40, or OUTPUT=40; decides instead.")
     ] = None,
+    ladder: Annotated[
+        bool, typer.Option("--ladder", help="Every step between the original and the device: which one lost it?")
+    ] = False,
     timeout: Annotated[float, typer.Option(min=1, help="Seconds that one run may take.")] = 300.0,
     quota: Annotated[
         int | None, typer.Option(min=1, help="Megabytes that mobilekit may keep on the device. Default: 2147.")
@@ -79,6 +82,7 @@ def validate(
     mobilekit validate build/model --reference golden/      answers recorded elsewhere, on their inputs
     mobilekit validate build/model --report report.html --junit junit.xml
     mobilekit validate build/model --rtol 1e-3 --cosine embedding=0.9999
+    mobilekit validate build/model --device virtual --ladder
 
     \b
     Exit codes: 0 pass, 1 fail, 3 inconclusive, 4 no device or it went wrong.
@@ -105,6 +109,7 @@ def validate(
         atol=_limits("--atol", atol),
         cosine=_limits("--cosine", cosine),
         psnr_db=_limits("--psnr", psnr),
+        ladder=ladder,
         timeout_s=timeout,
         quota_bytes=None if quota is None else quota * 1_000_000,
     )

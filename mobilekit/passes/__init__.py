@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from mobilekit.passes.infer import Folding
     from mobilekit.passes.verify import PassVerifier
 
-__all__ = ["CANONICAL_OPSET", "prepare", "prepare_sample"]
+__all__ = ["CANONICAL_OPSET", "lifted", "prepare", "prepare_sample"]
 
 CANONICAL_OPSET = 24
 
@@ -68,7 +68,7 @@ def prepare(
     what the file says, fixed axes too. ``folding`` says what not to fold, and notes what was. ``verifier`` holds each
     rewrite against ONNX Runtime (:mod:`mobilekit.passes.verify`) and raises ``VerificationError``.
     """
-    graph = _inferred(model, shapes, progress, resize=resize, folding=folding, verifier=verifier)
+    graph = lifted(model, shapes, progress, resize=resize, folding=folding, verifier=verifier)
     return _legal(graph, simplify=simplify, progress=progress, verifier=verifier)
 
 
@@ -87,7 +87,7 @@ def prepare_sample(
     from mobilekit.importers.convert import to_proto
     from mobilekit.passes.batch import Batch, one_sample
 
-    graph = _inferred(model, shapes, SILENT, keep_batches=True)
+    graph = lifted(model, shapes, SILENT, keep_batches=True)
     found = one_sample(graph)
     if not isinstance(found, Batch):
         return found
@@ -96,16 +96,18 @@ def prepare_sample(
     return _legal(graph, simplify=simplify, progress=progress, verifier=verifier), found
 
 
-def _inferred(
+def lifted(
     model: SourceModel,
     shapes: Mapping[str, tuple[int, ...]],
-    progress: Progress,
+    progress: Progress = SILENT,
     *,
     keep_batches: bool = False,
     resize: bool = False,
     folding: Folding | None = None,
     verifier: PassVerifier | None = None,
 ) -> Graph:
+    """What :func:`prepare` begins with: static shapes, functions and constants folded, floats float32, and no rewrite
+    for a target yet. Arguments and errors as there."""
     from mobilekit.importers.convert import from_proto
     from mobilekit.passes import infer
     from mobilekit.passes import shapes as shaping

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from mobilekit.errors import BundleError, UsageError
 from mobilekit.pipeline.assemble import report_of
+from mobilekit.pipeline.ladder import MOST_SAMPLES, climb
 from mobilekit.pipeline.measure import measure
 from mobilekit.pipeline.place import open_place
 from mobilekit.pipeline.reference import ONNXRUNTIME, open_reference
@@ -17,6 +18,7 @@ from mobilekit.runners.base import RunOptions
 
 if TYPE_CHECKING:
     from mobilekit.report.model import DeviceFacts, ValidationReport
+    from mobilekit.validate.inputs import Sample
     from mobilekit.validate.limits import Overrides
     from mobilekit.validate.rounding import NumberFormat
 
@@ -34,6 +36,8 @@ class ValidateOptions:
     the arithmetic that the bundle was made for. ``rtol``, ``atol``, ``cosine`` and ``psnr_db`` are limits in place of
     those that :mod:`mobilekit.validate.tolerance` derives: a number for all outputs, or by output name (``""`` for all
     others). ``timeout_s`` bounds each run on the device. ``quota_bytes`` bounds what is kept on the device.
+    ``ladder`` takes the first samples through every step between the original and the device
+    (:mod:`mobilekit.pipeline.ladder`).
     """
 
     reference: str | Path = ONNXRUNTIME
@@ -50,6 +54,7 @@ class ValidateOptions:
     psnr_db: float | Mapping[str, float] | None = None
     timeout_s: float = 300.0
     quota_bytes: int | None = None
+    ladder: bool = False
 
 
 def validate_bundle(
@@ -107,12 +112,31 @@ def validate_bundle(
             limits = Limits(
                 [info.name for info in manifest.outputs], form, cost, overrides=overrides, allowance=manifest.rtol
             )
-            found = measure(opened, runner, reference, recorded or files or seeded, run, limits, progress)
+            samples = _Kept(recorded or files or seeded, MOST_SAMPLES if options.ladder else 0)
+            found = measure(opened, runner, reference, samples, run, limits, progress)
             against = reference.facts
             if cost.unknown:
                 progress.note(f"fixed limits hold: what {form} costs could not be measured ({cost.unknown})")
+        ladder = None
+        if options.ladder:
+            ladder = climb(opened, runner, facts, reference, samples.first, form, run, overrides, progress)
     fed: Literal["recorded", "files", "seeded"] = "recorded" if recorded else "files" if files else "seeded"
-    return report_of(opened, options, run, facts, against, found, fed)
+    report = report_of(opened, options, run, facts, against, found, fed)
+    return report if ladder is None else report.model_copy(update={"ladder": ladder})
+
+
+class _Kept:
+    """The samples as they come; the first ``count`` stay at hand."""
+
+    def __init__(self, samples: Iterable[Sample], count: int) -> None:
+        self._samples, self._count = samples, count
+        self.first: list[Sample] = []
+
+    def __iter__(self) -> Iterator[Sample]:
+        for sample in self._samples:
+            if len(self.first) < self._count:
+                self.first.append(sample)
+            yield sample
 
 
 def number_format(

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
     from rich.text import Text
 
+    from mobilekit.report.ladder import LadderReport
     from mobilekit.report.limits import LimitReport
     from mobilekit.report.model import OutputReport, ValidationReport
 
@@ -40,6 +41,12 @@ def render(report: ValidationReport) -> RenderableType:
     for name, value in _facts(report):
         facts.add_row(Text(name), value if not isinstance(value, str) else Text(value))
     parts: list[RenderableType] = [facts, _outputs(report.outputs)]
+    if report.ladder is not None:
+        parts.append(_ladder(report.ladder))
+        parts += [
+            Text(plain(f"left out: {rung.name}: {rung.omitted}", 200)) for rung in report.ladder.rungs if rung.omitted
+        ]
+        parts.append(Text(plain(f"ladder: {report.ladder.sentence}", 400)))
     parts.append(
         Text.assemble((report.verdict.value.upper(), _STYLE[report.verdict]), f": {plain(report.sentence, 400)}")
     )
@@ -150,6 +157,32 @@ def _outputs(outputs: Sequence[OutputReport]) -> RenderableType:
         )
     if len(outputs) > len(ranked):
         table.caption = f"the {len(ranked)} worst of {len(outputs)} outputs"
+    return table
+
+
+def _ladder(ladder: LadderReport) -> RenderableType:
+    from rich.box import ROUNDED
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=ROUNDED, title="ladder")
+    table.add_column("rung", no_wrap=True)
+    for name in ("from the original", "in this step", "limit"):
+        table.add_column(name, justify="right")
+    table.add_column("verdict")
+    for rung in ladder.rungs:
+        worst = rung.worst
+        if worst is None:
+            if not rung.omitted:
+                table.add_row(Text(rung.name), "", "", "", "")
+            continue
+        table.add_row(
+            Text(rung.name, style="bold red" if rung.name == ladder.lost_at else ""),
+            _number(worst.relative_l2),
+            "" if worst.step is None else _number(worst.step),
+            "" if worst.rtol is None else _number(worst.rtol),
+            Text(rung.verdict.value, style=_STYLE[rung.verdict]) if rung.verdict is not None else "",
+        )
     return table
 
 

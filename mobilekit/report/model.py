@@ -6,6 +6,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from mobilekit.report.ladder import LadderReport
 from mobilekit.report.limits import LimitReport
 from mobilekit.validate.tolerance import Verdict
 
@@ -162,3 +163,4 @@ class ValidationReport(_Frozen):
     peak_blob_bytes: int | None = None
     peak_workspace_bytes: int | None = None
     answers: tuple[AnswerPair, ...] = ()
+    ladder: LadderReport | None = None

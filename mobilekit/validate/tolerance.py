@@ -203,7 +203,9 @@ def judge(error: TensorError, tolerance: Tolerance, doubt: float = 0.0) -> Judge
     """One output's verdict for one sample, with a sentence that says what decided it. ``doubt``: how far, in relative
     L2, the reference lies from itself computed in another way."""
     if error.mismatch:
-        return Judgement(Verdict.FAIL, error.mismatch)
+        lost = error.nonfinite_actual > 0 and tolerance.cost is not None and math.isinf(tolerance.cost)
+        why = f"; {tolerance.form} cannot hold what this model computes" if lost else ""
+        return Judgement(Verdict.FAIL, error.mismatch + why)
     if not error.evidence:
         if not error.max_abs <= tolerance.atol:
             return Judgement(
