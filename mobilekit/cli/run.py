@@ -23,9 +23,14 @@ def run(
         list[str] | None,
         typer.Option("--input-shape", help="NAME:1x3x640x480: what a picture becomes, of a bundle with free sizes."),
     ] = None,
+    target: Annotated[str | None, typer.Option(help="ncnn or tensorrt, of a bundle with both. Default: ncnn.")] = None,
     runner: Annotated[
-        str, typer.Option(help="local: the ncnn model on this machine; reference: the original in ONNX Runtime.")
-    ] = "local",
+        str | None,
+        typer.Option(
+            help="local: the ncnn model on this machine; tensorrt: the plan on its GPU; prepared: what the plan was "
+            "built from, in ONNX Runtime; reference: the original in ONNX Runtime. Default: as --target says."
+        ),
+    ] = None,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Write raw outputs here, as NAME.npy.")] = None,
     top: Annotated[int, typer.Option(min=1, help="How many answers of a classifier to show.")] = 5,
     threads: Annotated[int, typer.Option(min=0, help="CPU threads; 0: the runner's choice.")] = 0,
@@ -40,6 +45,7 @@ def run(
     \b
     mobilekit run build/orientation --input page.png
     mobilekit run build/orientation --input page.png --runner reference --json
+    mobilekit run build/orientation --input page.png --target tensorrt
     mobilekit run build/detector --input page.png --input-shape x:1x3x736x1280 -o out
     mobilekit run build/vad --input input=audio.npy --input state=zeros.npy -o out
     """
@@ -48,10 +54,16 @@ def run(
     from mobilekit.pipeline.run import RunSettings, run
     from mobilekit.tensors import parse_named_shape
 
-    if runner not in ("local", "reference"):
-        raise UsageError(f"unknown runner {runner!r}", hint="the runners are local and reference")
+    if target is not None:
+        if target not in ("ncnn", "tensorrt"):
+            raise UsageError(f"unknown target {target!r}", hint="ncnn or tensorrt")
+        if runner is not None:
+            raise UsageError("--target and --runner both say what runs", hint="give one of them")
+        runner = "local" if target == "ncnn" else "tensorrt"
+    if runner not in (None, "local", "reference", "tensorrt", "prepared"):
+        raise UsageError(f"unknown runner {runner!r}", hint="local, tensorrt, prepared or reference")
     settings = RunSettings(
-        runner="reference" if runner == "reference" else "local",
+        runner=runner,  # type: ignore[arg-type]  # checked above
         top=top,
         output=output,
         threads=threads,

@@ -18,11 +18,20 @@ def validate(
     device: Annotated[
         str | None,
         typer.Option(
-            help="A serial of `mobilekit devices`, virtual, virtual:cortex-a76, or local. Default: the one connected."
+            help="A serial of `mobilekit devices`, virtual, virtual:cortex-a76, or local; for TensorRT gpu, gpu:1 or "
+            "prepared. Default: the one connected; for TensorRT the GPU, else prepared."
         ),
     ] = None,
+    target: Annotated[
+        str | None,
+        typer.Option(help="ncnn or tensorrt, of a bundle with both. Default: ncnn, with --device gpu tensorrt."),
+    ] = None,
     reference: Annotated[
-        str, typer.Option(help="onnxruntime, or a folder that `mobilekit reference record` wrote.")
+        str,
+        typer.Option(
+            help="onnxruntime, onnxruntime-cuda, tensorrt (the bundle's plan), or a folder that `mobilekit reference "
+            "record` wrote."
+        ),
     ] = "onnxruntime",
     inputs: Annotated[
         Path | None, typer.Option(help="A folder of pictures or .npy files to run instead of seeded inputs.")
@@ -30,9 +39,11 @@ def validate(
     samples: Annotated[int, typer.Option(min=1, help="How many seeded inputs.")] = 3,
     seed: Annotated[int, typer.Option(help="Seed of the first; the next ones count on.")] = 0,
     iterations: Annotated[
-        int | None, typer.Option(min=1, help="Timed runs. Default: 20; 3 on a virtual device.")
+        int | None, typer.Option(min=1, help="Timed runs. Default: 20; 3 on a virtual device, 100 on a GPU.")
     ] = None,
-    warmup: Annotated[int | None, typer.Option(min=0, help="Untimed runs before them. Default: 3; 1.")] = None,
+    warmup: Annotated[
+        int | None, typer.Option(min=0, help="Untimed runs before them. Default: 3; 1; until stable.")
+    ] = None,
     threads: Annotated[int, typer.Option(min=0, max=256, help="0: as ncnn chooses; 1 on a virtual device.")] = 0,
     precision: Annotated[
         str | None, typer.Option(help="fp32 or fp16 arithmetic. Default: what the bundle was exported for.")
@@ -53,6 +64,14 @@ def validate(
     ladder: Annotated[
         bool, typer.Option("--ladder", help="Every step between the original and the device: which one lost it?")
     ] = False,
+    streams: Annotated[
+        list[int] | None,
+        typer.Option(min=1, max=64, help="On a GPU: also the throughput of so many streams. May be repeated."),
+    ] = None,
+    cuda_graph: Annotated[
+        bool,
+        typer.Option("--cuda-graph/--no-cuda-graph", help="On a GPU: launch the plan as a CUDA graph if it can be."),
+    ] = True,
     timeout: Annotated[float, typer.Option(min=1, help="Seconds that one run may take.")] = 300.0,
     quota: Annotated[
         int | None, typer.Option(min=1, help="Megabytes that mobilekit may keep on the device. Default: 2147.")
@@ -79,6 +98,8 @@ def validate(
     mobilekit validate build/model --device virtual:cortex-a53
     mobilekit validate build/model --device local           on this machine, with the ncnn wheel
     mobilekit validate build/model --inputs photos/ --json report.json
+    mobilekit validate build/model --target tensorrt --device gpu --streams 1 --streams 4
+    mobilekit validate build/model --device --reference tensorrt        ncnn held against the plan on the GPU
     mobilekit validate build/model --reference golden/      answers recorded elsewhere, on their inputs
     mobilekit validate build/model --report report.html --junit junit.xml
     mobilekit validate build/model --rtol 1e-3 --cosine embedding=0.9999
@@ -96,7 +117,12 @@ def validate(
 
     if precision not in (None, "fp32", "fp16"):
         raise UsageError(f"unknown precision {precision!r}", hint="fp32 or fp16")
+    if target not in (None, "ncnn", "tensorrt"):
+        raise UsageError(f"unknown target {target!r}", hint="ncnn or tensorrt")
     options = ValidateOptions(
+        target=target,  # type: ignore[arg-type]  # checked above
+        streams=tuple(streams or ()),
+        cuda_graph=cuda_graph,
         reference=reference,
         inputs=inputs,
         samples=samples,

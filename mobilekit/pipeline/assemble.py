@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Literal
 if TYPE_CHECKING:
     from mobilekit.bundle import Bundle, TensorInfo
     from mobilekit.pipeline.measure import Found, SampleRecord
+    from mobilekit.pipeline.place import Target
     from mobilekit.pipeline.validate import ValidateOptions
     from mobilekit.report.limits import LimitReport
     from mobilekit.report.model import (
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
         ValidationReport,
     )
     from mobilekit.runners.base import RunOptions
-    from mobilekit.validate.tolerance import Tolerance
+    from mobilekit.validate.tolerance import Tolerance, Verdict
 
 __all__ = ["report_of"]
 
@@ -29,6 +30,7 @@ _VIRTUAL_REMARK = "a virtual device"
 
 def report_of(
     bundle: Bundle,
+    target: Target,
     options: ValidateOptions,
     run: RunOptions,
     facts: DeviceFacts,
@@ -38,11 +40,14 @@ def report_of(
 ) -> ValidationReport:
     """The verdict on ``found``, as data. ``fed``: where the inputs came from."""
     from mobilekit import __version__
+    from mobilekit.pipeline.gpu_report import gpu_report
     from mobilekit.report.model import RunSettings, ValidationReport
     from mobilekit.validate.tolerance import Judgement, overall
 
     manifest = bundle.manifest
-    assert manifest.ncnn is not None
+    artifact = manifest.ncnn if target == "ncnn" else manifest.tensorrt
+    assert artifact is not None
+    batch = manifest.ncnn.batch if target == "ncnn" and manifest.ncnn is not None else None
     timed = found.timed
     outputs = tuple(_output(info, found.samples) for info in manifest.outputs)
     verdict = overall(Judgement(output.verdict, output.reason) for output in outputs)
@@ -51,7 +56,8 @@ def report_of(
         model=manifest.model.id,
         model_sha256=manifest.model.sha256,
         model_license=manifest.model.license,
-        precision=manifest.ncnn.precision,
+        target=target,
+        precision=artifact.precision,
         device=facts,
         reference=reference,
         settings=RunSettings(
@@ -60,22 +66,23 @@ def report_of(
             threads=run.threads,
             warmup=run.warmup,
             iterations=run.iterations,
-            precision="fp16" if run.fp16 else "fp32",
+            precision=artifact.precision if target == "tensorrt" else "fp16" if run.fp16 else "fp32",
         ),
         samples=tuple(sample.name for sample in found.samples),
         sample_errors=tuple(_errors(sample) for sample in found.samples),
         outputs=outputs,
         verdict=verdict,
-        sentence=_sentence(outputs, f"{reference.name} {reference.version}"),
+        sentence=_not_executed(facts, verdict) + _sentence(outputs, f"{reference.name} {reference.version}"),
         latency=_latency(
-            timed.latencies_ns if timed is not None else (),
-            manifest.ncnn.batch.size if manifest.ncnn.batch else 1,
+            timed.latencies_ns if timed is not None and facts.kind != "prepared" else (),
+            batch.size if batch is not None else 1,
             facts.virtual,
         ),
         load_ms=timed.load_ns / 1e6 if timed is not None else None,
         peak_blob_bytes=timed.peak_blob_bytes if timed is not None else None,
         peak_workspace_bytes=timed.peak_workspace_bytes if timed is not None else None,
         answers=tuple(sample.answer for sample in found.samples if sample.answer is not None),
+        gpu=None if timed is None or manifest.tensorrt is None else gpu_report(timed, manifest.tensorrt.flavour),
     )
 
 
@@ -86,6 +93,13 @@ def _errors(sample: SampleRecord) -> SampleErrors:
     judged = (judge(error, sample.tolerances[name], sample.doubts[name]) for name, error in sample.errors.items())
     errors = {name: error.relative_l2 for name, error in sample.errors.items()}
     return SampleErrors(name=sample.name, verdict=overall(judged), relative_l2=errors)
+
+
+def _not_executed(facts: DeviceFacts, verdict: Verdict) -> str:
+    if facts.kind != "prepared":
+        return ""
+    done = "verified" if verdict.exit_code == 0 else "not verified"
+    return f"prepared model {done}; engine not executed: "
 
 
 def _output(info: TensorInfo, samples: Sequence[SampleRecord]) -> OutputReport:

@@ -1,4 +1,4 @@
-"""Where a bundle's model runs: this machine, a device over adb, a virtual device."""
+"""Where a bundle's model runs: this machine, its GPU, a device over adb, a virtual device."""
 
 from __future__ import annotations
 
@@ -6,33 +6,67 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar, cast
+from typing import TYPE_CHECKING, Literal, TypeVar, cast
 
+from mobilekit.errors import BundleError
 from mobilekit.progress import SILENT, Progress
 
 if TYPE_CHECKING:
     from mobilekit.bundle import Bundle, Manifest
     from mobilekit.report.model import DeviceFacts
     from mobilekit.runners.base import BlobRunner, Runner
+    from mobilekit.targets.tensorrt.runner import GpuOptions
 
     _R = TypeVar("_R", bound=Runner)
 
-__all__ = ["LOCAL", "open_blobs", "open_place"]
+__all__ = ["LOCAL", "Target", "choose_target", "open_blobs", "open_place"]
 
 LOCAL = "local"
+Target = Literal["ncnn", "tensorrt"]
+
+
+def choose_target(bundle: Bundle, target: Target | None = None, device: str | None = None) -> Target:
+    """Which of the bundle's models is meant: ``target``; else TensorRT's plan where ``device`` is a GPU or nothing else
+    is there; else ncnn's. Raises :class:`BundleError` where the bundle lacks it."""
+    from mobilekit.pipeline.place_plan import PREPARED
+    from mobilekit.targets.tensorrt.gpus import parse_gpu
+
+    manifest = bundle.manifest
+    if target is None:
+        on_gpu = device is not None and (device == PREPARED or parse_gpu(device) is not None)
+        target = "tensorrt" if on_gpu or (manifest.ncnn is None and manifest.tensorrt is not None) else "ncnn"
+    if (manifest.ncnn if target == "ncnn" else manifest.tensorrt) is None:
+        what = "ncnn model" if target == "ncnn" else "TensorRT plan"
+        raise BundleError(f"{bundle.root} holds no {what}", hint=f"export it with --target {target}")
+    return target
 
 
 @contextmanager
 def open_place(
-    bundle: Bundle, device: str | None = None, *, quota_bytes: int | None = None, progress: Progress = SILENT
+    bundle: Bundle,
+    device: str | None = None,
+    *,
+    target: Target | None = None,
+    gpu: GpuOptions | None = None,
+    quota_bytes: int | None = None,
+    progress: Progress = SILENT,
 ) -> Iterator[tuple[Runner, DeviceFacts]]:
-    """The bundle's ncnn model at ``device``, started, and what it runs on.
+    """The bundle's model (:func:`choose_target` says which) at ``device``, started, and what it runs on.
 
-    ``device``: an adb serial, ``"virtual"``, ``"virtual:cortex-a76"``, ``"local"`` (the ncnn wheel on this machine) or
-    ``None``, the one connected. ``quota_bytes`` bounds what is kept on the device. Raises any
-    :class:`~mobilekit.errors.DeviceError` or :class:`~mobilekit.errors.ChildError`.
+    ``device`` of an ncnn model: an adb serial, ``"virtual"``, ``"virtual:cortex-a76"``, ``"local"`` (the ncnn wheel on
+    this machine) or ``None``, the one connected; of a plan: see :func:`~mobilekit.pipeline.place_plan.open_plan`, which
+    ``gpu`` is for. ``quota_bytes`` bounds what is kept on the device. Raises any
+    :class:`~mobilekit.errors.DeviceError` or :class:`~mobilekit.errors.ChildError`, :class:`BundleError` where the
+    bundle has no such model.
     """
     from mobilekit.runners.batch import sample_by_sample
+
+    if choose_target(bundle, target, device) == "tensorrt":
+        from mobilekit.pipeline.place_plan import open_plan
+
+        with open_plan(bundle, device, gpu, progress) as plan:
+            yield plan
+        return
 
     with _opened(bundle, device, sample_by_sample, quota_bytes, progress) as found:
         yield found

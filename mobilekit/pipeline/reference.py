@@ -160,9 +160,9 @@ def _onnxruntime(bundle: Bundle, *, cuda: bool) -> Iterator[Reference]:
 
     gpu = ""
     if cuda:
-        from mobilekit.targets.tensorrt.gpus import require_gpu
+        from mobilekit.targets.tensorrt.gpus import local_gpus
 
-        gpu = require_gpu(0).name
+        gpu = local_gpus()[0].name
     fixed = bundle.fixed()
 
     def ort(*, optimise: bool) -> OrtRunner:

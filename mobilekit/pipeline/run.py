@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -12,6 +13,8 @@ from typing import TYPE_CHECKING, Literal
 from mobilekit.bundle import Bundle, Manifest, TensorInfo, open_bundle
 from mobilekit.errors import BundleError, UsageError
 from mobilekit.metrics.classify import Answer, classify, is_probabilities
+from mobilekit.pipeline.place import LOCAL, open_place
+from mobilekit.pipeline.place_plan import PREPARED, inputs_of_plan, open_plan, plan_of
 from mobilekit.progress import SILENT, Progress
 from mobilekit.runners.base import Runner, RunnerInfo, RunOptions
 from mobilekit.tensors import format_shape, load_npy, save_npy
@@ -23,16 +26,18 @@ if TYPE_CHECKING:
 
 __all__ = ["OutputSummary", "RunReport", "RunSettings", "file_names", "run"]
 
-RunnerName = Literal["local", "reference"]
+RunnerName = Literal["local", "reference", "tensorrt", "prepared"]
 
 
 @dataclass(frozen=True, slots=True)
 class RunSettings:
     """``runner``: ``local`` is the bundle's ncnn model through the ncnn wheel, ``reference`` the original model in
-    ONNX Runtime. ``top``: how many answers of a classifier. ``output``: a folder for the raw outputs. ``shapes``: what
-    pictures become, by input, where the bundle's sizes are free; otherwise its default."""
+    ONNX Runtime, ``tensorrt`` the bundle's plan on the first GPU, ``prepared`` what that was built from, in ONNX
+    Runtime; ``None``: the first of ``local`` and ``tensorrt`` that the bundle has. ``top``: how many answers of a
+    classifier. ``output``: a folder for the raw outputs. ``shapes``: what pictures become, by input, where the bundle's
+    sizes are free; otherwise its default."""
 
-    runner: RunnerName = "local"
+    runner: RunnerName | None = None
     top: int = 5
     output: Path | None = None
     shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
@@ -86,14 +91,17 @@ def run(
         raise UsageError(f"{settings.output} is not a folder", hint="name another folder with -o")
     bundle = open_bundle(path)
     manifest = bundle.manifest
+    name = settings.runner or ("tensorrt" if manifest.ncnn is None and manifest.tensorrt is not None else "local")
+    on_plan = name in ("tensorrt", "prepared")
     labels = _labels(bundle)
     files = _assign(inputs, manifest)
-    infos = _sized(manifest, settings.shapes)
+    known = inputs_of_plan(manifest, plan_of(bundle)) if on_plan else manifest.inputs
+    infos = _sized(known, settings.shapes)
     tensors = {name: _load(file, infos[name], manifest) for name, file in files.items()}
     progress.step("running the model")
-    fp16 = settings.runner == "local" and manifest.ncnn is not None and manifest.ncnn.precision == "fp16"
+    fp16 = name == "local" and manifest.ncnn is not None and manifest.ncnn.precision == "fp16"
     options = RunOptions(threads=settings.threads, fp16=fp16, timeout_s=settings.timeout_s)
-    with _runner(bundle, settings, progress) as runner:
+    with _runner(bundle, name, settings, progress) as runner:
         result = runner.run(tensors, options)
         who = runner.info()
     outputs = {info.name: result.outputs[info.name] for info in manifest.outputs}
@@ -117,13 +125,13 @@ def run(
         answers=answers,
         answered_by=classes.name if classes else "",
         scores=kind,
-        batch=_samples(bundle, settings),
+        batch=_samples(bundle) if name == "local" else 1,
     )
 
 
-def _samples(bundle: Bundle, settings: RunSettings) -> int:
+def _samples(bundle: Bundle) -> int:
     artifact = bundle.manifest.ncnn
-    return 1 if settings.runner == "reference" or artifact is None or artifact.batch is None else artifact.batch.size
+    return 1 if artifact is None or artifact.batch is None else artifact.batch.size
 
 
 def file_names(names: Sequence[str]) -> dict[str, str]:
@@ -186,9 +194,9 @@ def _info(manifest: Manifest, name: str) -> TensorInfo:
     return next(info for info in manifest.inputs if info.name == name)
 
 
-def _sized(manifest: Manifest, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, TensorInfo]:
+def _sized(inputs: Sequence[TensorInfo], shapes: Mapping[str, tuple[int, ...]]) -> dict[str, TensorInfo]:
     """The inputs by name, with the shapes asked for in place of the default ones."""
-    infos = {info.name: info for info in manifest.inputs}
+    infos = {info.name: info for info in inputs}
     for name, shape in shapes.items():
         if name not in infos:
             raise UsageError(f"the model has no input {name!r}", hint=f"its inputs: {', '.join(infos)}")
@@ -273,15 +281,22 @@ def _labels(bundle: Bundle) -> tuple[str, ...]:
     return labels
 
 
-def _runner(bundle: Bundle, settings: RunSettings, progress: Progress) -> Runner:
-    if settings.runner == "reference":
+@contextmanager
+def _runner(bundle: Bundle, name: RunnerName, settings: RunSettings, progress: Progress) -> Iterator[Runner]:
+    if name in ("tensorrt", "prepared"):
+        from mobilekit.targets.tensorrt.gpus import GPU
+
+        with open_plan(bundle, GPU if name == "tensorrt" else PREPARED, progress=progress) as (runner, _):
+            yield runner
+        return
+    if name == "reference":
         from mobilekit.runners.ort import OrtRunner
 
-        return OrtRunner(bundle.source, threads=settings.threads, fixed=bundle.fixed(), free=bundle.free)
-    from mobilekit.runners.batch import sample_by_sample
-    from mobilekit.runners.ncnn_host import NcnnHostRunner
-
-    return sample_by_sample(bundle.manifest, lambda manifest: NcnnHostRunner(bundle.root, manifest, progress=progress))
+        with OrtRunner(bundle.source, threads=settings.threads, fixed=bundle.fixed(), free=bundle.free) as original:
+            yield original
+        return
+    with open_place(bundle, LOCAL, target="ncnn", progress=progress) as (runner, _):
+        yield runner
 
 
 def _save(outputs: NamedTensors, folder: Path) -> dict[str, Path]:

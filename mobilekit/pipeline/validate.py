@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from mobilekit.errors import BundleError, UsageError
+from mobilekit.errors import UsageError
 from mobilekit.pipeline.assemble import report_of
 from mobilekit.pipeline.ladder import MOST_SAMPLES, climb
 from mobilekit.pipeline.measure import measure
-from mobilekit.pipeline.place import open_place
+from mobilekit.pipeline.place import Target, choose_target, open_place
+from mobilekit.pipeline.place_plan import inputs_of_plan, sizes_of_plan
 from mobilekit.pipeline.reference import ONNXRUNTIME, open_reference
 from mobilekit.progress import SILENT, Progress
 from mobilekit.runners.base import RunOptions
+from mobilekit.targets.tensorrt.runner import GpuOptions
 
 if TYPE_CHECKING:
-    from mobilekit.report.model import DeviceFacts, ValidationReport
+    from mobilekit.report.model import DeviceFacts, Precision, ValidationReport
     from mobilekit.validate.inputs import Sample
     from mobilekit.validate.limits import Overrides
     from mobilekit.validate.rounding import NumberFormat
@@ -25,9 +28,14 @@ if TYPE_CHECKING:
 __all__ = ["ValidateOptions", "number_format", "validate_bundle"]
 
 
+_ROUNDS = {"adb": (3, 20), "local": (3, 20), "virtual": (1, 3), "gpu": (3, 100), "prepared": (0, 1)}
+"""Untimed and timed runs, by kind of device."""
+
+
 @dataclass(frozen=True, slots=True)
 class ValidateOptions:
-    """How to validate. ``None`` for ``warmup`` and ``iterations``: 3 and 20, on a virtual device 1 and 3.
+    """How to validate. ``None`` for ``warmup`` and ``iterations``: 3 and 20, on a virtual device 1 and 3, on a GPU
+    100 when the times have settled.
 
     ``threads=0``: as ncnn chooses; on a virtual device 1, where threads that wait for each other cost most.
 
@@ -35,7 +43,9 @@ class ValidateOptions:
     ``inputs``: a folder of pictures or ``.npy`` files; without it ``samples`` seeded ones. ``precision`` overrides
     the arithmetic that the bundle was made for. ``rtol``, ``atol``, ``cosine`` and ``psnr_db`` are limits in place of
     those that :mod:`mobilekit.validate.tolerance` derives: a number for all outputs, or by output name (``""`` for all
-    others). ``timeout_s`` bounds each run on the device. ``quota_bytes`` bounds what is kept on the device.
+    others). ``target``: see :func:`~mobilekit.pipeline.place.choose_target`. ``streams`` and ``cuda_graph`` are for
+    plans on a GPU: :class:`~mobilekit.targets.tensorrt.runner.GpuOptions`. ``timeout_s`` bounds each run on the device.
+    ``quota_bytes`` bounds what is kept on the device.
     ``ladder`` takes the first samples through every step between the original and the device
     (:mod:`mobilekit.pipeline.ladder`).
     """
@@ -52,6 +62,9 @@ class ValidateOptions:
     atol: float | Mapping[str, float] | None = None
     cosine: float | Mapping[str, float] | None = None
     psnr_db: float | Mapping[str, float] | None = None
+    target: Target | None = None
+    streams: tuple[int, ...] = ()
+    cuda_graph: bool = True
     timeout_s: float = 300.0
     quota_bytes: int | None = None
     ladder: bool = False
@@ -63,12 +76,13 @@ def validate_bundle(
     options: ValidateOptions | None = None,
     progress: Progress = SILENT,
 ) -> ValidationReport:
-    """Run the bundle's ncnn model on ``device`` and judge every output against ONNX Runtime on the original model.
+    """Run the bundle's model on ``device`` and judge every output against ONNX Runtime on the original model.
 
     ``device``: an adb serial; ``"virtual"`` or ``"virtual:cortex-a76"``; ``"local"`` (the ncnn wheel on this
-    machine); ``None`` for the one connected. Raises :class:`BundleError`, :class:`UsageError` for inputs that do not
-    fit, and any :class:`~mobilekit.errors.DeviceError` or :class:`~mobilekit.errors.ChildError`; a wrong result is
-    no error but a verdict.
+    machine); ``None`` for the one connected; for a TensorRT plan ``"gpu"``, ``"gpu:1"``, ``"prepared"`` or ``None``
+    (:func:`~mobilekit.pipeline.place_plan.open_plan`). Raises :class:`~mobilekit.errors.BundleError`,
+    :class:`UsageError` for inputs that do not fit, and any :class:`~mobilekit.errors.DeviceError` or
+    :class:`~mobilekit.errors.ChildError`; a wrong result is no error but a verdict.
     """
     from mobilekit.bundle import open_bundle
     from mobilekit.validate.inputs import file_samples, seeded_samples
@@ -78,50 +92,71 @@ def validate_bundle(
     options = options or ValidateOptions()
     opened = open_bundle(Path(bundle))
     manifest = opened.manifest
-    if manifest.ncnn is None:
-        raise BundleError(f"{bundle} holds no ncnn model", hint="export it with --target ncnn")
-    arithmetic = options.precision or manifest.ncnn.precision
+    target = choose_target(opened, options.target, device)
+    if target == "tensorrt" and options.precision is not None:
+        raise UsageError("a plan computes as it was built", hint="leave --precision out, or export with it")
+    arithmetic = options.precision or (manifest.ncnn.precision if manifest.ncnn is not None else "fp32")
     overrides = _overrides(options)
     overrides.check([info.name for info in manifest.outputs])
+    plan = manifest.tensorrt if target == "tensorrt" else None
+    if plan is not None and options.ladder:
+        raise UsageError("the ladder climbs to an ncnn model, and to a plan on its way", hint="leave --target out")
+    inputs, sizes = manifest.inputs, manifest.sizes
+    if plan is not None:
+        inputs, sizes = inputs_of_plan(manifest, plan), sizes_of_plan(plan)
     files = None
     if options.inputs is not None:
-        files = file_samples(options.inputs, manifest.inputs, preprocess=manifest.preprocess)
+        files = file_samples(options.inputs, inputs, preprocess=manifest.preprocess)
     with (
-        open_reference(opened, options.reference) as reference,
-        open_place(opened, device, quota_bytes=options.quota_bytes, progress=progress) as (runner, facts),
+        open_reference(opened, options.reference, progress) as reference,
+        open_place(
+            opened,
+            device,
+            target=target,
+            gpu=GpuOptions(options.streams, options.cuda_graph, settle=options.warmup is None),
+            quota_bytes=options.quota_bytes,
+            progress=progress,
+        ) as (runner, facts),
     ):
         recorded = reference.samples()
         if recorded is not None and files is not None:
             raise UsageError("a recorded reference brings its own inputs", hint="leave --inputs out")
         seeded = seeded_samples(
-            manifest.inputs,
+            inputs,
             seed=options.seed,
             count=options.samples,
             preprocess=manifest.preprocess,
-            sizes=manifest.sizes,
+            sizes=sizes,
         )
+        warmup, iterations = _ROUNDS["virtual" if facts.virtual else facts.kind]
         run = RunOptions(
             threads=options.threads or int(facts.virtual),
-            warmup=_default(options.warmup, 1 if facts.virtual else 3),
-            iterations=_default(options.iterations, 3 if facts.virtual else 20),
+            warmup=_default(options.warmup, warmup),
+            iterations=_default(options.iterations, iterations),
             fp16=arithmetic == "fp16",
             timeout_s=options.timeout_s,
         )
-        form = number_format(manifest.ncnn.precision, arithmetic, facts)
-        with RoundingCost(opened, form) as cost:
+        form: NumberFormat | str
+        if plan is not None:
+            form = plan_format(plan.precision)
+        else:
+            assert manifest.ncnn is not None
+            form = number_format(manifest.ncnn.precision, arithmetic, facts)
+        with ExitStack() as stack:
+            cost = None if isinstance(form, str) else stack.enter_context(RoundingCost(opened, form))
             limits = Limits(
                 [info.name for info in manifest.outputs], form, cost, overrides=overrides, allowance=manifest.rtol
             )
             samples = _Kept(recorded or files or seeded, MOST_SAMPLES if options.ladder else 0)
             found = measure(opened, runner, reference, samples, run, limits, progress)
             against = reference.facts
-            if cost.unknown:
+            if cost is not None and cost.unknown:
                 progress.note(f"fixed limits hold: what {form} costs could not be measured ({cost.unknown})")
         ladder = None
-        if options.ladder:
+        if options.ladder and not isinstance(form, str):
             ladder = climb(opened, runner, facts, reference, samples.first, form, run, overrides, progress)
     fed: Literal["recorded", "files", "seeded"] = "recorded" if recorded else "files" if files else "seeded"
-    report = report_of(opened, options, run, facts, against, found, fed)
+    report = report_of(opened, target, options, run, facts, against, found, fed)
     return report if ladder is None else report.model_copy(update={"ladder": ladder})
 
 
@@ -148,6 +183,13 @@ def number_format(
 
     narrow = arithmetic == "fp16" and facts.abi.startswith(("arm", "aarch64"))
     return NumberFormat(weights, "fp16" if narrow else "fp32")
+
+
+def plan_format(precision: Precision) -> NumberFormat | str:
+    """What a plan rounds to; the precision itself where its cost cannot be measured on a CPU (TF32, 8 bits)."""
+    from mobilekit.validate.rounding import NumberFormat
+
+    return NumberFormat(computed=precision) if precision in ("fp32", "fp16", "bf16") else precision
 
 
 def _overrides(options: ValidateOptions) -> Overrides:

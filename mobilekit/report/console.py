@@ -56,6 +56,8 @@ def render(report: ValidationReport) -> RenderableType:
 def _facts(report: ValidationReport) -> list[tuple[str, str | Text]]:
     from rich.text import Text
 
+    from mobilekit.report.gpu import rows as gpu_rows
+
     device, settings = report.device, report.settings
     named = device.model.startswith(device.manufacturer)
     where = (device.model if named else f"{device.manufacturer} {device.model}") or device.serial
@@ -64,14 +66,19 @@ def _facts(report: ValidationReport) -> list[tuple[str, str | Text]]:
     virtual = f", virtual{': ' + device.cpu_profile if device.cpu_profile else ''}" if device.virtual else ""
     features = " ".join(device.cpu_features) or "none reported"
     source = {"seeded": f"seed {settings.seed}", "files": "your files", "recorded": "recorded"}[settings.inputs]
+    on = f" on {report.reference.gpu}" if report.reference.gpu else ""
     arithmetic = "" if settings.precision == report.precision else f" weights, {settings.precision} arithmetic"
     rows: list[tuple[str, str | Text]] = [
         ("model", plain(report.model)),
         ("target, precision", f"{report.target}, {report.precision}{arithmetic}"),
         ("device", plain(f"{where}{serial}{system}{virtual}", 160)),
-        ("ABI, CPU features", plain(f"{device.abi}: {features}", 160)),
+        *(
+            []
+            if device.kind in ("gpu", "prepared")
+            else [("ABI, CPU features", plain(f"{device.abi}: {features}", 160))]
+        ),
         ("computed by", plain(f"{device.runner} {device.runner_version}")),
-        ("reference", plain(f"{report.reference.name} {report.reference.version}")),
+        ("reference", plain(f"{report.reference.name} {report.reference.version}{on}")),
         ("samples", f"{len(report.samples)} ({source})"),
         ("worst error", _worst(report.outputs)),
         ("verdict", Text(report.verdict.value.upper(), style=_STYLE[report.verdict])),
@@ -79,6 +86,8 @@ def _facts(report: ValidationReport) -> list[tuple[str, str | Text]]:
         ("latency spread", _spread(report)),
         ("load, peak memory", _memory(report)),
     ]
+    if report.gpu is not None:
+        rows += [(name, plain(value, 200)) for name, value in gpu_rows(report.gpu)]
     rows += [("answer", text) for text in _answers(report)]
     return rows
 

@@ -6,6 +6,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from mobilekit.report.gpu import GpuReport
 from mobilekit.report.ladder import LadderReport
 from mobilekit.report.limits import LimitReport
 from mobilekit.validate.tolerance import Verdict
@@ -23,6 +24,8 @@ __all__ = [
 ]
 
 SCHEMA_VERSION = "2.0"
+
+Precision = Literal["fp32", "tf32", "fp16", "bf16", "int8", "fp8"]
 
 
 class _Frozen(BaseModel):
@@ -137,19 +140,20 @@ class RunSettings(_Frozen):
     threads: int
     warmup: int
     iterations: int
-    precision: Literal["fp32", "fp16"]
+    precision: Precision
 
 
 class ValidationReport(_Frozen):
-    """``precision`` is that of the stored weights; ``settings.precision`` that of the arithmetic asked for."""
+    """``precision`` is that of the stored weights; ``settings.precision`` that of the arithmetic asked for. ``gpu``
+    only where a plan was executed."""
 
     schema_version: str = SCHEMA_VERSION
     mobilekit_version: str
     model: str
     model_sha256: str
     model_license: str = ""
-    target: Literal["ncnn"] = "ncnn"
-    precision: Literal["fp32", "fp16"]
+    target: Literal["ncnn", "tensorrt"] = "ncnn"
+    precision: Precision
     device: DeviceFacts
     reference: ReferenceFacts
     settings: RunSettings
@@ -163,4 +167,5 @@ class ValidationReport(_Frozen):
     peak_blob_bytes: int | None = None
     peak_workspace_bytes: int | None = None
     answers: tuple[AnswerPair, ...] = ()
+    gpu: GpuReport | None = None
     ladder: LadderReport | None = None

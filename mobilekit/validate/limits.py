@@ -56,14 +56,16 @@ class Overrides:
 class Limits:
     """The tolerance of every output, sample by sample.
 
-    ``allowance``: the relative L2 that a right conversion of this model may be off anyway (the manifest's ``rtol``).
+    ``form`` without a ``cost``: a precision of :func:`~mobilekit.validate.tolerance.tolerance_for`, whose fixed limits
+    hold. ``allowance``: the relative L2 that a right conversion of this model may be off anyway (the manifest's
+    ``rtol``).
     """
 
     def __init__(
         self,
         outputs: Sequence[str],
-        form: NumberFormat,
-        cost: RoundingCost,
+        form: NumberFormat | str,
+        cost: RoundingCost | None,
         *,
         overrides: Overrides | None = None,
         allowance: float | None = None,
@@ -76,7 +78,7 @@ class Limits:
         self._allowance = allowance
         self._measured = 0
         self._strictest: dict[str, Tolerance] = {}
-        loosest = form.weights if form.computed == "fp32" else form.computed
+        loosest = form if isinstance(form, str) else form.weights if form.computed == "fp32" else form.computed
         self.fixed: Mapping[str, Tolerance] = self._finished({name: tolerance_for(loosest) for name in self._outputs})
 
     def of(
@@ -84,6 +86,8 @@ class Limits:
     ) -> Mapping[str, Tolerance]:
         """The limits for one sample, by output. ``errors`` are those found; they only say whether measuring is worth
         it."""
+        if self._cost is None or isinstance(self._form, str):
+            return self.fixed
         if all(tolerance.basis == "explicit" for tolerance in self.fixed.values()):
             return self.fixed
         if self._measured >= _MEASURED and not any(

@@ -13,7 +13,7 @@ from mobilekit.targets.tensorrt.worker import Cuda, WorkError
 if TYPE_CHECKING:
     from mobilekit.targets.tensorrt.host import Hello
 
-__all__ = ["FLAVOURS", "Flavour", "choose_flavour", "choose_flavour_there", "count_gpus", "installed"]
+__all__ = ["FLAVOURS", "Flavour", "FlavourName", "choose_flavour", "choose_flavour_there", "count_gpus", "installed"]
 
 FlavourName = Literal["rtx", "full"]
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
 from mobilekit.errors import NoDeviceError, UsageError
 from mobilekit.targets.tensorrt.host import Gpu
 from mobilekit.targets.tensorrt.worker import Cuda, WorkError
 
-__all__ = ["GPU", "local_gpus", "parse_gpu", "require_gpu"]
+__all__ = ["GPU", "local_gpus", "parse_gpu", "pick_gpu"]
 
 GPU = "gpu"
 """What ``--device`` calls the first GPU; ``gpu:1`` is the second."""
@@ -25,12 +26,11 @@ def local_gpus() -> tuple[Gpu, ...]:
     return found
 
 
-def require_gpu(index: int) -> Gpu:
+def pick_gpu(found: Sequence[Gpu], index: int, where: str) -> Gpu:
     """Raises :class:`NoDeviceError` where there is no such GPU."""
-    found = local_gpus()
     if index >= len(found):
         names = ", ".join(f"{GPU}:{gpu.index} {gpu.name}" for gpu in found)
-        raise NoDeviceError(f"there is no GPU {index} on this machine", hint=f"it has {names}")
+        raise NoDeviceError(f"there is no GPU {index} on {where}", hint=f"it has {names}")
     return found[index]
 
 

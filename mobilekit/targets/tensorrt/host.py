@@ -40,7 +40,7 @@ _KINDS: Mapping[str, type[MobilekitError]] = {
     "plan-corrupt": errors.BundleError,
     "shape": errors.UsageError,
     "input": errors.UsageError,
-    "build": errors.BuildError,
+    "wrong": errors.VerificationError,
     "storage": errors.StorageError,
     "protocol": errors.SetupError,
 }

@@ -213,7 +213,7 @@ def test_a_bundle_that_is_none_and_a_folder_that_is_a_file(tmp_path: Path) -> No
     root = reference_bundle(tmp_path / "b", adder({"x": TensorProto.FLOAT}))
     with pytest.raises(UsageError, match="not a folder"):
         run(root, [], RunSettings(output=tmp_path / "file"))
-    with pytest.raises(UsageError, match="ncnn"):
+    with pytest.raises(BundleError, match="ncnn"):
         run(root, [str(npy(tmp_path / "x.npy", np.zeros((1, 4), np.float32)))])
 
 
