@@ -29,6 +29,10 @@ def inspect(
     target: Annotated[
         list[str] | None, typer.Option("--target", "-t", help="Ask this target only. Repeatable; all by default.")
     ] = None,
+    graph: Annotated[
+        Path | None,
+        typer.Option(help="Draw what TensorRT fused, of a bundle with a plan: FILE.html, FILE.svg or FILE.dot."),
+    ] = None,
     json_: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
 ) -> None:
     """Show what a model is, what it costs, and what targets cannot take of it; of a bundle, what it holds.
@@ -40,9 +44,11 @@ def inspect(
     mobilekit inspect pp_lcnet_orientation --json
     mobilekit inspect build/model
     mobilekit inspect build/model --target tensorrt
+    mobilekit inspect build/model --target tensorrt --graph fusions.html
     """
     from mobilekit import zoo
     from mobilekit.cli._common import print_json, terminal_progress
+    from mobilekit.errors import UsageError
     from mobilekit.pipeline.inspect import inspect_model
     from mobilekit.tensors import parse_named_shape, parse_named_value
 
@@ -50,21 +56,29 @@ def inspect(
         from mobilekit.bundle import open_bundle
         from mobilekit.cli._bundle import show_bundle
         from mobilekit.cli._plan import plan_facts, show_plan
-        from mobilekit.pipeline.inspect_plan import inspect_plan
+        from mobilekit.pipeline.inspect_plan import draw_plan, inspect_plan
 
         bundle = open_bundle(Path(model), check=False)
-        if bundle.manifest.ncnn is not None and "tensorrt" not in (target or ()):
+        if bundle.manifest.ncnn is not None and "tensorrt" not in (target or ()) and graph is None:
             if json_:
                 print_json(bundle.manifest.to_json())
             else:
                 show_bundle(bundle)
             return
         view = inspect_plan(Path(model))
+        if graph is not None:
+            typer.echo(draw_plan(view, graph, bundle.manifest.model.id))
+            return
         if json_:
             print_json(plan_facts(view))
         else:
             show_plan(view)
         return
+    if graph is not None:
+        raise UsageError(
+            "--graph draws the plan of a bundle",
+            hint="mobilekit export MODEL --target tensorrt -o DIR, then inspect DIR",
+        )
     shapes = dict(parse_named_shape(text) for text in input_shape or ())
     with terminal_progress() as progress:
         resolved = zoo.resolve(model, progress)

@@ -12,7 +12,7 @@ from mobilekit.errors import BundleError, UsageError
 if TYPE_CHECKING:
     from mobilekit.bundle import TensorRTArtifact
 
-__all__ = ["PlanView", "inspect_plan"]
+__all__ = ["PlanView", "draw_plan", "inspect_plan"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,3 +44,27 @@ def inspect_plan(folder: Path) -> PlanView:
     except (ValueError, KeyError, TypeError, OSError) as error:
         raise BundleError(f"cannot read {path}: {error}", hint="export the model again") from error
     return PlanView(manifest.tensorrt, layers, bindings, warnings)
+
+
+def draw_plan(view: PlanView, path: Path, title: str) -> Path:
+    """Draw what was fused into ``path``, whose suffix says how: a page, a picture, or Graphviz's text.
+
+    Raises :class:`UsageError` for another suffix, :class:`BundleError` where the sidecar makes no sense.
+    """
+    from mobilekit.paths import atomic_file
+    from mobilekit.report.fusion_graph import dot, html, svg
+
+    plan = view.artifact
+    name = f"{title}, TensorRT {plan.flavour} {plan.version}, {plan.precision}"
+    kinds = {
+        ".html": lambda: html(view.layers, name),
+        ".svg": lambda: svg(view.layers),
+        ".dot": lambda: dot(view.layers),
+    }
+    draw = kinds.get(path.suffix.lower())
+    if draw is None:
+        raise UsageError(f"{path} says not what to draw", hint="--graph takes FILE.html, FILE.svg or FILE.dot")
+    text = draw()
+    with atomic_file(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+    return path

@@ -46,7 +46,7 @@ RTX_ONLY = {
 SINCE = {"create_runtime_config": "full 10.16"}
 """Used for RTX alone as well, though newer full versions have it."""
 
-OTHERS = {"from_address", "last_error", "answer", "warned", "shift"}
+OTHERS = {"from_address", "last_error", "answer", "warned", "layers", "shift"}
 """ctypes' and our own, which the script cannot tell."""
 
 
