@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     _R = TypeVar("_R", bound=Runner)
 
-__all__ = ["LOCAL", "Target", "choose_target", "open_blobs", "open_place"]
+__all__ = ["LOCAL", "Target", "choose_target", "open_blobs", "open_place", "open_timed"]
 
 LOCAL = "local"
 Target = Literal["ncnn", "tensorrt"]
@@ -77,13 +77,23 @@ def open_blobs(
     bundle: Bundle, device: str | None = None, *, quota_bytes: int | None = None, progress: Progress = SILENT
 ) -> Iterator[tuple[BlobRunner, DeviceFacts]]:
     """Like :func:`open_place`, for inner blobs too; of a batch, the model of one sample."""
+    with _opened(bundle, device, _one_sample, quota_bytes, progress) as found:
+        yield found
+
+
+@contextmanager
+def open_timed(
+    bundle: Bundle, device: str | None = None, *, progress: Progress = SILENT
+) -> Iterator[tuple[Runner, DeviceFacts]]:
+    """Like :func:`open_blobs`, by a runner that times layers: on this machine the harness, not the wheel."""
+    with _opened(bundle, device, _one_sample, None, progress, harness=True) as found:
+        yield found
+
+
+def _one_sample(manifest: Manifest, make: Callable[[Manifest], BlobRunner]) -> BlobRunner:
     from mobilekit.runners.batch import of_one_sample
 
-    def one(manifest: Manifest, make: Callable[[Manifest], BlobRunner]) -> BlobRunner:
-        return make(of_one_sample(manifest))
-
-    with _opened(bundle, device, one, quota_bytes, progress) as found:
-        yield found
+    return make(of_one_sample(manifest))
 
 
 @contextmanager
@@ -93,6 +103,8 @@ def _opened(
     arrange: Callable[[Manifest, Callable[[Manifest], BlobRunner]], _R],
     quota_bytes: int | None,
     progress: Progress,
+    *,
+    harness: bool = False,
 ) -> Iterator[tuple[_R, DeviceFacts]]:
     from mobilekit.report.model import DeviceFacts
 
@@ -102,7 +114,7 @@ def _opened(
         from mobilekit.runners.ncnn_host import NcnnHostRunner
 
         def make(manifest: Manifest) -> BlobRunner:
-            return NcnnHostRunner(bundle.root, manifest, progress=progress)
+            return NcnnHostRunner(bundle.root, manifest, harness=harness, progress=progress)
 
         with arrange(bundle.manifest, make) as host:
             info = host.info()

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
+    from mobilekit.device.harness.reports import LayerTime
     from mobilekit.tensors import Array, NamedTensors
 
 __all__ = ["BlobRunner", "RunOptions", "RunResult", "Runner", "RunnerInfo"]
@@ -17,6 +18,7 @@ class RunOptions:
     """Settings of one run. ``iterations`` are timed, after ``warmup`` untimed ones. ``threads=0``: the runner's choice.
 
     ``fp16``: fp16 storage, packing and arithmetic; ``bf16``: bf16 storage. Off, both, for an fp32 comparison.
+    ``layer_times``: each layer's too, where the runner can: two more clock readings a layer.
     """
 
     threads: int = 0
@@ -25,6 +27,7 @@ class RunOptions:
     fp16: bool = False
     bf16: bool = False
     cluster: str = "all"
+    layer_times: bool = False
     timeout_s: float = 300.0
 
 
@@ -50,6 +53,7 @@ class RunResult:
     peak_blob_bytes: int | None = None
     peak_workspace_bytes: int | None = None
     facts: Mapping[str, object] = field(default_factory=dict)
+    layers: tuple[LayerTime, ...] = ()
 
 
 class Runner(Protocol):

@@ -53,7 +53,12 @@ class HarnessModel:
         blobs = input_blobs(inputs, self._manifest)
         loaded = self._load(options)
         report = self._session.infer(
-            blobs, self._outputs, warmup=options.warmup, iterations=options.iterations, timeout_s=options.timeout_s
+            blobs,
+            self._outputs,
+            warmup=options.warmup,
+            iterations=options.iterations,
+            layer_times=options.layer_times,
+            timeout_s=options.timeout_s,
         )
         return RunResult(
             outputs=output_tensors(report.outputs, self._manifest),
@@ -66,6 +71,7 @@ class HarnessModel:
                 "temperatures_celsius": report.state.temperatures_celsius,
                 "frequencies_khz": report.state.frequencies_khz,
             },
+            layers=report.layers,
         )
 
     def blobs(self, fed: Mapping[str, Array], wanted: Sequence[str], options: RunOptions) -> dict[str, Array]:

@@ -41,13 +41,14 @@ class NcnnHostRunner:
 
     The model is loaded with the first input and stays loaded until the ``with`` block ends (without one, for that
     input alone), or until a run asks for other threads or another precision, or fails: then the next run has a fresh
-    process. A model with own layers needs a harness for this machine, which the first run builds where there is none.
+    process. A model with own layers needs a harness for this machine, which the first run builds where there is none;
+    ``harness`` asks for it with any model, since it alone times layers.
     """
 
-    def __init__(self, root: Path, manifest: Manifest, *, progress: Progress = SILENT) -> None:
+    def __init__(self, root: Path, manifest: Manifest, *, harness: bool = False, progress: Progress = SILENT) -> None:
         if manifest.ncnn is None:
             raise UsageError("this bundle holds no ncnn model", hint="export it with --target ncnn")
-        own = bool(manifest.ncnn.custom_layers)
+        own = harness or bool(manifest.ncnn.custom_layers)
         self._engine: _Engine = (
             _HarnessEngine(root, manifest, manifest.ncnn, progress)
             if own
@@ -205,7 +206,9 @@ class _HarnessEngine:
         from mobilekit.device.harness.locate import find_harness
         from mobilekit.device.harness.toolchains import ABIS
 
-        why = f"the model has layers of mobilekit's own ({', '.join(self._layers)}), which run in the harness"
+        why = "layers are timed by the harness"
+        if self._layers:
+            why = f"the model has layers of mobilekit's own ({', '.join(self._layers)}), which run in the harness"
         instead = "; or export with --stock-only, or unverified (--no-verify)"
         abi = next((abi for abi, machine in ABIS.items() if machine == platform.machine()), None)
         if abi is None or sys.platform != "linux":

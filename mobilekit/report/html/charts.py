@@ -12,10 +12,11 @@ from dataclasses import dataclass, replace
 
 from mobilekit.report.html.build import Element, element
 
-__all__ = ["Bar", "bars", "histogram", "series"]
+__all__ = ["Bar", "Block", "bars", "histogram", "icicle", "series"]
 
 _WIDTH, _HEIGHT = 520, 200
 _MOST = 1e30
+_DEEPEST = 8
 _LEFT, _RIGHT, _TOP, _BOTTOM = 56, 12, 12, 34
 
 
@@ -165,3 +166,53 @@ def bars(
     # As tall as its rows: the sheet's limit is for charts of one height.
     made.set("style", f"max-height: {height * 1.5:.0f}px")
     return made
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """``path``: names from the outermost to the innermost."""
+
+    path: tuple[str, ...]
+    value: float
+
+
+def icicle(blocks: Sequence[Block], name: str, *, unit: str) -> Element | None:
+    """A flame-like chart: a row for each depth, widths by value, what belongs together side by side in its order."""
+    usable = [block for block in blocks if math.isfinite(block.value) and block.value > 0]
+    total = sum(block.value for block in usable)
+    if not usable or not math.isfinite(total):
+        return None
+    row = 22
+    depth = min(_DEEPEST, max(len(block.path) for block in usable))
+    drawn: list[Element] = []
+    for level in range(depth):
+        start = 0.0
+        for key, width in _runs(usable, level):
+            if key is not None:
+                drawn += _cell(key, start / total, width / total, level * row, f"{_number(width)} {unit}", level)
+            start += width
+    return _canvas(name, *drawn, height=depth * row + 4)
+
+
+def _runs(blocks: Sequence[Block], level: int) -> list[tuple[tuple[str, ...] | None, float]]:
+    """Neighbours with one path down to ``level``, as one; ``None`` for a path that ends above."""
+    found: list[tuple[tuple[str, ...] | None, float]] = []
+    for block in blocks:
+        key = block.path[: level + 1] if len(block.path) > level else None
+        if found and found[-1][0] == key:
+            found[-1] = key, found[-1][1] + block.value
+        else:
+            found.append((key, block.value))
+    return found
+
+
+def _cell(path: tuple[str, ...], start: float, share: float, y: float, amount: str, level: int) -> list[Element]:
+    x, width = start * _WIDTH, share * _WIDTH
+    title = element("title", f"{'/'.join(path)}: {amount}, {share:.1%}")
+    style = "bar b" if level % 2 else "bar"
+    box = element("rect", title, x=f"{x:.1f}", y=y, width=f"{max(width - 0.5, 0.1):.1f}", height=20, class_=style)
+    fits = int(width / 6.5)
+    if fits < 3:
+        return [box]
+    text = path[-1] if len(path[-1]) <= fits else path[-1][: fits - 1] + "…"
+    return [box, element("text", text, x=f"{x + 3:.1f}", y=y + 14, class_="on")]

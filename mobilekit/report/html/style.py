@@ -29,6 +29,7 @@ dt { color: var(--faint); } dd { margin: 0; overflow-wrap: anywhere; }
 figure { margin: .8rem 0; } figcaption, .faint { color: var(--faint); font-size: .9rem; }
 svg { display: block; width: 100%; height: auto; max-height: 22rem; }
 svg text { font: 11px system-ui, sans-serif; fill: var(--faint); }
+svg text.on { fill: var(--page); pointer-events: none; }
 .axis { stroke: var(--line); stroke-width: 1; } .bar { fill: var(--a); } .bar.b { fill: var(--b); }
 .bar.fail { fill: var(--fail); } .bar.pass { fill: var(--pass); } .bar.inconclusive { fill: var(--inconclusive); }
 .line { fill: none; stroke: var(--a); stroke-width: 1.5; } .dot { fill: var(--a); }

@@ -1,0 +1,70 @@
+"""``mobilekit profile``"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from mobilekit.cli._device_option import DeviceMayStandAlone
+
+__all__ = ["register"]
+
+
+def profile(
+    bundle: Annotated[Path, typer.Argument(help="A folder that mobilekit export wrote.")],
+    device: Annotated[
+        str | None,
+        typer.Option(help="A serial of `mobilekit devices`, virtual, or local. Default: the one connected."),
+    ] = None,
+    inputs: Annotated[Path | None, typer.Option(help="A folder of pictures or .npy files; the first is run.")] = None,
+    seed: Annotated[int, typer.Option(help="Seed of the input that is made up otherwise.")] = 0,
+    threads: Annotated[int, typer.Option(min=0, max=256, help="0: as ncnn chooses; 1 on a virtual device.")] = 0,
+    iterations: Annotated[int | None, typer.Option(min=1, help="Timed runs. Default: 20; 2 where virtual.")] = None,
+    precision: Annotated[str | None, typer.Option(help="fp32 or fp16 arithmetic.")] = None,
+    peak: Annotated[bool, typer.Option(help="Measure what the device can do, for the roofline.")] = True,
+    report: Annotated[Path | None, typer.Option(help="Write a page with a flame-like chart: one HTML file.")] = None,
+    json_: Annotated[
+        Path | None, typer.Option("--json", help="Write the profile as JSON; - prints it instead of the table.")
+    ] = None,
+) -> None:
+    """Where a model's time goes, layer by layer: milliseconds, multiply-accumulates, GFLOP/s, bytes, roofline.
+
+    \b
+    mobilekit profile build/model --device                     on the one connected device
+    mobilekit profile build/model --device local --threads 1 --report profile.html
+    """
+    from mobilekit.cli._common import out_console, terminal_progress
+    from mobilekit.errors import UsageError
+    from mobilekit.paths import atomic_file
+    from mobilekit.pipeline.profile import ProfileOptions, profile_bundle
+    from mobilekit.report.profile import page, render
+
+    if precision not in (None, "fp32", "fp16"):
+        raise UsageError(f"unknown precision {precision!r}", hint="fp32 or fp16")
+    options = ProfileOptions(
+        inputs=inputs,
+        seed=seed,
+        threads=threads,
+        iterations=iterations,
+        precision=None if precision is None else "fp16" if precision == "fp16" else "fp32",
+        peak=peak,
+    )
+    with terminal_progress() as progress:
+        found = profile_bundle(bundle, device, options, progress)
+    if report is not None:
+        with atomic_file(report) as temporary:
+            temporary.write_text(page(found), "utf-8")
+    text = found.model_dump_json(indent=2) + "\n"
+    if json_ is not None and str(json_) == "-":
+        typer.echo(text, nl=False)
+        return
+    if json_ is not None:
+        with atomic_file(json_) as temporary:
+            temporary.write_text(text, "utf-8")
+    out_console().print(render(found))
+
+
+def register(app: typer.Typer) -> None:
+    app.command("profile", cls=DeviceMayStandAlone)(profile)
