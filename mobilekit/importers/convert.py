@@ -98,7 +98,7 @@ class _Reader:
         graph = Graph(proto.name, dict(self._opsets))
         scope: dict[str, Value] = {}
         check_names(*(item.name for items in (proto.initializer, proto.input, proto.output) for item in items))
-        for tensor in proto.initializer:
+        for tensor in proto.initializer[:]:
             array = from_tensor(tensor, self._external)
             scope[tensor.name] = Value(tensor.name, name_of(array.dtype), array.shape, const=array)
         for sparse in proto.sparse_initializer:
@@ -113,7 +113,7 @@ class _Reader:
             made = self._node(node, scope, outer)
             if made is not None:
                 graph.append(made)
-        for info in (*proto.value_info, *proto.output):
+        for info in (*proto.value_info[:], *proto.output):
             if info.name in scope and scope[info.name].const is None:
                 _annotate(scope[info.name], info)
         for info in proto.output:
@@ -128,25 +128,28 @@ class _Reader:
         return graph
 
     def _node(self, proto: NodeProto, scope: dict[str, Value], outer: Mapping[str, Value]) -> Node | None:
-        check_names(proto.op_type, proto.name, proto.domain, *proto.input, *proto.output)
+        reads, makes = proto.input[:], proto.output[:]
+        check_names(proto.op_type, proto.name, proto.domain, *reads, *makes)
         domain = "" if proto.domain == "ai.onnx" else proto.domain
         if proto.op_type == "Constant" and not domain:
             array = _constant(proto, self._external)
-            name = proto.output[0]
+            name = makes[0]
             scope[name] = Value(name, name_of(array.dtype), array.shape, const=array)
             return None
         inputs: list[Value | None] = []
-        for name in proto.input:
+        for name in reads:
             value = (scope.get(name) or outer.get(name)) if name else None
             if name and value is None:
                 raise ModelError(
-                    f"{proto.op_type} at {proto.name or proto.output[0]!r} reads {name!r}, which nothing makes",
+                    f"{proto.op_type} at {proto.name or makes[0]!r} reads {name!r}, which nothing makes",
                     hint=_RE_EXPORT,
                 )
             inputs.append(value)
-        attrs = from_node_attributes(proto.attribute, self._external, lambda body: self.graph(body, {**outer, **scope}))
+        attrs = from_node_attributes(
+            proto.attribute[:], self._external, lambda body: self.graph(body, {**outer, **scope})
+        )
         outputs: list[Value | None] = []
-        for name in proto.output:
+        for name in makes:
             if name:
                 scope[name] = Value(name)
             outputs.append(scope[name] if name else None)
@@ -168,7 +171,7 @@ def _annotate(value: Value, info: ValueInfoProto) -> None:
     if tensor.HasField("shape"):
         value.shape = tuple(
             int(dim.dim_value) if dim.HasField("dim_value") and dim.dim_value >= 0 else symbol(dim.dim_param)
-            for dim in tensor.shape.dim
+            for dim in tensor.shape.dim[:]
         )
 
 
@@ -184,7 +187,7 @@ def _dense(sparse: Any, external: ExternalData) -> Value:
 
 
 def _constant(proto: NodeProto, external: ExternalData) -> Array:
-    attrs = from_node_attributes(proto.attribute, external)
+    attrs = from_node_attributes(proto.attribute[:], external)
     if len(attrs) != 1:
         raise ModelError(f"the Constant {proto.output[0]!r} has {len(attrs)} values instead of one", hint=_RE_EXPORT)
     kind, value = next(iter(attrs.items()))
@@ -209,15 +212,15 @@ def from_node_attributes(
         if attribute.ref_attr_name:
             raise ModelError(f"attribute {attribute.name!r} refers to a function's attribute outside of a function")
         if kind == AttributeProto.FLOAT:
-            value = float(attribute.f)
+            value = attribute.f
         elif kind == AttributeProto.INT:
-            value = int(attribute.i)
+            value = attribute.i
         elif kind == AttributeProto.STRING:
             value = attribute.s.decode("utf-8", "surrogateescape")
         elif kind == AttributeProto.FLOATS:
-            value = [float(item) for item in attribute.floats]
+            value = attribute.floats[:]
         elif kind == AttributeProto.INTS:
-            value = [int(item) for item in attribute.ints]
+            value = attribute.ints[:]
         elif kind == AttributeProto.STRINGS:
             value = [item.decode("utf-8", "surrogateescape") for item in attribute.strings]
         elif kind == AttributeProto.TENSOR:
@@ -237,36 +240,40 @@ def from_node_attributes(
     return attrs
 
 
-def _reads(node: NodeProto) -> set[str]:
+def _reads(node: NodeProto) -> Collection[str]:
     """The tensors a node reads, those its bodies capture too."""
-    names = {name for name in node.input if name}
-    for attribute in node.attribute:
-        for body in [attribute.g] if attribute.type == AttributeProto.GRAPH else attribute.graphs:
-            own = {info.name for info in body.input} | {tensor.name for tensor in body.initializer}
-            own |= {name for inner in body.node for name in inner.output}
-            used = {info.name for info in body.output}
-            for inner in body.node:
-                used |= _reads(inner)
-            names |= used - own
+    given: list[str] = node.input[:]
+    bodies = [
+        body
+        for attribute in node.attribute[:]
+        if attribute.type in (AttributeProto.GRAPH, AttributeProto.GRAPHS)
+        for body in ([attribute.g] if attribute.type == AttributeProto.GRAPH else attribute.graphs)
+    ]
+    if not bodies:
+        return given
+    names = set(given)
+    for body in bodies:
+        own = {info.name for info in body.input} | {tensor.name for tensor in body.initializer}
+        own |= {name for inner in body.node for name in inner.output}
+        used = {info.name for info in body.output}
+        for inner in body.node:
+            used.update(_reads(inner))
+        names |= used - own
     return names
 
 
 def _sorted(proto: GraphProto, known: set[str]) -> list[NodeProto]:
     """The nodes in topological order: as they are where they are in order, else by Kahn's algorithm."""
-    nodes = list(proto.node)
+    nodes: list[NodeProto] = proto.node[:]  # a slice takes a third of the time of an iteration
     makers: dict[str, int] = {}
     for index, node in enumerate(nodes):
-        for name in node.output:
+        for name in node.output[:]:
             if name and (name in makers or name in known):
                 raise ModelError(f"the tensor {name!r} is made twice", hint=_RE_EXPORT)
             makers[name] = index
+    makers.pop("", None)
     reads = [_reads(node) for node in nodes]
-    seen: set[str] = set()
-    for node, names in zip(nodes, reads, strict=True):
-        if any(name in makers and name not in seen for name in names):
-            break
-        seen.update(node.output)
-    else:
+    if all(makers.get(name, -1) < index for index, names in enumerate(reads) for name in names):
         return nodes
     waits = [len({makers[name] for name in names if name in makers}) for names in reads]
     readers: dict[int, list[int]] = {}

@@ -70,6 +70,12 @@ def dtype_name(elem: int) -> str:
 
 
 @cache
+def _dtype(elem: int) -> np.dtype[Any]:
+    dtype_name(elem)  # raises for a number that is none
+    return np.dtype(helper.tensor_dtype_to_np_dtype(elem))
+
+
+@cache
 def name_of(dtype: np.dtype[Any]) -> str:
     """numpy's name of a dtype, which numpy puts together anew (10 microseconds) whenever it is asked."""
     return str(dtype)
@@ -163,16 +169,15 @@ def _map(path: Path) -> memoryview:
 
 def from_tensor(tensor: TensorProto, external: ExternalData | None = None) -> Array:
     """The tensor as a read-only array; raw and external data are not copied again."""
-    dims = tuple(tensor.dims)
-    if any(dim < 0 for dim in dims):
+    dims = tuple(tensor.dims[:])
+    if dims and min(dims) < 0:
         raise ModelError(f"tensor {tensor.name!r} has a negative size: {dims}")
-    dtype = np.dtype(helper.tensor_dtype_to_np_dtype(tensor.data_type)) if dtype_name(tensor.data_type) else None
-    assert dtype is not None
+    elem = tensor.data_type
+    dtype = _dtype(elem)
     is_external = tensor.data_location == TensorProto.EXTERNAL
     if is_external and external is None:
         raise ModelError(f"tensor {tensor.name!r} has its data in another file, and the model's folder is not known")
-    packed = tensor.data_type in _PACKED
-    if not packed and (is_external or tensor.HasField("raw_data")) and tensor.data_type != TensorProto.STRING:
+    if elem not in _PACKED and (is_external or tensor.HasField("raw_data")) and elem != TensorProto.STRING:
         raw: memoryview | bytes = external.bytes(tensor) if is_external and external else tensor.raw_data
         count = math.prod(dims)
         if len(raw) != count * dtype.itemsize:

@@ -29,9 +29,9 @@ def is_unrolled(node: Node, *, keep_batches: bool = False) -> bool:
 
     ``keep_batches``: not because it has several sequences, which will be taken apart otherwise.
     """
-    if any(value is not None and _dynamic(value) for value in node.inputs):
+    if node.domain or (node.op not in _CELLS and node.op != "LinearAttention"):
         return False
-    if node.domain or node.op not in {"LinearAttention", *_CELLS}:
+    if any(value is not None and _dynamic(value) for value in node.inputs):
         return False
     if any(value is None or value.shape is None or len(value.shape) != 3 for value in [*node.inputs, None][:3]):
         return False  # malformed: shape inference, or the target, says how

@@ -6,10 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 from onnx import TensorProto, helper
 
 from mobilekit.errors import ModelError, UnsupportedModelError
+from mobilekit.importers.convert import from_proto
+from mobilekit.passes.infer import infer
 from tests.models import of_nodes
 from tests.unit.passes.checks import Node, assert_same, ops, prepared
 
@@ -155,3 +158,73 @@ def test_folding_computes_what_onnx_runtime_does(tmp_path: Path, case: str) -> N
     assert_same(model, graph)
     assert ops(graph).get("Add", 0) + ops(graph).get("Relu", 0) >= (0 if case == "constant of shape" else 1)
     assert not set(ops(graph)) - {"Add", "Identity"}
+
+
+UNARY = (
+    *("Abs", "Clip", "Elu", "Erf", "Exp", "Gelu", "HardSigmoid", "HardSwish", "Identity", "LeakyRelu", "Log", "Mish"),
+    *("Neg", "Relu", "Sigmoid", "Softplus", "Sqrt", "Swish", "Tanh"),
+)
+BINARY = ("Add", "Div", "Max", "Mul", "Sub")
+SCALED = {"w": np.ones(4, np.float32)}
+TYPED: dict[str, tuple[onnx.NodeProto, dict[str, tuple[int, ...]], dict[str, Any]]] = {
+    **{op: (Node(op, ["x"], ["y"]), {"x": (2, 3, 4)}, {}) for op in UNARY},
+    **{op: (Node(op, ["x", "z"], ["y"]), {"x": (3, 1), "z": (2, 1, 4)}, {}) for op in BINARY},
+    "Pow": (Node("Pow", ["x", "w"], ["y"]), {"x": (3, 1)}, {"w": np.ones((2, 1, 4), np.float32)}),
+    "PRelu": (Node("PRelu", ["x", "w"], ["y"]), {"x": (2, 3, 4)}, {"w": np.ones((3, 1), np.float32)}),
+    "MatMul": (Node("MatMul", ["x", "w"], ["y"]), {"x": (5, 2, 3)}, {"w": np.ones((3, 4), np.float32)}),
+    "Gemm": (Node("Gemm", ["x", "w", "b"], ["y"], transB=1), {"x": (2, 3)},
+             {"w": np.ones((4, 3), np.float32), "b": np.ones(4, np.float32)}),
+    "Conv": (Node("Conv", ["x", "w"], ["y"], strides=[2, 1], pads=[1, 1, 0, 0]), {"x": (1, 3, 9, 9)},
+             {"w": np.ones((4, 3, 3, 2), np.float32)}),
+    "ConvTranspose": (Node("ConvTranspose", ["x", "w"], ["y"], strides=[2, 2]), {"x": (1, 3, 5, 5)},
+                      {"w": np.ones((3, 4, 3, 3), np.float32)}),
+    "Concat": (Node("Concat", ["x", "w"], ["y"], axis=1), {"x": (2, 3)}, {"w": np.ones((2, 5), np.float32)}),
+    "Gather": (Node("Gather", ["w", "i"], ["y"], axis=1), {"i": (2, 2)}, {"w": np.ones((2, 5), np.float32)}),
+    "Where": (Node("Where", ["w", "x", "z"], ["y"]), {"x": (3, 1), "z": (1, 4)}, {"w": np.ones((2, 1, 1), bool)}),
+    "Transpose": (Node("Transpose", ["x"], ["y"], perm=[1, 2, 0]), {"x": (2, 3, 4)}, {}),
+    "BatchNormalization": (Node("BatchNormalization", ["x", *"wwww"], ["y"]), {"x": (2, 3, 4)},
+                           {"w": np.ones(3, np.float32)}),
+    "LayerNormalization": (Node("LayerNormalization", ["x", "w"], ["y"]), {"x": (2, 3, 4)}, SCALED),
+    "RMSNormalization": (Node("RMSNormalization", ["x", "w"], ["y"]), {"x": (2, 3, 4)}, SCALED),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("op", TYPED)
+@pytest.mark.parametrize("dtype", [TensorProto.FLOAT, TensorProto.DOUBLE])
+def test_types_said_without_asking_onnx_or_without_the_weights_are_those_of_onnx(op: str, dtype: int) -> None:
+    node, shapes, weights = TYPED[op]
+    wide = helper.tensor_dtype_to_np_dtype(dtype)
+    kinds = {name: TensorProto.INT64 if name == "i" else dtype for name in shapes}
+    model = helper.make_model(
+        helper.make_graph(
+            [node],
+            "g",
+            [helper.make_tensor_value_info(name, kinds[name], shape) for name, shape in shapes.items()],
+            [onnx.ValueInfoProto(name="y")],
+            [
+                onnx.numpy_helper.from_array(np.asarray(array, None if array.dtype == bool else wide), name)
+                for name, array in weights.items()
+            ],
+        ),
+        opset_imports=[helper.make_opsetid("", 24)],
+    )
+    wanted = onnx.shape_inference.infer_shapes(model).graph.output[0].type.tensor_type
+    graph = from_proto(model, Path())
+    infer(graph)
+    found = graph.outputs[0]
+    assert found.shape == tuple(dim.dim_value for dim in wanted.shape.dim)
+    assert found.dtype == helper.tensor_dtype_to_np_dtype(wanted.elem_type)
+
+
+def test_nodes_of_one_form_but_other_numbers_are_told_apart(tmp_path: Path) -> None:
+    nodes = [
+        Node("Reshape", ["x", "a"], ["p"]),
+        Node("Reshape", ["x", "b"], ["q"]),
+        Node("ReduceSum", ["x", "one"], ["r"], keepdims=1),
+        Node("ReduceSum", ["x", "one"], ["s"], keepdims=0),
+        Node("Reshape", ["x", "a"], ["t"]),
+    ]
+    weights = {"a": np.array([4, 3]), "b": np.array([3, 4]), "one": np.array([1])}
+    wanted = {"p": (4, 3), "q": (3, 4), "r": (2, 1), "s": (2,), "t": (4, 3)}
+    graph = prepared(of_nodes(nodes, {"x": (2, 6)}, wanted, weights), tmp_path, verify=False)
+    assert {value.name: value.shape for value in graph.outputs} == wanted
