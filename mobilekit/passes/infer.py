@@ -273,7 +273,7 @@ def infer_node(node: Node, schemas: Schemas) -> None:
 
 
 def _elementwise(node: Node) -> tuple[int, ...] | None:
-    """The shape that element-wise operators make of floats of fixed shapes; ``None`` for all else, and what is wrong."""
+    """The shape that element-wise operators make of floats of fixed shapes; ``None`` for all else, errors too."""
     if node.domain or not (node.op in _SAME_AS_FIRST or node.op in _BROADCASTING):
         return None
     if any(value is not None and value.dtype != "float32" for value in node.inputs):

@@ -250,7 +250,7 @@ def _write_ncnn(
     with clock("write"):
         progress.step("converting to ncnn")
         (root / "ncnn").mkdir()
-        settings = NcnnOptions(precision=options.precision, stock_only=options.stock_only)
+        settings = NcnnOptions(options.precision, options.stock_only, fixed_sizes=prepared.dynamic is None)
         artifact = NcnnTarget().write(prepared.model, root / "ncnn", settings)
         return replace(artifact, batch=_in_manifest(prepared.batch))
 

@@ -23,11 +23,13 @@ __all__ = ["NcnnOptions", "NcnnTarget"]
 class NcnnOptions:
     """``precision``: how weights are stored; fp16 halves the file, arrays out of fp16's range stay float32.
 
-    ``stock_only``: take no layers of our own; what only they can do is refused.
+    ``stock_only``: take no layers of our own; what only they can do is refused. ``fixed_sizes``: the model will run at
+    the sizes it was built for, so layers too small for several threads are marked (:mod:`.threads`).
     """
 
     precision: Literal["fp32", "fp16"] = "fp32"
     stock_only: bool = False
+    fixed_sizes: bool = False
 
 
 class NcnnTarget:
@@ -75,7 +77,7 @@ class NcnnTarget:
         with storage_errors(folder):
             folder.mkdir(parents=True, exist_ok=True)
             with (folder / "model.param").open("w", encoding="utf-8", newline="\n") as text:
-                write_param(named, text)
+                write_param(named, text, fixed_sizes=options.fixed_sizes)
             with (folder / "model.bin").open("wb") as weights:
                 sizes = write_bin(named, weights, options.precision)
             trace_of(named, sizes).write(folder / TRACE)

@@ -21,6 +21,7 @@ import numpy as np
 from mobilekit.targets.ncnn.depth import depth_of
 from mobilekit.targets.ncnn.emit import Blob, Layer, Model, ParamValue, Weights
 from mobilekit.targets.ncnn.layers import FEATURE_MASK, LAYERS, OWN_LAYERS, Param
+from mobilekit.targets.ncnn.threads import SINGLE_THREAD, is_small
 
 if TYPE_CHECKING:
     from mobilekit.tensors import Array
@@ -150,14 +151,15 @@ def _widened(layers: Iterable[Layer]) -> Iterator[Layer]:
         yield replace(layer, inputs=read)
 
 
-def write_param(model: Named, file: IO[str]) -> None:
-    """Write the ``.param`` text."""
+def write_param(model: Named, file: IO[str], *, fixed_sizes: bool = False) -> None:
+    """Write the ``.param`` text. ``fixed_sizes``: blobs always have the dims that they have here, so that layers
+    too small for several threads can be told."""
     blobs = sum(len(layer.outputs) for layer in model.layers)
     file.write(f"{MAGIC}\n{len(model.layers)} {blobs}\n")
     for layer in model.layers:
         words = [layer.type, model.layer_names[id(layer)], str(len(layer.inputs)), str(len(layer.outputs))]
         words += [model.name(blob) for blob in [*layer.inputs, *layer.outputs]]
-        words += list(_params(layer))
+        words += list(_params(layer, small=fixed_sizes and is_small(layer)))
         file.write(" ".join(words) + "\n")
 
 
@@ -176,15 +178,16 @@ def write_bin(model: Named, file: IO[bytes], precision: Literal["fp32", "fp16"])
     return sizes
 
 
-def _params(layer: Layer) -> Iterator[str]:
+def _params(layer: Layer, *, small: bool) -> Iterator[str]:
     table = LAYERS[layer.type]
     for name, param in sorted(table.items(), key=lambda item: item[1].id):
         if name in layer.params:
             value = layer.params[name]
             if param.default is None or value != param.default:
                 yield _param(param, value, f"{layer.type}.{name}")
-    if layer.exact and layer.type not in OWN_LAYERS:
-        yield f"{FEATURE_MASK}={_NO_HALF}"
+    mask = _NO_HALF if layer.exact and layer.type not in OWN_LAYERS else 0
+    if mask := mask | (SINGLE_THREAD if small else 0):
+        yield f"{FEATURE_MASK}={mask}"
 
 
 def _param(param: Param, value: ParamValue, what: str) -> str:
