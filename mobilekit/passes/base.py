@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 import numpy as np
 
 from mobilekit.graph import Graph, Node, Value
-from mobilekit.passes.infer import Schemas, infer_node
+from mobilekit.passes.schemas import Schemas, infer_node
 
 if TYPE_CHECKING:
     from mobilekit.passes.verify import PassVerifier

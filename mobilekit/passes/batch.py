@@ -16,7 +16,7 @@ import numpy as np
 
 from mobilekit.errors import REPORT_IT, ModelError
 from mobilekit.passes.batch_rules import RULES, Mixed, Place, Rule, Tracker
-from mobilekit.passes.infer import Schemas, infer_node
+from mobilekit.passes.schemas import Schemas, infer_node
 
 if TYPE_CHECKING:
     from mobilekit.graph import Graph, Node

@@ -57,9 +57,7 @@ class Bounds:
 
     def opened(self, node: Node) -> list[Node] | None:
         """What stands in the place of a node that makes a data-dependent length, or asks for one."""
-        if node.domain or not (self._known or self._lengths or node.op in _SOURCES):
-            return None
-        if any(value is not None and not _static(value) for value in node.inputs):
+        if node.domain or any(value is not None and not _static(value) for value in node.inputs):
             return None
         if node.op == "Shape" and (bound := self.bound(node.inputs[0])) is not None:
             return self._shape(node, bound)
@@ -151,7 +149,7 @@ class Bounds:
     def follow(self, node: Node) -> list[Node]:
         """Note of what length the outputs of ``node`` are, whose inputs and shapes are known; what computes it."""
         self._remember(node)
-        bounds = [self.bound(value) for value in node.inputs] if self._known else []
+        bounds = [self.bound(value) for value in node.inputs]
         if not any(bounds) or any(value in self._whole for value in node.outputs):
             return []
         if node.op == "Identity" and node.outputs[0] in self._gates:

@@ -17,7 +17,7 @@ import numpy as np
 
 from mobilekit.graph import Graph, Node, Value
 from mobilekit.passes.evaluate import evaluate
-from mobilekit.passes.infer import Schemas, infer_node
+from mobilekit.passes.schemas import Schemas, infer_node
 
 __all__ = ["dequantise"]
 

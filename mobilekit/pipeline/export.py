@@ -127,10 +127,10 @@ def _export(
         from mobilekit.importers.onnx import load
 
         if "ncnn" in options.targets:
-            from mobilekit.passes import infer, legalise, prepare  # noqa: F401 - imported here to be counted here
+            from mobilekit.passes import legalise, prepare, schemas  # noqa: F401 - imported here to be counted here
             from mobilekit.targets.ncnn import emit, ops, writer  # noqa: F401
 
-            infer.load_schemas()
+            schemas.load_schemas()
 
     with clock("load"):
         progress.step("reading the model")
