@@ -72,6 +72,14 @@ def validate(
         bool,
         typer.Option("--cuda-graph/--no-cuda-graph", help="On a GPU: launch the plan as a CUDA graph if it can be."),
     ] = True,
+    on: Annotated[
+        str | None,
+        typer.Option(metavar="ssh://USER@HOST[:PORT]", help="Run the TensorRT plan on that machine; compare here."),
+    ] = None,
+    remote_python: Annotated[
+        list[str] | None,
+        typer.Option(help="Python there, with numpy and TensorRT: a name, /PATH or ~/PATH. Repeatable."),
+    ] = None,
     timeout: Annotated[float, typer.Option(min=1, help="Seconds that one run may take.")] = 300.0,
     quota: Annotated[
         int | None, typer.Option(min=1, help="Megabytes that mobilekit may keep on the device. Default: 2147.")
@@ -99,6 +107,7 @@ def validate(
     mobilekit validate build/model --device local           on this machine, with the ncnn wheel
     mobilekit validate build/model --inputs photos/ --json report.json
     mobilekit validate build/model --target tensorrt --device gpu --streams 1 --streams 4
+    mobilekit validate build/model --target tensorrt --on ssh://user@jetson      on that machine's GPU
     mobilekit validate build/model --device --reference tensorrt        ncnn held against the plan on the GPU
     mobilekit validate build/model --reference golden/      answers recorded elsewhere, on their inputs
     mobilekit validate build/model --report report.html --junit junit.xml
@@ -123,6 +132,8 @@ def validate(
         target=target,  # type: ignore[arg-type]  # checked above
         streams=tuple(streams or ()),
         cuda_graph=cuda_graph,
+        on=on,
+        remote_pythons=tuple(remote_python or ()),
         reference=reference,
         inputs=inputs,
         samples=samples,

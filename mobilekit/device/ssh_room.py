@@ -93,7 +93,7 @@ class Room:
     def __enter__(self) -> Room:
         script = Path(ssh_guard.__file__)
         there = self._store.ensure([script])[script]
-        self._session = self._machine.open([self._python, there, self._store.folder], heard=self._heard)
+        self._session = self._machine.open([self._python, "-I", there, self._store.folder], heard=self._heard)
         try:
             self.folder = str(self._answer(_ANSWER_S)["room"])
         except BaseException:

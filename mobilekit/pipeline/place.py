@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from mobilekit.bundle import Bundle, Manifest
     from mobilekit.report.model import DeviceFacts
     from mobilekit.runners.base import BlobRunner, Runner
+    from mobilekit.targets.tensorrt.host import WorkerHost
     from mobilekit.targets.tensorrt.runner import GpuOptions
 
     _R = TypeVar("_R", bound=Runner)
@@ -48,6 +49,7 @@ def open_place(
     *,
     target: Target | None = None,
     gpu: GpuOptions | None = None,
+    host: WorkerHost | None = None,
     quota_bytes: int | None = None,
     progress: Progress = SILENT,
 ) -> Iterator[tuple[Runner, DeviceFacts]]:
@@ -55,7 +57,7 @@ def open_place(
 
     ``device`` of an ncnn model: an adb serial, ``"virtual"``, ``"virtual:cortex-a76"``, ``"local"`` (the ncnn wheel on
     this machine) or ``None``, the one connected; of a plan: see :func:`~mobilekit.pipeline.place_plan.open_plan`, which
-    ``gpu`` is for. ``quota_bytes`` bounds what is kept on the device. Raises any
+    ``gpu`` and ``host`` are for. ``quota_bytes`` bounds what is kept on the device. Raises any
     :class:`~mobilekit.errors.DeviceError` or :class:`~mobilekit.errors.ChildError`, :class:`BundleError` where the
     bundle has no such model.
     """
@@ -64,7 +66,7 @@ def open_place(
     if choose_target(bundle, target, device) == "tensorrt":
         from mobilekit.pipeline.place_plan import open_plan
 
-        with open_plan(bundle, device, gpu, progress) as plan:
+        with open_plan(bundle, device, gpu, progress, host) as plan:
             yield plan
         return
 

@@ -96,6 +96,8 @@ def open_plan(
             progress.note(f"{error.message}: the plan is not executed, what it was built from is verified instead")
             device = PREPARED
     if device == PREPARED:
+        if host is not None:
+            raise UsageError("what a plan was built from is run on this machine", hint="leave --on out")
         with _prepared(bundle, artifact) as found:
             yield found
         return

@@ -13,7 +13,7 @@ from mobilekit.pipeline.assemble import report_of
 from mobilekit.pipeline.ladder import MOST_SAMPLES, climb
 from mobilekit.pipeline.measure import measure
 from mobilekit.pipeline.place import Target, choose_target, open_place
-from mobilekit.pipeline.place_plan import inputs_of_plan, sizes_of_plan
+from mobilekit.pipeline.place_plan import inputs_of_plan, sizes_of_plan, worker_host
 from mobilekit.pipeline.reference import ONNXRUNTIME, open_reference
 from mobilekit.progress import SILENT, Progress
 from mobilekit.runners.base import RunOptions
@@ -44,7 +44,8 @@ class ValidateOptions:
     the arithmetic that the bundle was made for. ``rtol``, ``atol``, ``cosine`` and ``psnr_db`` are limits in place of
     those that :mod:`mobilekit.validate.tolerance` derives: a number for all outputs, or by output name (``""`` for all
     others). ``target``: see :func:`~mobilekit.pipeline.place.choose_target`. ``streams`` and ``cuda_graph`` are for
-    plans on a GPU: :class:`~mobilekit.targets.tensorrt.runner.GpuOptions`. ``timeout_s`` bounds each run on the device.
+    plans on a GPU: :class:`~mobilekit.targets.tensorrt.runner.GpuOptions`. ``on`` is the machine that has the GPU, ``"ssh://user@host"``,
+    with one of ``remote_pythons``. ``timeout_s`` bounds each run on the device.
     ``quota_bytes`` bounds what is kept on the device.
     ``ladder`` takes the first samples through every step between the original and the device
     (:mod:`mobilekit.pipeline.ladder`).
@@ -65,6 +66,8 @@ class ValidateOptions:
     target: Target | None = None
     streams: tuple[int, ...] = ()
     cuda_graph: bool = True
+    on: str | None = None
+    remote_pythons: tuple[str, ...] = ()
     timeout_s: float = 300.0
     quota_bytes: int | None = None
     ladder: bool = False
@@ -92,7 +95,14 @@ def validate_bundle(
     options = options or ValidateOptions()
     opened = open_bundle(Path(bundle))
     manifest = opened.manifest
-    target = choose_target(opened, options.target, device)
+    host = None
+    if options.on is not None:
+        host = worker_host(
+            options.on, pythons=options.remote_pythons, quota_bytes=options.quota_bytes, progress=progress
+        )
+    target = choose_target(opened, options.target or (None if host is None else "tensorrt"), device)
+    if target == "ncnn" and host is not None:
+        raise UsageError("another machine runs TensorRT plans", hint="leave --on out, or add --target tensorrt")
     if target == "tensorrt" and options.precision is not None:
         raise UsageError("a plan computes as it was built", hint="leave --precision out, or export with it")
     arithmetic = options.precision or (manifest.ncnn.precision if manifest.ncnn is not None else "fp32")
@@ -114,6 +124,7 @@ def validate_bundle(
             device,
             target=target,
             gpu=GpuOptions(options.streams, options.cuda_graph, settle=options.warmup is None),
+            host=host,
             quota_bytes=options.quota_bytes,
             progress=progress,
         ) as (runner, facts),

@@ -16,6 +16,7 @@ from mobilekit.bundle import open_bundle
 from mobilekit.device.ssh_address import SshAddress
 from mobilekit.errors import DeviceStorageError, NoDeviceError, SetupError, UnsupportedModelError, UsageError
 from mobilekit.pipeline.export import ExportOptions, export_model
+from mobilekit.pipeline.validate import ValidateOptions, validate_bundle
 from mobilekit.targets.tensorrt import TensorRTOptions
 from mobilekit.targets.tensorrt.flavour import FLAVOURS, choose_flavour_there, count_gpus, installed
 from mobilekit.targets.tensorrt.host import Gpu, Hello, job_folder
@@ -87,6 +88,25 @@ def test_a_run_there_says_that_there_is_no_gpu(sshd: Sshd, model: Path, tmp_path
             with pytest.raises(NoDeviceError, match=r"^ssh://the-box: this machine has no NVIDIA driver") as caught:
                 there.perform(folder, what="the plan", timeout_s=60)
             assert caught.value.exit_code == 4
+
+
+@rtx
+@no_gpu
+def test_validate_on_a_machine_without_a_gpu_is_one_sentence(sshd: Sshd, model: Path, tmp_path: Path) -> None:
+    bundle = tmp_path / "out"
+    export_model(model, bundle, options(sshd))
+    command = [sys.executable, "-m", "mobilekit", "validate", str(bundle), "--target", "tensorrt", "--on", sshd.url]
+    done = subprocess.run(
+        [*command, "--remote-python", sys.executable], capture_output=True, text=True, timeout=120, check=False
+    )
+    assert done.returncode == 4, done.stderr
+    assert "ssh://the-box: this machine has no NVIDIA driver" in done.stderr
+    assert "Traceback" not in done.stderr
+    for more in (["--device", "prepared"], ["--device", "emulator-5554"]):
+        done = subprocess.run([*command, *more], capture_output=True, text=True, timeout=120, check=False)
+        assert done.returncode == 2, done.stderr
+    with pytest.raises(UsageError, match="no host name"):
+        validate_bundle(bundle, None, ValidateOptions(on="ssh://-oProxyCommand=id"))
 
 
 def _script(path: Path, text: str) -> str:

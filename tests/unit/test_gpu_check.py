@@ -1,0 +1,137 @@
+"""scripts/gpu_check.sh, as far as a machine without a GPU goes: carried in pieces, built, compared; then it says so."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import runpy
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from mobilekit.pipeline.export import ExportOptions, export_model
+from mobilekit.targets.tensorrt.flavour import FLAVOURS, count_gpus, installed
+from tests.models import conv_classifier, save
+
+SCRIPT = Path(__file__).parents[2] / "scripts" / "gpu_check.sh"
+PROGRAM = SCRIPT.with_suffix(".py")
+
+rtx = pytest.mark.skipif(not installed(FLAVOURS["rtx"]), reason="needs the extra [tensorrt]")
+
+
+def launch(*command: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "PYTHONPATH": str(SCRIPT.parents[1])}
+    return subprocess.run(
+        [str(part) for part in command], capture_output=True, text=True, cwd=cwd, env=environment, timeout=280
+    )
+
+
+@pytest.fixture(scope="module")
+def program() -> SimpleNamespace:
+    return SimpleNamespace(**runpy.run_path(str(PROGRAM), run_name="gpu_check"))
+
+
+def test_a_folder_is_carried_in_pieces_and_is_the_same_again(tmp_path: Path) -> None:
+    stage, pieces = tmp_path / "a stage", tmp_path / "the pieces"
+    (stage / "wheels").mkdir(parents=True)
+    (stage / "venv").mkdir()
+    (stage / "venv" / "made there").write_text("not carried")
+    content = os.urandom(2_500_000)
+    (stage / "wheels" / "a b.whl").write_bytes(content)
+    done = launch("sh", SCRIPT, "--split", stage, pieces, 1)
+    assert done.returncode == 0, done.stderr
+    found = sorted(pieces.glob("piece-*"))
+    assert len(found) == 3
+    assert all(piece.stat().st_size <= 1 << 20 for piece in found)
+    done = launch("sh", pieces / "gpu_check.sh", "--join", pieces, tmp_path / "there")
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "there" / "wheels" / "a b.whl").read_bytes() == content
+    assert not (tmp_path / "there" / "venv").exists()
+
+    damaged = bytearray(found[1].read_bytes())
+    damaged[100] ^= 1
+    found[1].write_bytes(damaged)
+    done = launch("sh", pieces / "gpu_check.sh", "--join", pieces, tmp_path / "elsewhere")
+    assert done.returncode == 4
+    assert "not those that were split" in done.stderr
+    assert list((tmp_path / "elsewhere").iterdir()) == []
+
+
+def test_a_checkout_is_not_what_it_runs_in() -> None:
+    done = launch("sh", SCRIPT)
+    assert done.returncode == 2
+    assert "--stage" in done.stderr
+
+
+def test_a_staged_folder_for_another_python_is_refused(tmp_path: Path) -> None:
+    for file in (SCRIPT, PROGRAM):
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    (tmp_path / "python-version").write_text("2.0\n")
+    done = launch("sh", tmp_path / "gpu_check.sh")
+    assert done.returncode == 4
+    assert "no Python 2.0" in done.stderr
+
+
+def test_the_table_has_a_line_for_each_row_and_every_reason(program: SimpleNamespace) -> None:
+    peers = {"CUDA": program.Peer(p50_ms=0.5, per_second={1: 2000.0})}
+    rows = [
+        program.Row("a", "fp32", "pass", error=1.5e-6, latency_p50_ms=0.25, per_second={1: 4000.0}, peers=peers),
+        program.Row("b", "int8", "refused", "too coarse"),
+    ]
+    text = program.table(rows)
+    head, rule, first, second, reason = text.splitlines()
+    assert "CUDA p50 ms" in head
+    assert set(rule) <= set("|- ")
+    assert [cell.strip() for cell in first.split("|")][1:9] == [
+        "a",
+        "fp32",
+        "pass",
+        "1.5e-06",
+        "-",
+        "0.250",
+        "-",
+        "4000",
+    ]
+    assert first.count("|") == second.count("|") == head.count("|")
+    assert reason == "b int8: too coarse"
+
+
+@rtx
+def test_a_plan_is_compared_and_a_provider_timed(program: SimpleNamespace, tmp_path: Path) -> None:
+    model, bundle = save(conv_classifier(), tmp_path / "model.onnx"), tmp_path / "model-fp32"
+    export_model(model, bundle, ExportOptions(targets=("tensorrt",)))
+    row = program.run_plan(program.Row("model", "fp32", "built"), bundle, "prepared")
+    assert row.state == "pass"
+    assert row.error < 1e-5
+    assert (row.latency_p50_ms, row.compute_p50_ms, row.per_second) == (None, None, {}), "nothing ran on a GPU"
+    done = launch(sys.executable, PROGRAM, "peer", bundle, "CPUExecutionProvider")
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout.splitlines()[-1])
+    assert told["p50_ms"] > 0
+    assert set(told["per_second"]) == {"1", "2", "4"}
+    calibration = program._calibration(tmp_path / "model-int8")
+    assert len(list(calibration.glob("*.npy"))) == program.CALIBRATION_SAMPLES
+    assert len({hashlib.sha256(path.read_bytes()).hexdigest() for path in calibration.iterdir()}) == 16
+
+
+@rtx
+@pytest.mark.network
+@pytest.mark.slow
+@pytest.mark.skipif(count_gpus() > 0, reason="for machines without a GPU")
+def test_without_a_gpu_all_is_built_and_then_it_says_so(tmp_path: Path) -> None:
+    done = launch(sys.executable, PROGRAM, "run", "--models", "mtcnn_pnet", "-o", tmp_path)
+    assert done.returncode == 4, done.stderr
+    assert "error: this machine has no NVIDIA driver" in done.stderr
+    facts = json.loads((tmp_path / "gpu_check.json").read_text())
+    assert facts["executed"] is False
+    assert facts["gpu"] == []
+    rows = {row["precision"]: row for row in facts["rows"]}
+    assert {precision: row["state"] for precision, row in rows.items()} == dict.fromkeys(
+        ("fp32", "fp16", "int8"), "built"
+    )
+    assert rows["fp32"]["prepared_error"] < 1e-5 < rows["fp16"]["prepared_error"] < rows["int8"]["prepared_error"] < 0.5
+    assert all(row["error"] is None and row["latency_p50_ms"] is None for row in rows.values())
