@@ -10,7 +10,7 @@ __all__ = ["register"]
 
 
 def devices(json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
-    """List what --device can name: devices that adb sees, virtual ones, and this machine.
+    """List what --device can name: devices that adb sees, virtual ones, this machine, its GPUs.
 
     \b
     mobilekit devices
@@ -19,10 +19,10 @@ def devices(json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = 
     from dataclasses import asdict
 
     from mobilekit.cli._common import out_console, print_json, terminal_progress
-    from mobilekit.device.select import known_devices
+    from mobilekit.pipeline.devices import known_places
 
     with terminal_progress() as progress:
-        found = known_devices(progress)
+        found = known_places(progress)
     if json:
         print_json([asdict(device) for device in found])
         return

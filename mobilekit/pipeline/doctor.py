@@ -6,7 +6,6 @@ adb server is started where none runs, as every adb command does.
 
 from __future__ import annotations
 
-import ctypes
 import os
 import platform
 import re
@@ -19,7 +18,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Literal
 
-from mobilekit.errors import MobilekitError
+from mobilekit.errors import MobilekitError, NoDeviceError
 
 __all__ = ["CHECKS", "CheckResult", "diagnose"]
 
@@ -185,20 +184,28 @@ def _harnesses() -> Iterator[CheckResult]:
 
 
 def _nvidia() -> Iterator[CheckResult]:
-    """The driver's own library says whether there is a GPU; 0.1 ms where there is none."""
-    serves = "TensorRT and ONNX Runtime CUDA"
+    """The driver's own library says what GPUs there are; 0.1 ms where there is none."""
+    from mobilekit.targets.tensorrt.flavour import FLAVOURS
+    from mobilekit.targets.tensorrt.gpus import local_gpus
+    from mobilekit.targets.tensorrt.worker import driver_version
+
+    serves = "running TensorRT plans, and ONNX Runtime CUDA"
     try:
-        cuda = ctypes.CDLL("libcuda.so.1")
-    except OSError:
-        yield CheckResult("NVIDIA driver", "missing", "no libcuda.so.1", serves, "install the NVIDIA driver")
-        return
-    count = ctypes.c_int(0)
-    status = cuda.cuInit(0) or cuda.cuDeviceGetCount(ctypes.byref(count))
-    if status:
-        remedy = "check the driver with nvidia-smi"
-        yield CheckResult("NVIDIA driver", "broken", f"libcuda answers with error {status}", serves, remedy)
-    else:
-        yield CheckResult("NVIDIA driver", "ok", f"{count.value} GPU", serves)
+        for gpu in local_gpus():
+            memory = f"{gpu.memory_bytes / 2**30:.1f} GiB"
+            found = f"{gpu.name}, compute capability {gpu.compute_capability}, {memory}, driver {driver_version()}"
+            yield CheckResult(f"GPU {gpu.index}", "ok", found, serves)
+    except NoDeviceError as error:
+        absent = "no libcuda" in error.message
+        remedy = "install the NVIDIA driver" if absent else "check the driver with nvidia-smi"
+        yield CheckResult("NVIDIA driver", "missing" if absent else "broken", error.message, serves, remedy)
+    for flavour in FLAVOURS.values():
+        version = next(filter(None, map(_version, flavour.packages)), None)
+        if version:
+            yield CheckResult(flavour.product, "ok", version, "building TensorRT plans")
+        elif flavour.name == "rtx":
+            remedy = "pip install 'mobilekit[tensorrt]'"
+            yield CheckResult(flavour.product, "missing", "not installed", "building TensorRT plans", remedy)
 
 
 def _storage() -> Iterator[CheckResult]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -14,6 +15,7 @@ import pytest
 from mobilekit.device.adb_server import adb_program
 from mobilekit.pipeline import doctor
 from mobilekit.pipeline.doctor import CHECKS, CheckResult, diagnose
+from tests import fake_cuda
 
 
 @pytest.fixture
@@ -46,6 +48,20 @@ def test_two_onnxruntimes_over_each_other_are_noticed(monkeypatch: pytest.Monkey
     found = by_name(tuple(doctor._packages()))
     assert found["onnxruntime twice"].state == "broken"
     assert "onnxruntime-gpu" in found["onnxruntime twice"].remedy
+
+
+@pytest.mark.skipif(shutil.which("gcc") is None, reason="needs gcc")
+def test_gpus_are_named(tmp_path: Path) -> None:
+    code = "from mobilekit.pipeline.doctor import _nvidia; print(*_nvidia(), sep='\\n')"
+    library = fake_cuda.build(tmp_path)
+
+    def looked(**settings: int) -> str:
+        env = fake_cuda.environment(library, **settings)
+        return subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True).stdout
+
+    assert "name='GPU 1', state='ok', found='Fake GPU 1, compute capability 8.7" in looked(GPUS=2)
+    assert "name='NVIDIA driver', state='broken'" in looked(GPUS=0)
+    assert "no CUDA-capable device" in looked(INIT=100)
 
 
 @pytest.mark.slow

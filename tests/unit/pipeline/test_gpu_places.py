@@ -75,6 +75,15 @@ def test_onnx_runtime_without_cuda_is_said(ncnn: Path, tmp_path: Path) -> None:
     assert "onnxruntime-gpu" in done.stderr
 
 
+@gcc
+def test_gpus_are_listed_where_device_is_named(tmp_path: Path) -> None:
+    env = fake_cuda.environment(fake_cuda.build(tmp_path), GPUS=2)
+    code = "from mobilekit.pipeline.devices import known_places; print(*(d.selector for d in known_places()))"
+    env["ADB"] = "/nonexistent"  # no adb server is started for this
+    done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, timeout=120)
+    assert done.stdout.split()[-3:] == ["local", "gpu:0", "gpu:1"], done.stderr
+
+
 def test_a_plan_as_reference_needs_one(ncnn: Path) -> None:
     with pytest.raises(BundleError, match="no TensorRT plan"), open_reference(open_bundle(ncnn), "tensorrt"):
         pass
