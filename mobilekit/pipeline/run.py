@@ -35,7 +35,7 @@ class RunSettings:
     ONNX Runtime, ``tensorrt`` the bundle's plan on the first GPU, ``prepared`` what that was built from, in ONNX
     Runtime; ``None``: the first of ``local`` and ``tensorrt`` that the bundle has. ``top``: how many answers of a
     classifier. ``output``: a folder for the raw outputs. ``shapes``: what pictures become, by input, where the bundle's
-    sizes are free; otherwise its default."""
+    sizes are free; otherwise its default. ``plugins``: creators, ``module:Class``, that the plan needs."""
 
     runner: RunnerName | None = None
     top: int = 5
@@ -43,6 +43,7 @@ class RunSettings:
     shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     threads: int = 0
     timeout_s: float = 300.0
+    plugins: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -285,8 +286,11 @@ def _labels(bundle: Bundle) -> tuple[str, ...]:
 def _runner(bundle: Bundle, name: RunnerName, settings: RunSettings, progress: Progress) -> Iterator[Runner]:
     if name in ("tensorrt", "prepared"):
         from mobilekit.targets.tensorrt.gpus import GPU
+        from mobilekit.targets.tensorrt.runner import GpuOptions
 
-        with open_plan(bundle, GPU if name == "tensorrt" else PREPARED, progress=progress) as (runner, _):
+        with open_plan(
+            bundle, GPU if name == "tensorrt" else PREPARED, GpuOptions(plugins=settings.plugins), progress
+        ) as (runner, _):
             yield runner
         return
     if name == "reference":

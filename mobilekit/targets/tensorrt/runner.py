@@ -26,11 +26,13 @@ _PLAN = "model.plan"
 @dataclass(frozen=True, slots=True)
 class GpuOptions:
     """``streams``: throughput is measured for each number of execution contexts side by side. ``settle``: timing
-    begins when the times are stable, after the warm-up that is asked for."""
+    begins when the times are stable, after the warm-up that is asked for. ``plugins``: creators that a plan of full
+    TensorRT needs, ``module:Class``; the process that runs it imports them."""
 
     streams: tuple[int, ...] = ()
     cuda_graph: bool = True
     settle: bool = False
+    plugins: tuple[str, ...] = ()
 
 
 class PlanRunner:
@@ -85,12 +87,15 @@ class PlanRunner:
             "streams": list(self._options.streams) if timed else [],
             "cuda_graph": timed and self._options.cuda_graph,
             "device": self._gpu.index,
+            "plugins": list(self._options.plugins),
         }
         what = f"the plan on {self._gpu.name}"
         with job_folder("run", arguments, {_PLAN: self._plan}) as folder:
             for name, file in files.items():
                 np.save(folder / file, inputs[name], allow_pickle=False)
             answer = self._host.perform(folder, what=what, timeout_s=options.timeout_s, progress=self._progress)
+            for warning in answer.get("warnings", ()) if timed else ():
+                self._progress.note(f"TensorRT: {warning}")
             try:
                 self._version = str(answer["version"])
                 outputs = {str(name): load_npy(folder / Path(file).name) for name, file in answer["outputs"][0].items()}

@@ -52,6 +52,7 @@ _NUMPY = {
     "BOOL": "bool",
     "UINT8": "uint8",
 }
+_CACHES = 64
 _WARM_UP_WINDOW, _WARM_UP_MOST, _WARM_UP_S, _STABLE = 10, 500, 5.0, 0.05
 
 
@@ -91,7 +92,10 @@ class Cuda:
             )
 
     def __call__(self, function: str, *arguments: Any) -> None:
-        code = getattr(self._library, function)(*arguments)
+        try:
+            code = getattr(self._library, function)(*arguments)
+        except AttributeError:
+            raise WorkError("driver", f"the NVIDIA driver has no {function}", "update the NVIDIA driver") from None
         if code == 2:
             raise WorkError("memory", "the GPU has not enough memory left", _MEMORY_HINT)
         if code:
@@ -273,15 +277,6 @@ def _made(factory: Any, log: Any, otherwise: str) -> Any:
     return made
 
 
-def cache_file(*parts: str) -> Path:
-    """A path below the folder that mobilekit keeps caches in; its folders are made."""
-    base = os.environ.get("MOBILEKIT_CACHE")
-    root = Path(base) if base else Path(os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")) / "mobilekit"
-    path = root.joinpath("tensorrt", *(re.sub(r"[^A-Za-z0-9._-]+", "-", part) for part in parts))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    return path
-
-
 def write_whole(path: Path, data: Any) -> None:
     """All of it or nothing, whoever writes at the same time."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
@@ -294,20 +289,41 @@ def write_whole(path: Path, data: Any) -> None:
 
 
 class Cache:
-    """A file of kernels, kept for each GPU, driver and version of TensorRT."""
+    """A file of kernels, kept for each GPU, driver and version of TensorRT in mobilekit's cache folder. One that cannot
+    be read or written is one that holds nothing."""
 
     def __init__(self, trt: Any, gpu: Mapping[str, Any], name: str) -> None:
+        home = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
+        root = Path(os.environ.get("MOBILEKIT_CACHE") or f"{home}/mobilekit") / "tensorrt"
         place = f"{gpu['name']}-{gpu['compute_capability']}"
-        self.path = cache_file(place, f"driver-{driver_version() or 'unknown'}", trt.__name__, trt.__version__, name)
-        self.old = self.path.read_bytes() if self.path.is_file() else b""
+        parts = (place, f"driver-{driver_version() or 'unknown'}", trt.__name__, trt.__version__, name)
+        self.path = root.joinpath(*(re.sub(r"[^A-Za-z0-9._-]+", "-", part) for part in parts))
+        self.old = b""
+        with contextlib.suppress(OSError):
+            self.old = self.path.read_bytes()
         self.taken = False
 
-    def report(self, new: bytes) -> dict[str, Any]:
-        """Keep ``new``; whether all that was needed was there."""
+    def report(self, made: Any) -> dict[str, Any]:
+        """Keep what ``made``, a cache of TensorRT's, holds; whether all that was needed was there."""
+        memory = made.serialize()
+        new = b"" if memory is None else bytes(memoryview(memory))
+        problem = ""
         if new and new != self.old:
-            write_whole(self.path, new)
+            try:
+                self.path.parent.mkdir(parents=True, exist_ok=True)
+                write_whole(self.path, new)
+                self._prune()
+            except OSError as error:
+                problem = str(error)
         hit = self.taken and len(new) == len(self.old)
-        return {"path": str(self.path), "hit": hit, "before_bytes": len(self.old), "after_bytes": len(new)}
+        sizes = {"before_bytes": len(self.old), "after_bytes": len(new)}
+        return dict(sizes, path=str(self.path), hit=hit, problem=problem)
+
+    def _prune(self) -> None:
+        """The longest unwritten go."""
+        files = sorted(self.path.parent.glob("*" + self.path.suffix), key=lambda file: file.stat().st_mtime)
+        for file in files[:-_CACHES]:
+            file.unlink()
 
 
 # Building ------------------------------------------------------------------------------------------------------------
@@ -420,7 +436,7 @@ def build(
     data = memoryview(serialized)
     write_whole(folder / plan, data)
     if cache is not None:
-        answer["timing_cache"] = cache.report(bytes(memoryview(timings.serialize())))
+        answer["timing_cache"] = cache.report(timings)
     return dict(answer, plan_bytes=data.nbytes, log=log.layers)
 
 
@@ -822,6 +838,7 @@ def run(
     throughput_s: float = 1.0,
     cuda_graph: bool = True,
     device: int = 0,
+    plugins: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Run ``plan`` on each sample (input name -> ``.npy`` file), then time the first one.
 
@@ -840,6 +857,7 @@ def run(
     facts = path.stat()
     key = (module, str(path), facts.st_size, facts.st_mtime_ns, device)
     if key not in _LOADED:
+        register_plugins(trt, plugins)
         say("loading the plan")
         _LOADED[key] = Engine(trt, cuda, path, device)
     engine = _LOADED[key]
@@ -872,6 +890,7 @@ def run(
         "throughput": [],
         "cuda_graph": {"used": False, "reason": slot.no_graph},
         "runtime_cache": None,
+        "warnings": engine.log.warnings(),
     }
     if outputs and (iterations or streams):
         slot.ready(first, cuda_graph)
@@ -885,7 +904,7 @@ def run(
         answer["cuda_graph"] = {"used": used, "reason": "" if used else slot.no_graph}
         answer["throughput"] = [_throughput(engine, count, first, cuda_graph, throughput_s) for count in streams]
     if engine.cache is not None:
-        answer["runtime_cache"] = engine.cache.report(bytes(memoryview(engine.kernels.serialize())))
+        answer["runtime_cache"] = engine.cache.report(engine.kernels)
     return answer
 
 

@@ -6,7 +6,9 @@ import ast
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -236,6 +238,51 @@ def test_a_problem_of_no_known_kind_is_still_told() -> None:
     error = worker.explained(["it is raining"], "the plan cannot be loaded")
     assert error.kind == "internal"
     assert "raining" in error.message
+
+
+class Kernels:
+    """What a cache of TensorRT's gives to be kept."""
+
+    def __init__(self, data: bytes | None) -> None:
+        self.serialize = lambda: data
+
+
+@pytest.fixture
+def kernels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], worker.Cache]:
+    monkeypatch.setenv("MOBILEKIT_CACHE", str(tmp_path))
+    library = SimpleNamespace(__name__="tensorrt_rtx", __version__="1.7.1.116")
+    gpu = {"name": "Some GPU/2", "compute_capability": "8.9"}
+    return lambda name: worker.Cache(library, gpu, name)
+
+
+def test_kernels_are_kept_and_found_again(kernels: Callable[[str], worker.Cache], tmp_path: Path) -> None:
+    first = kernels("a.runtime")
+    assert not first.report(Kernels(b"k" * 10))["hit"]
+    second = kernels("a.runtime")
+    assert second.old == b"k" * 10
+    assert second.path.relative_to(tmp_path).parts[:2] == ("tensorrt", "Some-GPU-2-8.9")
+    second.taken = True  # TensorRT took what was there
+    assert second.report(Kernels(b"k" * 10))["hit"]
+    assert not second.report(Kernels(b"k" * 11))["hit"]
+    assert not kernels("a.runtime").report(Kernels(None))["hit"]
+    assert kernels("a.runtime").old == b"k" * 11
+
+
+def test_a_cache_that_cannot_be_written_is_none(
+    kernels: Callable[[str], worker.Cache], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("x")
+    monkeypatch.setenv("MOBILEKIT_CACHE", str(tmp_path / "file"))
+    report = kernels("a.runtime").report(Kernels(b"k"))
+    assert not report["hit"]
+    assert report["problem"]
+
+
+def test_old_kernels_go(kernels: Callable[[str], worker.Cache]) -> None:
+    for number in range(worker._CACHES + 6):
+        kernels(f"{number}.runtime").report(Kernels(b"k"))
+    left = list(kernels("0.runtime").path.parent.glob("*.runtime"))
+    assert len(left) == worker._CACHES
 
 
 def test_shapes_name_the_limits(tmp_path: Path) -> None:
