@@ -133,7 +133,78 @@ def _rotary(it: Build) -> None:
     it.bind(0, made if scale == 1 else it("Mul", made, it.like(scale, x)))
 
 
+_ALL_TOKENS = (
+    "fix its attention mask: --input MASK=ones.npy, as many ones as there are earlier and new tokens; new tokens that "
+    "only fill up the last places change no others"
+)
+
+
+def _grouped(it: Build) -> None:
+    """GroupQueryAttention: causal, rotating queries and keys by their positions, keys and values for several heads."""
+    query, key, value = it.input(0), it.optional(1), it.optional(2)
+    heads, groups = int(it.attr("num_heads", 0)), int(it.attr("kv_num_heads", 0))
+    if it.attr("smooth_softmax", 0) or any(it.optional(index) is not None for index in range(11, 16)):
+        raise UnclearError("it softens its softmax, or normalises queries and keys, itself")
+    if it.attr("k_quant_type", "NONE") != "NONE" or it.attr("qk_output", 0):
+        raise UnclearError("it quantises its cache, or gives its scores")
+    batch, length, width = it.shape(query)
+    if key is None or value is None:
+        depth = width // (heads + 2 * groups)
+        sizes = it.const([heads * depth, groups * depth, groups * depth], "int64")
+        query, key, value = it.many("Split", 3, query, sizes, axis=-1)
+    else:
+        depth = width // heads
+    past = (it.optional(3), it.optional(4))
+    before = it.shape(past[0])[2] if past[0] is not None else 0
+    total = before + length
+    lengths = it.input(5).const
+    if lengths is None or (lengths + 1 != total).any():
+        raise UnclearError("how many of its tokens count is computed while running, or not all of them do", _ALL_TOKENS)
+    if it.attr("do_rotary", 0):
+        positions = it.optional(9)
+        if positions is None:
+            row = np.broadcast_to(np.arange(before, total), (batch, length))
+            positions = it.const(row, "int64")
+        attrs = {"interleaved": int(it.attr("rotary_interleaved", 0))}
+        rotary = 2 * it.shape(it.input(7))[-1]
+        if rotary != depth:
+            attrs["rotary_embedding_dim"] = rotary
+        query, key = (
+            it("RotaryEmbedding", x, it.input(7), it.input(8), positions, num_heads=count, **attrs)
+            for x, count in ((query, heads), (key, groups))
+        )
+    attrs = {"q_num_heads": heads, "kv_num_heads": groups}
+    for ours, theirs in (("scale", "scale"), ("softcap", "softcap")):
+        if it.attr(theirs, 0.0):
+            attrs[ours] = it.attr(theirs, 0.0)
+    keeps = [index for index in (1, 2) if it.output(index) is not None]
+    made = it.many(
+        "Attention",
+        3 if keeps else 1,
+        query,
+        key,
+        value,
+        _causal(it, length, before),
+        *(past if before else ()),
+        **attrs,
+    )
+    for index in (0, *keeps):
+        it.bind(index, made[index])
+
+
+def _causal(it: Build, length: int, before: int) -> Value | None:
+    """What is added to the scores of ``length`` tokens and those ``before`` them: earlier ones count, in a window."""
+    window, bias = int(it.attr("local_window_size", -1)), it.optional(10)
+    age = np.arange(before, before + length)[:, None] - np.arange(before + length)[None]
+    seen = (age >= 0) & ((age < window) if window > 0 else True)
+    if seen.all():
+        return bias
+    filtered = it.const(np.where(seen, 0, np.finfo(np.float32).min)[None, None])
+    return filtered if bias is None else it("Add", bias, filtered)
+
+
 RULES: dict[tuple[str, str], Rule] = {
+    (MICROSOFT, "GroupQueryAttention"): _grouped,
     (MICROSOFT, "Attention"): _attention,
     (MICROSOFT, "MultiHeadAttention"): _multi_head,
     (MICROSOFT, "RotaryEmbedding"): _rotary,

@@ -203,6 +203,55 @@ def test_embeddings_with_their_mask_count(tmp_path: Path) -> None:
     assert_plain(model_of(node, feeds, {"y": (np.float32,), "n": (np.int32,)}, tables), feeds, tmp_path)
 
 
+@pytest.mark.parametrize("window", [-1, 3])
+@pytest.mark.parametrize(("before", "length"), [(0, 6), (5, 1)])
+@pytest.mark.parametrize("rotary", ["", "halves", "neighbours"])
+@pytest.mark.parametrize("packed", [False, True])
+def test_grouped_queries(window: int, before: int, length: int, rotary: str, packed: bool, tmp_path: Path) -> None:
+    heads, groups, depth = 4, 2, 16
+    q, kv = heads * depth, groups * depth
+    feeds = {"q": f32(1, length, q + 2 * kv if packed else q), **({} if packed else {"k": f32(1, length, kv)})}
+    feeds |= {} if packed else {"v": f32(1, length, kv)}
+    feeds |= {"pk": f32(1, groups, before, depth), "pv": f32(1, groups, before, depth)} if before else {}
+    angles = np.arange(8)[:, None] * 10.0 ** -np.arange(depth // 2)
+    consts = {
+        "lengths": np.array([before + length - 1], np.int32),
+        "total": np.array(before + length, np.int32),
+        "cos": np.cos(angles).astype(np.float32),
+        "sin": np.sin(angles).astype(np.float32),
+    }
+    inputs = ["q", *(("", "") if packed else ("k", "v")), *(("pk", "pv") if before else ("", "")), "lengths", "total"]
+    attrs = {"do_rotary": int(bool(rotary)), "rotary_interleaved": int(rotary == "neighbours")}
+    node = Node(
+        "GroupQueryAttention",
+        [*inputs, *(["cos", "sin"] if rotary else [])],
+        ["y", "nk", "nv"],
+        domain=MS,
+        num_heads=heads,
+        kv_num_heads=groups,
+        local_window_size=window,
+        **attrs,
+    )
+    outputs = {"y": (np.float32,), "nk": (np.float32,), "nv": (np.float32,)}
+    assert_plain(model_of(node, feeds, outputs, consts), feeds, tmp_path)
+
+
+def test_a_computed_number_of_tokens_is_refused(tmp_path: Path) -> None:
+    feeds = {"q": f32(1, 3, 32), "k": f32(1, 3, 16), "v": f32(1, 3, 16), "lengths": np.array([2], np.int32)}
+    node = Node(
+        "GroupQueryAttention",
+        ["q", "k", "v", "", "", "lengths", "total"],
+        ["y"],
+        domain=MS,
+        num_heads=2,
+        kv_num_heads=1,
+    )
+    model = model_of(node, feeds, weights={"total": np.array(3, np.int32)})
+    with pytest.raises(UnsupportedModelError) as caught:
+        prepared(model, tmp_path)
+    assert "--input MASK=ones.npy" in caught.value.findings[0].remedy
+
+
 def test_earlier_keys_and_values_are_handed_on(tmp_path: Path) -> None:
     inputs = ["q", "k", "v", "", "", "", "pk", "pv"]
     node = Node("MultiHeadAttention", inputs, ["y", "nk", "nv"], domain=MS, num_heads=2)
