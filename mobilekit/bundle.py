@@ -315,7 +315,8 @@ class Manifest(_Strict):
     """``sizes``: of a model with free axes, the input shapes that were verified and that validation tries in turn.
 
     ``rtol``: how far, in relative L2, a right conversion may lie off the original, where that is further than the
-    precision allows; ``rtol_reason`` says why.
+    precision allows; ``rtol_reason`` says why. ``fake_quant=False``: the model keeps digits that the quantised
+    original rounds.
     """
 
     mobilekit_version: str
@@ -326,6 +327,7 @@ class Manifest(_Strict):
     fixed: tuple[FixedInput, ...] = ()
     rtol: float | None = None
     rtol_reason: str = ""
+    fake_quant: bool = True
     ncnn: NcnnArtifact | None = None
     tensorrt: TensorRTArtifact | None = None
     preprocess: Preprocess | None = None

@@ -80,6 +80,8 @@ class Graph:
     ``rows``: an output's name -> the axis along which its length depends on data, its shape being the upper bound, and
     the name of the output that holds that length. Those outputs are the last ones, and none of the model's own.
 
+    ``fake_quant``: whether activations are rounded as the quantised original rounds them.
+
     Edit through the methods, which keep producers and consumers right; all are O(1) or linear in what they touch,
     except :meth:`sort` and :meth:`prune`, which are linear in the graph.
     """
@@ -90,6 +92,7 @@ class Graph:
         self.inputs: list[Value] = []
         self.outputs: list[Value] = []
         self.rows: dict[str, tuple[int, str]] = {}
+        self.fake_quant = True
         self._nodes: dict[int, Node] = {}
         self._names: set[str] = set()
         self._counter = 0

@@ -60,6 +60,13 @@ def export(
     stock_only: Annotated[
         bool, typer.Option("--stock-only", help="Use no layers but ncnn's own; refuse what they cannot do.")
     ] = False,
+    drop_fake_quant: Annotated[
+        bool,
+        typer.Option(
+            "--drop-fake-quant",
+            help="Leave out the roundings of a quantised (QDQ) model: much faster, results differ by them.",
+        ),
+    ] = False,
     seed: Annotated[int, typer.Option(help="Seed of the inputs that verification uses.")] = 0,
     samples: Annotated[int, typer.Option(min=1, help="How many seeded inputs verification uses.")] = 2,
     timeout: Annotated[
@@ -169,6 +176,7 @@ def export(
         preprocess=preprocess,
         simplify=simplify,
         stock_only=stock_only,
+        drop_fake_quant=drop_fake_quant,
         verify=verify,
         verify_passes=verify_passes,
         seed=seed,

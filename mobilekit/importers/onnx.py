@@ -33,7 +33,7 @@ class SourceModel:
 
     ``external_files`` are the data files beside the model, relative to its folder; ``size_bytes`` counts them too.
     ``proto`` is the parsed model, its external data unread. ``fixed`` holds the inputs that were given a value: in
-    ``proto`` they are weights.
+    ``proto`` they are weights. ``fake_quant=False``: a quantised model is to keep the digits that it would round.
     """
 
     path: Path
@@ -47,6 +47,7 @@ class SourceModel:
     size_bytes: int
     proto: ModelProto = field(repr=False, compare=False)
     fixed: NamedTensors = field(default_factory=dict, repr=False, compare=False)
+    fake_quant: bool = True
 
 
 def load(path: Path, values: Mapping[str, FixedValue] | None = None) -> SourceModel:

@@ -116,6 +116,7 @@ def lifted(
     from mobilekit.passes.precision import single_precision
 
     graph = from_proto(model.proto, model.path.parent)
+    graph.fake_quant = model.fake_quant
     if resize:
         shaping.resize_inputs(graph, shapes)
     shaping.fix_inputs(graph, shapes, progress)

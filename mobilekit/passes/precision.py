@@ -104,17 +104,23 @@ _FEW_STEPS = 0.1
 _ONE_STEP = 5e-2
 
 
-def allowance(model: ModelProto) -> tuple[float, str]:
+def allowance(model: ModelProto, *, fake_quant: bool = True) -> tuple[float, str]:
     """``(relative L2, reason)`` that a right conversion to floats may lie off the model as written; ``(0, "")`` else.
 
     Independent roundings of ``n`` tensors add up to ``0.02 * sqrt(n)``; of that at least 0.1 and at most 0.25.
+    ``fake_quant=False``: static roundings were left out of the conversion as well.
     """
     ops = Counter(node.op_type for node in model.graph.node)
-    if dynamic := sum(count for op, count in ops.items() if op in _MEASURED):
-        what = f"a float model of a quantised original: {dynamic} tensors keep the digits that the original rounds"
-        return min(0.25, max(_FEW_STEPS, math.ceil(100 * _STEP * math.sqrt(dynamic)) / 100)), what
-    if any(op in _STEPPED or op.startswith("QLinear") for op in ops):
+    left_out = sum(count for op, count in ops.items() if op in _MEASURED or (not fake_quant and _is_stepped(op)))
+    if left_out:
+        what = f"a float model of a quantised original: {left_out} tensors keep the digits that the original rounds"
+        return min(0.25, max(_FEW_STEPS, math.ceil(100 * _STEP * math.sqrt(left_out)) / 100)), what
+    if any(map(_is_stepped, ops)):
         return _ONE_STEP, "a quantised original: a value between two steps may be rounded to either"
     if computes_in_half(model):
         return _ONE_STEP, "the original computes in 16 bits"
     return 0.0, ""
+
+
+def _is_stepped(op: str) -> bool:
+    return op in _STEPPED or op.startswith("QLinear")

@@ -24,7 +24,7 @@ _MOVES = frozenset(
 _KEEPS = frozenset({"Add", "Concat", "Div", "Max", "Min", "Mod", "Mul", "ReduceProd", "ReduceSum", "Sum"})
 """Not negative where no input is."""
 
-_NEVER = frozenset({"Abs", "Exp", "NonZero", "NonMaxSuppression", "Relu", "Shape", "Sigmoid", "Size", "Sqrt", "OneHot"})
+_NEVER = frozenset({"Abs", "Exp", "HardSigmoid", "Relu", "Shape", "Sigmoid", "Size", "Softmax", "Softplus", "Sqrt"})
 
 
 Maker = Callable[[Value], Node | None]

@@ -112,7 +112,7 @@ def simplify(graph: Graph, progress: Progress) -> Graph:
             _restore(graph, simplified, large)
             infer(simplified)
             require_static(simplified)
-            simplified.rows = graph.rows
+            simplified.rows, simplified.fake_quant = graph.rows, graph.fake_quant
         except (ChildError, ModelError, UnsupportedModelError) as error:
             progress.note(f"onnxsim could not simplify the model ({error.message}); it goes on without")
             return graph

@@ -48,6 +48,7 @@ class ExportOptions:
     ``shapes`` fixes the shapes of inputs by ONNX name; with ``dynamic`` they are but the default, and the symbolic
     axes (but the batch) stay free, or those that ``dynamic_shapes`` names (which implies ``dynamic``). ``fixed`` gives
     inputs a value (an array, a ``.npy`` file, a number, a list): the converted model does not have them.
+    ``drop_fake_quant`` leaves out the roundings of a quantised model: far fewer layers, results that differ by them.
     ``precision`` is how weights are stored and which arithmetic a device may use; ``labels`` is a text file, one class
     a line, and ``preprocess`` a TOML file with the fields of :class:`~mobilekit.preprocess.Preprocess` (a zoo entry
     brings its own). ``verify=False`` is recorded in the manifest; ``seed`` and ``samples`` say what verification feeds
@@ -66,6 +67,7 @@ class ExportOptions:
     preprocess: Path | None = None
     simplify: bool = True
     stock_only: bool = False
+    drop_fake_quant: bool = False
     verify: bool = True
     verify_passes: bool = False
     seed: int = 0
@@ -109,6 +111,8 @@ def export_model(
         raise UsageError(
             "free sizes are for the ncnn target alone", hint="TensorRT takes sizes as --profile; export it on its own"
         )
+    if options.drop_fake_quant and options.verify_passes:
+        raise UsageError("what leaves roundings out changes numbers", hint="use --verify-passes without it")
     if _is_dynamic(options) and options.verify_passes:
         raise UsageError("passes are verified at one size", hint="use --verify-passes without --dynamic")
 
@@ -135,6 +139,7 @@ def _export(
     with clock("load"):
         progress.step("reading the model")
         source = load(resolved.path, _fixed(resolved, options))
+        source = replace(source, fake_quant=not options.drop_fake_quant)
     with blamed(source.path, source.fixed):
         return _converted(folder, source, resolved, options, clock, progress, background)
 
@@ -453,7 +458,7 @@ def _manifest(
         (root / "fixed").mkdir(exist_ok=True)
         save_npy(root / "fixed" / f"{index}.npy", array)
         fixed.append(FixedInput(name=name, dtype=str(array.dtype), shape=array.shape, file=f"fixed/{index}.npy"))
-    rtol, reason = allowance(source.proto)
+    rtol, reason = allowance(source.proto, fake_quant=source.fake_quant)
     return Manifest(
         mobilekit_version=__version__,
         model=info,
@@ -462,6 +467,7 @@ def _manifest(
         fixed=tuple(fixed),
         rtol=rtol or None,
         rtol_reason=reason,
+        fake_quant=source.fake_quant,
         preprocess=_preprocess(resolved, options),
         labels="labels.txt" if labels else None,
         task=entry.task if entry else "classification" if labels else "",
@@ -596,6 +602,11 @@ def _what_to_do(measured: Mapping[str, Sequence[TensorError]], options: ExportOp
         return (
             "ONNX Runtime itself gives NaN or infinities on these seeded inputs, which do not suit the model: "
             "export with --no-verify, then validate with --inputs DIR of real ones"
+        )
+    if options.drop_fake_quant:
+        return (
+            "the original's roundings matter here (ranges that do not suit the inputs, a softmax that cannot decide): "
+            "leave --drop-fake-quant out, export the float original, or validate on real inputs after --no-verify"
         )
     if options.precision == "fp16":
         return "half precision is too coarse for this model on these inputs: use --precision fp32, or try real inputs"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from mobilekit.errors import MobilekitError, ModelError, UsageError
@@ -67,7 +68,7 @@ class Intermediates:
     ) -> None:
         from mobilekit.importers.onnx import load
 
-        self._source = load(bundle.source, bundle.fixed())
+        self._source = replace(load(bundle.source, bundle.fixed()), fake_quant=bundle.manifest.fake_quant)
         self._bundle = bundle
         self._stack = ExitStack()
         self._original: Taps | None = None

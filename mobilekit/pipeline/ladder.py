@@ -15,7 +15,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -359,7 +359,7 @@ def _graph(bundle: Bundle, shapes: Mapping[str, tuple[int, ...]], *, legal: bool
     from mobilekit.importers.onnx import load
     from mobilekit.passes import lifted, prepare, prepare_sample
 
-    source = load(bundle.source, bundle.fixed())
+    source = replace(load(bundle.source, bundle.fixed()), fake_quant=bundle.manifest.fake_quant)
     resize = bool(bundle.free)
     if not legal:
         return lifted(source, shapes, resize=resize)

@@ -13,6 +13,7 @@ import numpy as np
 
 from mobilekit.graph import Node, Value
 from mobilekit.passes.base import Edit, Rule, scalar
+from mobilekit.passes.signs import never_negative
 
 __all__ = ["DequantiseEarly", "FakeQuantise", "IntegerProduct"]
 
@@ -65,7 +66,11 @@ class _Pair(NamedTuple):
 
 
 class FakeQuantise(Rule[_Pair]):
-    """DequantizeLinear of QuantizeLinear: Clip, and rounding to steps."""
+    """DequantizeLinear of QuantizeLinear: Clip, and rounding to steps.
+
+    Where the graph leaves roundings out (``graph.fake_quant``), only a Clip that begins at zero stays: quantisers take
+    in a Relu or Relu6 so.
+    """
 
     name = "fake-quantise"
     ops = ("DequantizeLinear",)
@@ -98,6 +103,11 @@ class FakeQuantise(Rule[_Pair]):
 
         scale, zero = match.before
         low, high = (match.low - zero) * scale, (match.high - zero) * scale
+        if not edit.graph.fake_quant:
+            if (low < 0).all() or never_negative(match.source):
+                return [Node(root.name, "Identity", [match.source], [out])]
+            if scale.size == 1:
+                return [Node(root.name, "Clip", [match.source, const("low", low), const("high", high)], [out])]
         if scale.size == 1:
             kept = step("Clip", match.source, const("low", low), const("high", high))
         else:

@@ -17,7 +17,7 @@ from onnxruntime.quantization import (
 )
 
 from mobilekit.bundle import open_bundle
-from mobilekit.errors import VerificationError
+from mobilekit.errors import UsageError, VerificationError
 from mobilekit.passes import dequantise as module
 from mobilekit.pipeline.export import ExportOptions, export_model
 from mobilekit.pipeline.validate import ValidateOptions, validate_bundle
@@ -99,6 +99,34 @@ def test_statically_quantised_models_round_as_the_original_does(
     assert "quantised original" in report.manifest.rtol_reason
     # The float network is further from the quantised one than this.
     assert report.errors["y"].relative_l2 < 0.01
+
+
+@pytest.mark.parametrize(("form", "activation", "weight", "per_channel"), STATIC[1:4:2])
+def test_roundings_can_be_left_out(
+    form: QuantFormat, activation: QuantType, weight: QuantType, per_channel: bool, tmp_path: Path
+) -> None:
+    """What remains of them is what the quantiser took in: a Relu, as a Clip from zero on in the convolution."""
+    quantised = tmp_path / "q.onnx"
+    quantize_static(
+        save(network(), tmp_path / "m.onnx"), quantised, Reader(), quant_format=form, activation_type=activation,
+        weight_type=weight, per_channel=per_channel,
+    )  # fmt: skip
+    exact = export_model(quantised, tmp_path / "exact", ExportOptions(samples=2))
+    report = export_model(quantised, tmp_path / "out", ExportOptions(samples=2, drop_fake_quant=True))
+    assert report.manifest.verified
+    assert exact.manifest.fake_quant
+    assert "keep the digits that the original rounds" in report.manifest.rtol_reason
+    assert exact.manifest.ncnn is not None
+    assert report.manifest.ncnn is not None
+    assert report.manifest.ncnn.layers < exact.manifest.ncnn.layers / 3
+    assert exact.errors["y"].relative_l2 < report.errors["y"].relative_l2 < 0.1
+    assert not open_bundle(tmp_path / "out").manifest.fake_quant
+
+
+def test_leaving_roundings_out_is_no_exact_rewrite(tmp_path: Path) -> None:
+    model = save(network(), tmp_path / "m.onnx")
+    with pytest.raises(UsageError, match="roundings"):
+        export_model(model, tmp_path / "out", ExportOptions(drop_fake_quant=True, verify_passes=True))
 
 
 @pytest.mark.parametrize("build", [network, recurrent])
