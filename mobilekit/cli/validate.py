@@ -80,6 +80,13 @@ def validate(
         list[str] | None,
         typer.Option(help="Python there, with numpy and TensorRT: a name, /PATH or ~/PATH. Repeatable."),
     ] = None,
+    metric: Annotated[
+        list[str] | None,
+        typer.Option(help="top1, top5, cosine, iou, text, detect, detect-map, module:function; =0.99 asks for a mean."),
+    ] = None,
+    truth: Annotated[
+        Path | None, typer.Option(help="A CSV file: FILE,LABEL for each of --inputs; gives both sides' accuracy.")
+    ] = None,
     timeout: Annotated[float, typer.Option(min=1, help="Seconds that one run may take.")] = 300.0,
     quota: Annotated[
         int | None, typer.Option(min=1, help="Megabytes that mobilekit may keep on the device. Default: 2147.")
@@ -147,6 +154,8 @@ def validate(
         cosine=_limits("--cosine", cosine),
         psnr_db=_limits("--psnr", psnr),
         ladder=ladder,
+        metrics=tuple(metric or ()),
+        truth=truth,
         timeout_s=timeout,
         quota_bytes=None if quota is None else quota * 1_000_000,
     )

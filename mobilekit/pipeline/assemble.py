@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
     from mobilekit.bundle import Bundle, TensorInfo
-    from mobilekit.pipeline.measure import Found, SampleRecord
+    from mobilekit.pipeline.measure import Found, SampleRecord, Task
     from mobilekit.pipeline.place import Target
     from mobilekit.pipeline.validate import ValidateOptions
     from mobilekit.report.limits import LimitReport
+    from mobilekit.report.metrics import AccuracyReport, MetricReport
     from mobilekit.report.model import (
         DeviceFacts,
         LatencyReport,
@@ -37,12 +38,13 @@ def report_of(
     reference: ReferenceFacts,
     found: Found,
     fed: Literal["seeded", "files", "recorded"],
+    task: Task,
 ) -> ValidationReport:
     """The verdict on ``found``, as data. ``fed``: where the inputs came from."""
     from mobilekit import __version__
     from mobilekit.pipeline.gpu_report import gpu_report
     from mobilekit.report.model import RunSettings, ValidationReport
-    from mobilekit.validate.tolerance import Judgement, overall
+    from mobilekit.validate.tolerance import Judgement, Verdict, overall
 
     manifest = bundle.manifest
     artifact = manifest.ncnn if target == "ncnn" else manifest.tensorrt
@@ -51,6 +53,12 @@ def report_of(
     timed = found.timed
     outputs = tuple(_output(info, found.samples) for info in manifest.outputs)
     verdict = overall(Judgement(output.verdict, output.reason) for output in outputs)
+    metrics = _metrics(found.samples, {metric.name: metric.least for metric in task.metrics})
+    sentence = _sentence(outputs, f"{reference.name} {reference.version}")
+    short = [metric for metric in metrics if not metric.passes]
+    if short:
+        verdict = Verdict.FAIL
+        sentence = f"{short[0].name} is {short[0].mean:.4g}, below {short[0].least:g}; {sentence}"
     return ValidationReport(
         mobilekit_version=__version__,
         model=manifest.model.id,
@@ -72,7 +80,9 @@ def report_of(
         sample_errors=tuple(_errors(sample) for sample in found.samples),
         outputs=outputs,
         verdict=verdict,
-        sentence=_not_executed(facts, verdict) + _sentence(outputs, f"{reference.name} {reference.version}"),
+        sentence=_not_executed(facts, verdict) + sentence,
+        metrics=metrics,
+        accuracy=_accuracy(found.samples),
         latency=_latency(
             timed.latencies_ns if timed is not None and facts.kind != "prepared" else (),
             batch.size if batch is not None else 1,
@@ -84,6 +94,35 @@ def report_of(
         answers=tuple(sample.answer for sample in found.samples if sample.answer is not None),
         gpu=None if timed is None or manifest.tensorrt is None else gpu_report(timed, manifest.tensorrt.flavour),
     )
+
+
+def _metrics(samples: Sequence[SampleRecord], least: Mapping[str, float | None]) -> tuple[MetricReport, ...]:
+    from mobilekit.report.metrics import MetricReport
+
+    found = []
+    for name, wanted in least.items():
+        values = [sample.metrics[name] for sample in samples]
+        worst = min(range(len(values)), key=values.__getitem__)
+        found.append(
+            MetricReport(
+                name=name,
+                mean=sum(values) / len(values),
+                worst=values[worst],
+                worst_sample=samples[worst].name,
+                least=wanted,
+            )
+        )
+    return tuple(found)
+
+
+def _accuracy(samples: Sequence[SampleRecord]) -> AccuracyReport | None:
+    from mobilekit.report.metrics import AccuracyReport
+
+    right = [sample.right for sample in samples if sample.right is not None]
+    if not right:
+        return None
+    device, reference = (sum(side) / len(right) for side in zip(*right, strict=True))
+    return AccuracyReport(samples=len(right), device=device, reference=reference)
 
 
 def _errors(sample: SampleRecord) -> SampleErrors:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from mobilekit.errors import BundleError, UsageError, VerificationError
@@ -19,9 +19,21 @@ if TYPE_CHECKING:
     from mobilekit.tensors import NamedTensors
     from mobilekit.validate.inputs import Sample
     from mobilekit.validate.limits import Limits
+    from mobilekit.validate.task import TaskMetric, Truth
     from mobilekit.validate.tolerance import Tolerance
 
-__all__ = ["Found", "SampleRecord", "measure"]
+__all__ = ["Found", "SampleRecord", "Task", "measure"]
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """What to judge beside the numbers: task metrics, and the truth where there is one."""
+
+    metrics: tuple[TaskMetric, ...] = ()
+    truth: Truth | None = None
+
+
+NO_TASK = Task()
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +42,8 @@ class SampleRecord:
 
     ``doubts``: how far the reference lies from itself computed in another way, where the sample failed (else 0).
     ``variation``: how far (relative L2) the reference's output lies from that for the first sample.
-    ``top1``: the share of rows with the same best class, for a classifier's outputs.
+    ``top1``: the share of rows with the same best class, for a classifier's outputs. ``metrics``: by the name of the
+    task metric. ``right``: how right the device and the reference are, by the user's truth.
     """
 
     name: str
@@ -40,6 +53,8 @@ class SampleRecord:
     variation: Mapping[str, float]
     top1: Mapping[str, float]
     answer: AnswerPair | None = None
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    right: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +73,7 @@ def measure(
     run: RunOptions,
     limits: Limits,
     progress: Progress = SILENT,
+    task: Task = NO_TASK,
 ) -> Found:
     """Every sample through both. The first one is timed; the others run once.
 
@@ -74,13 +90,25 @@ def measure(
         try:
             result = runner.run(sample.tensors, once if timed else run)
         except VerificationError as error:
-            records.append(_unlike(sample.name, error.message, expected, bundle, limits))
+            records.append(_unlike(sample.name, error.message, expected, bundle, limits, task))
             continue
         timed = timed or result
-        records.append(_record(bundle, sample, result.outputs, expected, first, reference, limits, run.timeout_s))
+        record = _record(bundle, sample, result.outputs, expected, first, reference, limits, run.timeout_s)
+        records.append(_judged(record, task, result.outputs, expected))
     if not records:
         raise UsageError("there is nothing to run: no samples", hint="give --samples 1 or more")
     return Found(tuple(records), timed)
+
+
+def _judged(record: SampleRecord, task: Task, actual: NamedTensors, expected: NamedTensors) -> SampleRecord:
+    truth = task.truth
+    # What differs in shape fits no metric: nothing of it agrees.
+    unlike = any(actual[name].shape != expected[name].shape for name in record.errors)
+    return replace(
+        record,
+        metrics={metric.name: 0.0 if unlike else metric(actual, expected) for metric in task.metrics},
+        right=None if truth is None else (truth.score(record.name, actual), truth.score(record.name, expected)),
+    )
 
 
 def _record(
@@ -136,7 +164,7 @@ def _variation(expected: NamedTensors, first: NamedTensors, info: TensorInfo) ->
     return compare(expected[info.name], first[info.name]).relative_l2
 
 
-def _unlike(name: str, why: str, expected: NamedTensors, bundle: Bundle, limits: Limits) -> SampleRecord:
+def _unlike(name: str, why: str, expected: NamedTensors, bundle: Bundle, limits: Limits, task: Task) -> SampleRecord:
     """The record of a sample whose answer cannot be read as the model's outputs at all."""
     from mobilekit.metrics.tensors import differs
 
@@ -148,6 +176,7 @@ def _unlike(name: str, why: str, expected: NamedTensors, bundle: Bundle, limits:
         doubts=dict.fromkeys(names, 0.0),
         variation=dict.fromkeys(names, 0.0),
         top1={},
+        metrics={metric.name: 0.0 for metric in task.metrics},
     )
 
 

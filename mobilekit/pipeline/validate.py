@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Literal
 from mobilekit.errors import UsageError
 from mobilekit.pipeline.assemble import report_of
 from mobilekit.pipeline.ladder import MOST_SAMPLES, climb
-from mobilekit.pipeline.measure import measure
+from mobilekit.pipeline.measure import Task, measure
 from mobilekit.pipeline.place import Target, choose_target, open_place
 from mobilekit.pipeline.place_plan import inputs_of_plan, sizes_of_plan, worker_host
 from mobilekit.pipeline.reference import ONNXRUNTIME, open_reference
@@ -20,6 +20,7 @@ from mobilekit.runners.base import RunOptions
 from mobilekit.targets.tensorrt.runner import GpuOptions
 
 if TYPE_CHECKING:
+    from mobilekit.bundle import Bundle
     from mobilekit.report.model import DeviceFacts, Precision, ValidationReport
     from mobilekit.validate.inputs import Sample
     from mobilekit.validate.limits import Overrides
@@ -48,7 +49,8 @@ class ValidateOptions:
     with one of ``remote_pythons``. ``timeout_s`` bounds each run on the device.
     ``quota_bytes`` bounds what is kept on the device.
     ``ladder`` takes the first samples through every step between the original and the device
-    (:mod:`mobilekit.pipeline.ladder`).
+    (:mod:`mobilekit.pipeline.ladder`). ``metrics``: task metrics (:mod:`mobilekit.validate.task`), ``truth``: a CSV
+    file of what is right for each file of ``inputs``.
     """
 
     reference: str | Path = ONNXRUNTIME
@@ -71,6 +73,8 @@ class ValidateOptions:
     timeout_s: float = 300.0
     quota_bytes: int | None = None
     ladder: bool = False
+    metrics: tuple[str, ...] = ()
+    truth: Path | None = None
 
 
 def validate_bundle(
@@ -114,6 +118,7 @@ def validate_bundle(
     inputs, sizes = manifest.inputs, manifest.sizes
     if plan is not None:
         inputs, sizes = inputs_of_plan(manifest, plan), sizes_of_plan(plan)
+    task = _task(opened, options)
     files = None
     if options.inputs is not None:
         files = file_samples(options.inputs, inputs, preprocess=manifest.preprocess)
@@ -159,7 +164,7 @@ def validate_bundle(
                 [info.name for info in manifest.outputs], form, cost, overrides=overrides, allowance=manifest.rtol
             )
             samples = _Kept(recorded or files or seeded, MOST_SAMPLES if options.ladder else 0)
-            found = measure(opened, runner, reference, samples, run, limits, progress)
+            found = measure(opened, runner, reference, samples, run, limits, progress, task)
             against = reference.facts
             if cost is not None and cost.unknown:
                 progress.note(f"fixed limits hold: what {form} costs could not be measured ({cost.unknown})")
@@ -167,7 +172,7 @@ def validate_bundle(
         if options.ladder and not isinstance(form, str):
             ladder = climb(opened, runner, facts, reference, samples.first, form, run, overrides, progress)
     fed: Literal["recorded", "files", "seeded"] = "recorded" if recorded else "files" if files else "seeded"
-    report = report_of(opened, target, options, run, facts, against, found, fed)
+    report = report_of(opened, target, options, run, facts, against, found, fed, task)
     return report if ladder is None else report.model_copy(update={"ladder": ladder})
 
 
@@ -183,6 +188,21 @@ class _Kept:
             if len(self.first) < self._count:
                 self.first.append(sample)
             yield sample
+
+
+def _task(bundle: Bundle, options: ValidateOptions) -> Task:
+    from mobilekit.validate.task import parse_metric, read_truth
+
+    if options.truth is not None and options.inputs is None:
+        raise UsageError("the truth is about files", hint="--truth labels.csv goes with --inputs DIR")
+    manifest = bundle.manifest
+    picture = next((info.shape for info in manifest.inputs if len(info.shape) == 4), (1, 3, 0, 0))
+    layout = manifest.preprocess.layout if manifest.preprocess is not None else "NCHW"
+    size = (picture[1], picture[2]) if layout == "NHWC" else (picture[2], picture[3])
+    metrics = tuple(parse_metric(text, size) for text in options.metrics)
+    text = manifest.task == "recognition" or any(metric.name == "text" for metric in metrics)
+    truth = read_truth(options.truth, bundle.labels(), text=text) if options.truth is not None else None
+    return Task(metrics, truth)
 
 
 def number_format(

@@ -3,6 +3,8 @@
 After each node that computes ``x`` (float32) stands a rounding of ``x``:
 
 * float16: ``cast(x * g) / g``, range included: what overflows there overflows here;
+  behind a sum of ``K`` products also ``c x - (c x - x)`` with ``c = 2^13 sqrt(K / 2) g``: ARM sums in float16, too, and
+  the roundings of ``K`` partial sums that grow as a random walk does add up to ``sqrt(K / 2)`` of one;
 * bfloat16, which has float32's range: ``c x - (c x - x)`` (T. J. Dekker, 1971), which keeps ``24 - log2(c)`` bits;
 * float32: the same. A rounding to float32 itself cannot be seen in float32; one that is ``c`` times coarser can, and
   errors this small grow with it in proportion.
@@ -97,6 +99,7 @@ def _graph(graph: GraphProto, outer: dict[str, int], weights: RoundedType, compu
         types[tensor.name] = tensor.data_type
         if weights != "float32" and tensor.data_type == _FLOAT:
             tensor.CopyFrom(numpy_helper.from_array(_rounded(numpy_helper.to_array(tensor), weights), tensor.name))
+    shapes = {tensor.name: tuple(tensor.dims) for tensor in graph.initializer}
     nodes: list[NodeProto] = []
     for node in graph.node:
         for attribute in node.attribute:
@@ -109,11 +112,43 @@ def _graph(graph: GraphProto, outer: dict[str, int], weights: RoundedType, compu
             continue
         for index, name in enumerate(node.output):
             if name and types.get(name) == _FLOAT:
-                node.output[index] = f"{name}/mobilekit_exact"
-                nodes += _rounding(f"{name}/mobilekit_exact", name, computed)
+                node.output[index] = exact = f"{name}/mobilekit_exact"
+                products = _products(node, shapes) if computed == "float16" else 1
+                if products > 2:
+                    coarse = np.array(2.0**13 * np.sqrt(products / 2), dtype=np.float32)
+                    graph.initializer.append(numpy_helper.from_array(coarse, f"{name}/mobilekit_coarse"))
+                    nodes += _summed(exact, f"{name}/mobilekit_sum", f"{name}/mobilekit_coarse")
+                    exact = f"{name}/mobilekit_sum"
+                nodes += _rounding(exact, name, computed)
     kept = [type(node).FromString(node.SerializeToString()) for node in nodes]
     del graph.node[:]
     graph.node.extend(kept)
+
+
+def _products(node: NodeProto, shapes: dict[str, tuple[int, ...]]) -> int:
+    """How many products a number that the node makes is the sum of, by its weight's shape; 1 where it has none."""
+    weight = shapes.get(node.input[1], ()) if len(node.input) > 1 else ()
+    if node.op_type == "Conv":
+        return int(np.prod(weight[1:], initial=1))
+    if node.op_type == "ConvTranspose" and weight:
+        return weight[0]
+    if node.op_type in ("MatMul", "Gemm") and len(weight) > 1:
+        turned = any(a.name == "transB" and a.i for a in node.attribute)
+        return weight[-1] if turned else weight[-2]
+    if node.op_type in ("LSTM", "GRU", "RNN") and len(weight) == 3:
+        return weight[2] + shapes.get(node.input[2], weight)[-1]
+    return 1
+
+
+def _summed(source: str, result: str, coarse: str) -> list[NodeProto]:
+    from onnx.helper import make_node
+
+    return [
+        make_node("Mul", [coarse, DRAW], [f"{result}/c"]),
+        make_node("Mul", [source, f"{result}/c"], [f"{result}/scaled"]),
+        make_node("Sub", [f"{result}/scaled", source], [f"{result}/low"]),
+        make_node("Sub", [f"{result}/scaled", f"{result}/low"], [result]),
+    ]
 
 
 def _rounding(source: str, result: str, computed: RoundedType) -> list[NodeProto]:

@@ -88,6 +88,13 @@ def _facts(report: ValidationReport) -> list[tuple[str, str | Text]]:
     ]
     if report.gpu is not None:
         rows += [(name, plain(value, 200)) for name, value in gpu_rows(report.gpu)]
+    for metric in report.metrics:
+        wanted = "" if metric.least is None else f" (at least {metric.least:g} wanted)"
+        worst = f"worst {metric.worst:.4f}: {metric.worst_sample}"
+        rows.append((plain(metric.name, 30), plain(f"{metric.mean:.4f}{wanted}, {worst}")))
+    if report.accuracy is not None:
+        told = f"device {report.accuracy.device:.1%}, reference {report.accuracy.reference:.1%}"
+        rows.append(("accuracy", f"{told} of {report.accuracy.samples} samples"))
     rows += [("answer", text) for text in _answers(report)]
     return rows
 

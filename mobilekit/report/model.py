@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from mobilekit.report.gpu import GpuReport
 from mobilekit.report.ladder import LadderReport
 from mobilekit.report.limits import LimitReport
+from mobilekit.report.metrics import AccuracyReport, MetricReport
 from mobilekit.validate.tolerance import Verdict
 
 __all__ = [
@@ -169,3 +170,5 @@ class ValidationReport(_Frozen):
     answers: tuple[AnswerPair, ...] = ()
     gpu: GpuReport | None = None
     ladder: LadderReport | None = None
+    metrics: tuple[MetricReport, ...] = ()
+    accuracy: AccuracyReport | None = None

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Cost", "NumberFormat", "RoundingCost"]
 
-_VERSION = "4"
+_VERSION = "5"
 """Of what is measured, in the cache's keys."""
 
 _LONG = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}

@@ -56,6 +56,8 @@ _LIMITS = {
     "fp8": (0.5, 0.1),
 }
 _LARGEST_RTOL = 0.5
+_COARSE = 8.0
+"""An error above the ceiling and within so many costs may be the format's own."""
 _SMALLEST_COSINE = 0.866
 """That of a result at relative L2 0.5."""
 _SMALLEST_PSNR_DB = 6.0
@@ -74,7 +76,7 @@ class _Rule:
 _RULES = {
     "fp32": _Rule(factor=32.0, floor=2e-5, ceiling=1e-2, absolute=1e-5),
     "weights": _Rule(factor=4.0, floor=1e-3, ceiling=0.1, absolute=1e-4),
-    "fp16": _Rule(factor=8.0, floor=4e-3, ceiling=0.1, absolute=1e-3),
+    "fp16": _Rule(factor=6.0, floor=2e-2, ceiling=0.1, absolute=1e-3),
     "bf16": _Rule(factor=4.0, floor=2e-2, ceiling=0.3, absolute=1e-2),
 }
 
@@ -150,7 +152,7 @@ def derived(form: NumberFormat, cost: Cost) -> Tolerance:
         basis="derived",
         form=str(form),
         cost=cost.relative_l2,
-        coarse=min(wide, _LARGEST_RTOL) if math.isfinite(wide) else 0.0,
+        coarse=min(_COARSE * cost.relative_l2, _LARGEST_RTOL) if math.isfinite(wide) else 0.0,
     )
 
 

@@ -128,3 +128,26 @@ def test_seeds_are_told_apart_and_repeat(bundle):
     again = validate_bundle(bundle, "local", ValidateOptions(samples=2, seed=5))
     assert first.samples == ("seed 5", "seed 6")
     assert first.outputs == again.outputs
+
+
+def test_task_metrics_and_accuracy_are_told_and_can_fail(bundle, tmp_path):
+    folder = tmp_path / "inputs"
+    folder.mkdir()
+    for seed, name in enumerate("abc"):
+        array = np.random.default_rng(seed).standard_normal((1, 3, 16, 16)).astype(np.float32)
+        np.save(folder / f"{name}.npy", array)
+    truth = tmp_path / "truth.csv"
+    truth.write_text("a.npy,cat\nb.npy,cat\nc.npy,cat\n")
+    options = ValidateOptions(inputs=folder, metrics=("top1=1", "cosine"), truth=truth, iterations=1)
+    report = validate_bundle(bundle, "local", options)
+    assert report.verdict is Verdict.PASS
+    assert [(metric.name, round(metric.mean, 6)) for metric in report.metrics] == [("top1", 1.0), ("cosine", 1.0)]
+    assert report.accuracy is not None
+    assert report.accuracy.samples == 3
+    assert report.accuracy.device == report.accuracy.reference
+    _spoil(bundle)
+    done = mobilekit("validate", bundle, "--device", "local", "--inputs", folder, "--metric", "top1=1", "--rtol", "0.5")
+    assert done.returncode == 1
+    assert "top1" in done.stdout
+    with pytest.raises(UsageError, match="the truth is about files"):
+        validate_bundle(bundle, "local", ValidateOptions(truth=truth))

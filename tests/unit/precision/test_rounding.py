@@ -88,6 +88,22 @@ def test_errors_are_told_by_output_and_draw(tmp_path):
     assert all(1e-4 < l2 < 1e-2 and peak > 0 for l2, peak in half)
 
 
+def test_sums_in_float16_cost_more_the_longer_they_are(tmp_path):
+    """As ARM's kernels do it: a running sum that is rounded after every product."""
+    n = 1024
+    x = RNG.standard_normal((1, n)).astype(np.float32)
+    w = RNG.standard_normal((n, 64)).astype(np.float32)
+    sums = np.zeros((1, 64), np.float16)
+    for k in range(n):
+        sums += x[:, k : k + 1].astype(np.float16) * w[k].astype(np.float16)
+    expected = x @ w
+    measured = float(np.linalg.norm(sums - expected) / np.linalg.norm(expected))
+    model = of_nodes([helper.make_node("MatMul", ["x", "w"], ["y"])], {"x": (1, n)}, {"y": (1, 64)}, {"w": w})
+    path = save(model, tmp_path / "m.onnx")
+    found = RoundedModel(str(path), "float16", "float16", {}).errors({"x": x})["y"]
+    assert all(measured / 3 < l2 < measured * 3 for l2, _ in found)
+
+
 def test_what_leaves_the_range_is_infinitely_far_off(tmp_path):
     path = save(
         _model(

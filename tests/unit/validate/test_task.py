@@ -1,0 +1,82 @@
+"""Task metrics by name, the user's own function, and the truth: what they say, and what they refuse."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from mobilekit.errors import UsageError
+from mobilekit.validate.task import Truth, parse_metric, read_truth
+
+SCORES = {"y": np.array([[0.1, 0.7, 0.2]], np.float32)}
+OTHER = {"y": np.array([[0.6, 0.3, 0.1]], np.float32)}
+
+
+def test_known_metrics():
+    assert parse_metric("top1")(SCORES, SCORES) == 1.0
+    assert parse_metric("top1")(OTHER, SCORES) == 0.0
+    assert parse_metric("top2")(OTHER, SCORES) == 0.5
+    assert parse_metric("cosine=0.9").least == 0.9
+    assert parse_metric("cosine")(OTHER, SCORES) < 0.9
+    path = {"y": np.eye(3, dtype=np.float32)[[0, 1, 1, 0, 2]][None]}
+    assert parse_metric("text")(path, path) == 1.0
+    mask = {"y": (np.arange(16).reshape(1, 1, 4, 4) > 7).astype(np.float32)}
+    assert parse_metric("iou")(mask, mask) == 1.0
+    boxes = {"y": np.array([[[0, 0, 9, 9, 0.9, 1]]], np.float32)}
+    none = {"y": np.array([[[0, 0, 9, 9, 0.1, 1]]], np.float32)}
+    assert parse_metric("detect", (9, 9))(boxes, boxes) == 1.0
+    assert parse_metric("detect-map", (9, 9))(none, boxes) == 0.0
+
+
+@pytest.mark.parametrize(
+    "text", ["top0", "topx", "splendid", "top1=much", "no_such_module_here:f", "json:nothing", "json:__doc__"]
+)
+def test_what_is_no_metric_is_refused(text):
+    with pytest.raises(UsageError):
+        parse_metric(text)
+
+
+def test_a_metric_that_does_not_suit_says_so():
+    picture = {"y": np.zeros((1, 3, 4, 4), np.float32)}
+    with pytest.raises(UsageError, match="top1 cannot judge these outputs: no output is a list of class scores"):
+        parse_metric("top1")(picture, picture)
+    with pytest.raises(UsageError, match="none of the detectors' layouts"):
+        parse_metric("detect")(picture, picture)
+
+
+def test_the_users_own_function(tmp_path, monkeypatch):
+    (tmp_path / "own_metric_of_tests.py").write_text(
+        "def share(actual, expected):\n    return (actual['y'] == expected['y']).mean()\n"
+        "def broken(actual, expected):\n    raise RuntimeError('not today')\n"
+        "def nothing(actual, expected):\n    return float('nan')\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    assert parse_metric("own_metric_of_tests:share=0.5")(SCORES, SCORES) == 1.0
+    with pytest.raises(UsageError, match="not today"):
+        parse_metric("own_metric_of_tests:broken")(SCORES, SCORES)
+    with pytest.raises(UsageError, match="gave nan"):
+        parse_metric("own_metric_of_tests:nothing")(SCORES, SCORES)
+
+
+def test_truth_of_classes_and_of_texts(tmp_path):
+    file = tmp_path / "labels.csv"
+    file.write_text("file,label\ncat.png, Cat\ndog.png,2\n")
+    truth = read_truth(file, ["fox", "cat", "dog"], text=False)
+    assert truth.score("cat.png", SCORES) == 1.0
+    assert truth.score("cat.png", OTHER) == 0.0
+    assert truth.score("dog.png", SCORES) == 0.0
+    with pytest.raises(UsageError, match=r"says nothing of 'owl\.png'"):
+        truth.score("owl.png", SCORES)
+    path = {"y": np.eye(3, dtype=np.float32)[[0, 1, 1, 0, 2]][None]}
+    assert Truth({"a": "hi"}, ["h", "i"], text=True).score("a", path) == 1.0
+    assert Truth({"a": "ha"}, ["h", "i"], text=True).score("a", path) == 0.5
+
+
+@pytest.mark.parametrize("text", ["", "a\n", "a,b,c\n", "a,b\na,c\n"])
+def test_a_damaged_truth_is_refused(tmp_path, text):
+    file = tmp_path / "labels.csv"
+    file.write_text(text)
+    with pytest.raises(UsageError):
+        read_truth(file, [], text=False)
+    with pytest.raises(UsageError):
+        read_truth(tmp_path / "none.csv", [], text=False)
