@@ -82,11 +82,11 @@ class Scratch:
     Its lock is held until then, so that whoever makes the next one can tell what processes left that were killed.
     """
 
-    def __init__(self, purpose: str) -> None:
-        home = Path(tempfile.gettempdir())
+    def __init__(self, purpose: str, home: Path | None = None) -> None:
+        home = home or Path(tempfile.gettempdir())
         _sweep(home, re.compile(f"mobilekit-scratch-[a-z-]+-{_RANDOM}"))
         with storage_errors(home):
-            self.path, lock = _claim(lambda: tempfile.mkdtemp(prefix=f"mobilekit-scratch-{purpose}-"))
+            self.path, lock = _claim(lambda: tempfile.mkdtemp(prefix=f"mobilekit-scratch-{purpose}-", dir=home))
         self._remove = weakref.finalize(self, _removed, self.path, lock)
 
     def __enter__(self) -> Path:

@@ -32,7 +32,7 @@ from mobilekit.errors import (
     SshError,
     UsageError,
 )
-from mobilekit.paths import atomic_file
+from mobilekit.paths import Scratch, atomic_file
 from mobilekit.progress import SILENT, Progress, Task
 
 __all__ = ["SshMachine"]
@@ -52,6 +52,8 @@ _OPTIONS = (
 _LOGIN_S = 60.0
 _LONGEST_S = 7200.0
 _PIECE_BYTES = 1 << 18
+_SHOWN_BYTES = 100_000
+"""Smaller files come and go without a word."""
 _SOCKET_BYTES = 104 - 20
 """The longest path of a socket (BSD's; Linux has 108), less what ssh appends while it makes one."""
 
@@ -79,7 +81,7 @@ class SshMachine:
         self.serial = str(address)
         self._progress = progress
         self._master: Session | None = None
-        self._folder: Path | None = None
+        self._folder: Scratch | None = None
         self._ssh: list[str] = []
         self.home = ""
         """The user's home folder there, an absolute path."""
@@ -88,7 +90,7 @@ class SshMachine:
 
     def __enter__(self) -> SshMachine:
         self._ssh = _program()
-        self._folder = _private_folder()
+        self._folder = Scratch("ssh", _short_folder())
         try:
             self._progress.step(f"connecting to {self.serial}")
             self._log_in()
@@ -110,11 +112,12 @@ class SshMachine:
         finally:
             self._master = None
             if self._folder is not None:
-                shutil.rmtree(self._folder, ignore_errors=True)
+                self._folder.cleanup()
 
     @property
     def _socket(self) -> str:
-        return f"{self._folder}/s"
+        assert self._folder is not None
+        return f"{self._folder.path}/s"
 
     def _log_in(self) -> None:
         mark = secrets.token_hex(8)
@@ -199,7 +202,8 @@ class SshMachine:
         """Copy a file to the absolute path ``remote``, which appears when its sha256 there is that of ``local``."""
         size = local.stat().st_size
         argv = ["sh", "-c", _PUSH, "sh", remote, secrets.token_hex(4), sha256_of(local), f"{mode:o}"]
-        with progress.task(f"copying {local.name} to {self.serial}", size, unit="bytes") as task:
+        shown = progress if size >= _SHOWN_BYTES else SILENT
+        with shown.task(f"copying {local.name} to {self.serial}", size, unit="bytes") as task:
             code, said = self._converse(argv, _pieces(local, task), _nothing, _LONGEST_S)
         if code == 0:
             return
@@ -214,7 +218,8 @@ class SshMachine:
     def pull(self, remote: str, local: Path, *, size_bytes: int, progress: Progress = SILENT) -> None:
         """Copy the file ``remote`` of that size; ``local`` appears when its sha256 is that of the file there."""
         with atomic_file(local) as temporary, temporary.open("wb") as file:
-            with progress.task(f"fetching {local.name} from {self.serial}", size_bytes, unit="bytes") as task:
+            shown = progress if size_bytes >= _SHOWN_BYTES else SILENT
+            with shown.task(f"fetching {local.name} from {self.serial}", size_bytes, unit="bytes") as task:
                 incoming = _Incoming(file.write, task, size_bytes)
                 code, said = self._converse(["sh", "-c", _PULL, "sh", remote], [], incoming, _LONGEST_S)
             file.flush()
@@ -312,13 +317,13 @@ def _program() -> list[str]:
     return words
 
 
-def _private_folder() -> Path:
-    """A new folder that only the user can enter, with a path short enough for a socket in it."""
-    for base in (os.environ.get("XDG_RUNTIME_DIR"), tempfile.gettempdir(), "/tmp"):  # noqa: S108 - made private below
-        short = base and len(base.encode()) + len("/mobilekit-ssh-12345678/s") <= _SOCKET_BYTES
+def _short_folder() -> Path:
+    """A place for temporary files with a path short enough for a socket."""
+    for base in (os.environ.get("XDG_RUNTIME_DIR"), tempfile.gettempdir(), "/tmp"):  # noqa: S108 - the folder in it is private
+        short = base and len(base.encode()) + len("/mobilekit-scratch-ssh-12345678/s") <= _SOCKET_BYTES
         # ssh expands % and more in the path of its socket.
         if base and short and os.access(base, os.W_OK) and re.fullmatch(r"[A-Za-z0-9/._+-]+", base):
-            return Path(tempfile.mkdtemp(prefix="mobilekit-ssh-", dir=base))
+            return Path(base)
     raise UsageError("no folder for ssh's socket: the path of every temporary folder is too long", hint="set TMPDIR")
 
 

@@ -198,20 +198,21 @@ def test_a_full_disk_is_said_and_keeps_nothing(machine: SshMachine, sshd: Sshd, 
 def test_what_is_there_is_not_sent_again_unless_it_was_changed(machine: SshMachine, sshd: Sshd, tmp_path: Path) -> None:
     store = RemoteStore(machine, "tensorrt")
     local = tmp_path / "model.onnx"
-    local.write_bytes(b"weights")
+    weights = b"weights" * 20_000
+    local.write_bytes(weights)
     first = _OnTheWay(lambda: None)
     there = Path(store.ensure([local], first)[local])
-    assert there.read_bytes() == b"weights"
+    assert there.read_bytes() == weights
     assert there.parent == sshd.store
     again = _OnTheWay(lambda: None)
     store.ensure([local], again)
-    assert (first.advanced, again.advanced) == (7, 0)
-    there.write_bytes(b"Weights")
+    assert (first.advanced, again.advanced) == (140_000, 0)
+    there.write_bytes(weights.upper())
     store.ensure([local], again)
     assert again.advanced == 0, "one look for each connection"
     RemoteStore(machine, "tensorrt").ensure([local], again)
-    assert there.read_bytes() == b"weights"
-    assert again.advanced == 7
+    assert there.read_bytes() == weights
+    assert again.advanced == 140_000
 
 
 def test_the_longest_unused_go_first(machine: SshMachine, sshd: Sshd, tmp_path: Path) -> None:
