@@ -58,7 +58,10 @@ def check_graph(flavour: Flavour, precision: str, capabilities: Sequence[str], g
 
 def unsupported_in(precision: str) -> dict[str, str]:
     """Operators that TensorRT does not build in ``precision``, and why: they stay in float32 (measured, RTX 1.7)."""
-    return {"ConvTranspose": "TensorRT has no bfloat16 ConvTranspose"} if precision == "bf16" else {}
+    kept = {"GRU": "TensorRT's parser mixes types inside a GRU of 16 bits"}
+    if precision == "bf16":
+        kept["ConvTranspose"] = "TensorRT has no bfloat16 ConvTranspose"
+    return kept
 
 
 def _number(capability: str) -> tuple[int, int]:

@@ -15,6 +15,8 @@ from dataclasses import dataclass
 __all__ = ["BuiltLayer", "BuiltTensor", "InputOutput", "read_layers"]
 
 _ONNX_NODE = re.compile(r"^\[ONNX Layer: (.*)\]$", re.DOTALL)
+_BRACES = re.compile(r"[{}]")
+_MARKS = re.compile(r"[{}]|, (?=[A-Za-z/]+: )")
 _SEPARATOR = "\x1f"
 _KEYS = ("Inputs", "Constants", "Outputs")
 
@@ -127,38 +129,29 @@ def _shape(text: str) -> tuple[int, ...]:
 def _fields(text: str) -> Iterator[tuple[str, str]]:
     """``Key: value`` pairs at the top level of ``text``; a value may be a bracketed list. A name may hold anything but
     the ``, Word: `` that begins the next field."""
-    for part in _split(text, re.compile(r", (?=[A-Za-z/]+: )")):
-        key, _, value = part.partition(": ")
-        yield key.strip(), value.strip()
+    depth = begin = 0
+    for found in _MARKS.finditer(text):
+        depth += {"{": 1, "}": -1}.get(found[0], 0)
+        if depth == 0 and found[0] == ", ":
+            yield _pair(text[begin : found.start()])
+            begin = found.end()
+    yield _pair(text[begin:])
+
+
+def _pair(text: str) -> tuple[str, str]:
+    key, _, value = text.partition(": ")
+    return key.strip(), value.strip()
 
 
 def _items(text: str) -> Iterator[str]:
     """The ``{ ... }`` of a list."""
     depth = begin = 0
-    for index, letter in enumerate(text):
-        if letter == "{":
+    for found in _BRACES.finditer(text):
+        if found[0] == "{":
             if depth == 0:
-                begin = index + 1
+                begin = found.end()
             depth += 1
-        elif letter == "}":
+        else:
             depth -= 1
             if depth == 0:
-                yield text[begin:index].strip()
-
-
-def _split(text: str, separator: re.Pattern[str]) -> Iterator[str]:
-    """Parts of ``text`` between separators that stand outside braces."""
-    depth = begin = 0
-    position = 0
-    while position < len(text):
-        letter = text[position]
-        if letter in "{":
-            depth += 1
-        elif letter in "}":
-            depth -= 1
-        elif depth == 0 and (found := separator.match(text, position)):
-            yield text[begin:position]
-            begin = position = found.end()
-            continue
-        position += 1
-    yield text[begin:]
+                yield text[begin : found.start()].strip()

@@ -1,0 +1,121 @@
+"""How long a plan takes to build, beside a bare builder script: `python benchmarks/tensorrt_build.py [MODEL ...]`.
+
+Needs the extra [tensorrt]. The bare script is what a user would write: a fresh Python that parses the prepared ONNX
+and builds it with the same settings. `build` is our builder on that file: a fresh worker process too, whose log is
+read for the layers. `export` is the whole command without verification, which also reads and prepares the original
+model, asks the parser about every node and writes the bundle: about a second of Python more. All are timed in turns;
+what counts is the median of the ratios of each round.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from importlib.metadata import version
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+RESULTS = ROOT / "benchmarks" / "results" / "tensorrt_build.json"
+MODELS = ("mobilenet_v2", "yolov8n_nudenet", "pp_ocrv6_rec", "picodet_layout")
+
+BARE = """
+import sys
+import tensorrt_rtx as trt
+
+logger = trt.Logger(trt.Logger.WARNING)
+builder = trt.Builder(logger)
+network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
+parser = trt.OnnxParser(network, logger)
+assert parser.parse_from_file(sys.argv[1])
+config = builder.create_builder_config()
+config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
+config.clear_flag(trt.BuilderFlag.TF32)
+plan = builder.build_serialized_network(network, config)
+open(sys.argv[2], "wb").write(plan)
+"""
+
+BUILD = """
+import sys
+from pathlib import Path
+from mobilekit.targets.tensorrt import TensorRTOptions, build
+from mobilekit.targets.tensorrt.flavour import FLAVOURS
+
+build(Path(sys.argv[1]), FLAVOURS["rtx"], TensorRTOptions())
+"""
+
+
+def timed(command: list[str]) -> tuple[float, float]:
+    """Seconds on the clock, and of processor time of the process and all that it started."""
+    before, started = os.times(), time.perf_counter()
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    wall, after = time.perf_counter() - started, os.times()
+    used = after.children_user + after.children_system - before.children_user - before.children_system
+    return wall, used
+
+
+def measure(model: str, rounds: int) -> dict[str, object]:
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        export = [sys.executable, "-m", "mobilekit", "export", model, "--target", "tensorrt", "-o", str(folder / "out")]
+        timed([*export, "--no-verify"])  # the zoo fetches, pages are cached
+        prepared, plan = folder / "model.onnx", folder / "bare.plan"
+        prepared.write_bytes((folder / "out" / "tensorrt" / "model.onnx").read_bytes())
+        bare = [sys.executable, "-c", BARE, str(prepared), str(plan)]
+        build = [sys.executable, "-c", BUILD, str(folder / "out")]
+        theirs, built, exported = [], [], []
+        for _ in range(rounds):
+            theirs.append(timed(bare))
+            built.append(timed(build))
+            exported.append(timed([*export, "--no-verify"]))
+        same = plan.read_bytes() == (folder / "out" / "tensorrt" / "model.plan").read_bytes()
+
+    def middle(pairs: list[tuple[float, float]], which: int) -> float:
+        return round(statistics.median(pair[which] for pair in pairs), 3)
+
+    def ratio(a: list[tuple[float, float]], which: int) -> float:
+        return round(statistics.median(x[which] / y[which] for x, y in zip(a, theirs, strict=True)), 3)
+
+    return {
+        "model": model,
+        "rounds": rounds,
+        "bare_s": middle(theirs, 0),
+        "build_s": middle(built, 0),
+        "export_s": middle(exported, 0),
+        "build_ratio": ratio(built, 0),
+        "build_ratio_processor_time": ratio(built, 1),
+        "export_ratio": ratio(exported, 0),
+        "export_ratio_processor_time": ratio(exported, 1),
+        "same_plan": same,
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("models", nargs="*", default=MODELS)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--write", action="store_true", help=f"write {RESULTS.relative_to(ROOT)}")
+    options = parser.parse_args()
+    rows = []
+    for model in options.models:
+        rows.append(measure(model, options.rounds))
+        print(json.dumps(rows[-1]), flush=True)
+    found = {
+        "tensorrt_rtx": version("tensorrt-rtx"),
+        "python": platform.python_version(),
+        "processors": os.cpu_count(),
+        "load": round(os.getloadavg()[0], 1),
+        "models": rows,
+    }
+    if options.write:
+        RESULTS.write_text(json.dumps(found, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
