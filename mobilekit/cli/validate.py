@@ -42,7 +42,8 @@ def validate(
         int | None, typer.Option(min=1, help="Timed runs. Default: 20; 3 on a virtual device, 100 on a GPU.")
     ] = None,
     warmup: Annotated[
-        int | None, typer.Option(min=0, help="Untimed runs before them. Default: 3; 1; until stable.")
+        int | None,
+        typer.Option(min=0, help="Untimed runs before them. Default: until the times settle."),
     ] = None,
     threads: Annotated[int, typer.Option(min=0, max=256, help="0: as ncnn chooses; 1 on a virtual device.")] = 0,
     precision: Annotated[

@@ -83,11 +83,9 @@ def report_of(
         sentence=_not_executed(facts, verdict) + sentence,
         metrics=metrics,
         accuracy=_accuracy(found.samples),
-        latency=_latency(
-            timed.latencies_ns if timed is not None and facts.kind != "prepared" else (),
-            batch.size if batch is not None else 1,
-            facts.virtual,
-        ),
+        latency=None
+        if facts.kind == "prepared"
+        else _latency(found, batch.size if batch is not None else 1, facts.virtual),
         load_ms=timed.load_ns / 1e6 if timed is not None else None,
         peak_blob_bytes=timed.peak_blob_bytes if timed is not None else None,
         peak_workspace_bytes=timed.peak_workspace_bytes if timed is not None else None,
@@ -229,17 +227,29 @@ def _sentence(outputs: Sequence[OutputReport], reference: str) -> str:
     return f"{all_outputs} right by {reference}; nearest to its limit is {nearest.name}: {nearest.reason}{cost}"
 
 
-def _latency(latencies_ns: Sequence[int], batch: int, virtual: bool) -> LatencyReport | None:
+def _latency(found: Found, batch: int, virtual: bool) -> LatencyReport | None:
     from mobilekit.report.model import LatencyReport
     from mobilekit.validate.latency import latency_stats
 
-    stats = latency_stats(latencies_ns)
-    if stats is None:
+    stats = latency_stats(found.timed.latencies_ns if found.timed is not None else ())
+    if found.timed is None or stats is None:
         return None
+    warmth = found.warmth
+    before, after = (warmth.facts if warmth is not None else {}), found.timed.facts
+    heat = tuple(max(_numbers(facts, "temperatures_celsius"), default=None) for facts in (before, after))
+    speed = tuple(sum(_numbers(facts, "frequencies_khz")) for facts in (before, after))
     return LatencyReport(
         **asdict(stats),
+        warmup_stable=None if warmth is None else warmth.stable,
+        temperatures_celsius=None if heat[0] is None or heat[1] is None else (heat[0], heat[1]),
+        frequencies_khz=(round(speed[0]), round(speed[1])) if all(speed) else None,
         batch=batch,
         comparable=not virtual,
         remark=_VIRTUAL_REMARK if virtual else "",
-        values_ms=tuple(round(value / 1e6, 5) for value in latencies_ns),
+        values_ms=tuple(round(value / 1e6, 5) for value in found.timed.latencies_ns),
     )
+
+
+def _numbers(facts: Mapping[str, object], name: str) -> list[float]:
+    values = facts.get(name)
+    return [float(value) for value in values.values()] if isinstance(values, Mapping) else []

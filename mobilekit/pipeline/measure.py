@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from mobilekit.errors import BundleError, UsageError, VerificationError
+from mobilekit.pipeline.warm import Warmth, warm_up
 from mobilekit.progress import SILENT, Progress
 from mobilekit.runners.base import RunOptions
 
@@ -59,10 +60,12 @@ class SampleRecord:
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """All samples, in order, and the run that was timed: the first that gave an answer."""
+    """All samples, in order, and the run that was timed: the first that gave an answer; ``warmth``, where the model was
+    warmed up until its times settled."""
 
     samples: tuple[SampleRecord, ...]
     timed: RunResult | None
+    warmth: Warmth | None = None
 
 
 def measure(
@@ -74,20 +77,28 @@ def measure(
     limits: Limits,
     progress: Progress = SILENT,
     task: Task = NO_TASK,
+    *,
+    settle: bool = False,
 ) -> Found:
-    """Every sample through both. The first one is timed; the others run once.
+    """Every sample through both. The first one is timed; the others run once. ``settle``: warm up until the times
+    settle, instead of ``run.warmup`` times.
 
     Raises :class:`UsageError` where there are no samples, and what the runners raise.
     """
     once = RunOptions(threads=run.threads, fp16=run.fp16, bf16=run.bf16, timeout_s=run.timeout_s)
     records: list[SampleRecord] = []
     timed: RunResult | None = None
+    warmth: Warmth | None = None
     first: NamedTensors | None = None
     for sample in samples:
         progress.step(f"running {sample.name}")
         expected = reference.answer(sample.tensors, run.timeout_s)
         first = first or expected
         try:
+            if settle and timed is None:
+                progress.step("warming up")
+                warmth = warm_up(runner, sample.tensors, run)
+                run = replace(run, warmup=0)
             result = runner.run(sample.tensors, once if timed else run)
         except VerificationError as error:
             records.append(_unlike(sample.name, error.message, expected, bundle, limits, task))
@@ -97,7 +108,7 @@ def measure(
         records.append(_judged(record, task, result.outputs, expected))
     if not records:
         raise UsageError("there is nothing to run: no samples", hint="give --samples 1 or more")
-    return Found(tuple(records), timed)
+    return Found(tuple(records), timed, warmth)
 
 
 def _judged(record: SampleRecord, task: Task, actual: NamedTensors, expected: NamedTensors) -> SampleRecord:

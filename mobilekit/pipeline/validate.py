@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -35,8 +35,8 @@ _ROUNDS = {"adb": (3, 20), "local": (3, 20), "virtual": (1, 3), "gpu": (3, 100),
 
 @dataclass(frozen=True, slots=True)
 class ValidateOptions:
-    """How to validate. ``None`` for ``warmup`` and ``iterations``: 3 and 20, on a virtual device 1 and 3, on a GPU
-    100 when the times have settled.
+    """How to validate. ``warmup=None``: until the times settle, on a virtual device once. ``iterations=None``: 20, on a
+    virtual device 3, on a GPU 100.
 
     ``threads=0``: as ncnn chooses; on a virtual device 1, where threads that wait for each other cost most.
 
@@ -164,7 +164,11 @@ def validate_bundle(
                 [info.name for info in manifest.outputs], form, cost, overrides=overrides, allowance=manifest.rtol
             )
             samples = _Kept(recorded or files or seeded, MOST_SAMPLES if options.ladder else 0)
-            found = measure(opened, runner, reference, samples, run, limits, progress, task)
+            # An emulator's times never settle, and a plan's runner sees to it itself.
+            settle = options.warmup is None and facts.kind in ("local", "adb") and not facts.virtual
+            found = measure(opened, runner, reference, samples, run, limits, progress, task, settle=settle)
+            if found.warmth is not None:
+                run = replace(run, warmup=found.warmth.runs)
             against = reference.facts
             if cost is not None and cost.unknown:
                 progress.note(f"fixed limits hold: what {form} costs could not be measured ({cost.unknown})")

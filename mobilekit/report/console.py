@@ -13,13 +13,15 @@ if TYPE_CHECKING:
 
     from mobilekit.report.ladder import LadderReport
     from mobilekit.report.limits import LimitReport
-    from mobilekit.report.model import OutputReport, ValidationReport
+    from mobilekit.report.model import LatencyReport, OutputReport, ValidationReport
 
-__all__ = ["plain", "render"]
+__all__ = ["doubts", "plain", "render"]
 
 _STYLE = {Verdict.PASS: "bold green", Verdict.FAIL: "bold red", Verdict.INCONCLUSIVE: "bold yellow"}
 _MOST_OUTPUTS = 16
 _MOST_ANSWERS = 5
+_DRIFT = 0.1
+_THROTTLED = 0.1
 
 
 def plain(text: str, limit: int = 100) -> str:
@@ -122,7 +124,25 @@ def _spread(report: ValidationReport) -> str:
         return ""
     count = report.settings.threads
     threads = f", {count} thread{'s' if count > 1 else ''}" if count else ""
-    return f"p99 {latency.p99_ms:.2f} ms, CV {latency.cv:.0%}, {latency.iterations} runs{threads}"
+    interval = f"p50 within {latency.p50_low_ms:.2f} to {latency.p50_high_ms:.2f} ms"
+    figures = f"p95 {latency.p95_ms:.2f}, p99 {latency.p99_ms:.2f} ms, CV {latency.cv:.0%}"
+    return "; ".join([interval, figures, f"{latency.iterations} runs{threads}", *doubts(latency)])
+
+
+def doubts(latency: LatencyReport) -> list[str]:
+    """What speaks against taking these times for the model's."""
+    found = []
+    if latency.warmup_stable is False:
+        found.append("the times had NOT settled when timing began")
+    if latency.outliers:
+        found.append(f"{latency.outliers} outlier{'s' if latency.outliers > 1 else ''}")
+    if abs(latency.drift) > _DRIFT and latency.comparable:
+        found.append(f"the last third {latency.drift:+.0%} against the first")
+    speeds, heat = latency.frequencies_khz, latency.temperatures_celsius
+    if speeds is not None and speeds[1] < (1 - _THROTTLED) * speeds[0]:
+        warm = f" at {heat[1]:.0f} °C" if heat is not None else ""
+        found.append(f"throttled: the cores' frequencies fell by {1 - speeds[1] / speeds[0]:.0%}{warm}")
+    return found
 
 
 def _memory(report: ValidationReport) -> str:

@@ -92,18 +92,28 @@ class LatencyReport(_Frozen):
     """Single inferences on the device, warm-up left out. ``comparable`` is False for an emulated processor.
 
     ``batch``: how many samples, run one after another, an inference is; the times are those of all of them.
-    ``values_ms``: each one, in order.
+    ``values_ms``: each one, in order. ``warmup_stable``: the times had settled before (``None``: nobody looked).
+    ``temperatures_celsius``: the hottest zone's before and after; ``frequencies_khz``: the sum over the cores.
+    The rest as in :class:`mobilekit.validate.latency.LatencyStats`.
     """
 
     iterations: int = Field(ge=1)
     p50_ms: float
+    p50_low_ms: float
+    p50_high_ms: float
     p90_ms: float
+    p95_ms: float
     p99_ms: float
     mean_ms: float
     min_ms: float
     max_ms: float
     cv: float
     spread: float
+    outliers: int = 0
+    drift: float = 0.0
+    warmup_stable: bool | None = None
+    temperatures_celsius: tuple[float, float] | None = None
+    frequencies_khz: tuple[int, int] | None = None
     batch: int = Field(default=1, ge=1)
     comparable: bool
     remark: str = ""

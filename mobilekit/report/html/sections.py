@@ -7,8 +7,9 @@ import base64
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
+from mobilekit.report.console import doubts
 from mobilekit.report.html.build import Element, element, figure, table
-from mobilekit.report.html.charts import histogram, series
+from mobilekit.report.html.charts import Bar, bars, histogram, series
 from mobilekit.validate.tolerance import Verdict
 
 if TYPE_CHECKING:
@@ -81,6 +82,34 @@ def _shape(output: OutputReport) -> str:
 
 
 @section
+def ladder(subject: Subject) -> Element | None:
+    """Every step between the original and the device, and how far each lies from the first."""
+    found = subject.report.ladder
+    if found is None:
+        return None
+    marks = [
+        Bar(rung.title or rung.name, rung.worst.relative_l2, rung.verdict.value if rung.verdict else "")
+        for rung in found.rungs
+        if rung.worst is not None
+    ]
+    rows: list[list[Element | str]] = []
+    for rung in found.rungs:
+        worst = rung.worst
+        if rung.omitted:
+            rows.append([rung.title or rung.name, "-", "-", "-", f"left out: {rung.omitted}"])
+        elif worst is not None:
+            step = "-" if worst.step is None else f"{worst.step:.3g}"
+            judged = _word(rung.verdict) if rung.verdict else "-"
+            rows.append([rung.title or rung.name, judged, f"{worst.relative_l2:.3g}", step, worst.reason])
+    header = ["step", "verdict", "from the first", "from the one before", "why"]
+    chart = bars(marks, "error of each step", unit="relative L2", log=True)
+    drawn = figure(chart, "relative L2 of each step from the first") if chart is not None else None
+    return _part(
+        "Ladder", element("p", found.sentence), drawn, table(header, rows, caption="worst output of each step")
+    )
+
+
+@section
 def errors(subject: Subject) -> Element | None:
     """How the error is spread over the samples, output by output."""
     drawn = []
@@ -145,12 +174,15 @@ def latency(subject: Subject) -> Element | None:
     if found is None:
         return None
     rows = [
-        ["p50", _milliseconds(found.p50_ms)],
+        ["p50", f"{_milliseconds(found.p50_ms)} ({found.p50_low_ms:.4g} to {found.p50_high_ms:.4g}, 95%)"],
         ["p90", _milliseconds(found.p90_ms)],
+        ["p95", _milliseconds(found.p95_ms)],
         ["p99", _milliseconds(found.p99_ms)],
         ["mean", _milliseconds(found.mean_ms)],
         ["least, most", f"{_milliseconds(found.min_ms)}, {_milliseconds(found.max_ms)}"],
         ["CV", f"{found.cv:.1%}"],
+        *([["doubts", "; ".join(said)]] if (said := doubts(found)) else []),
+        *([["temperature", "{:.0f} to {:.0f} °C".format(*heat)]] if (heat := found.temperatures_celsius) else []),
     ]
     remark = f"{found.iterations} inferences" + (f" of {found.batch} samples each" if found.batch > 1 else "")
     if not found.comparable:

@@ -9,6 +9,7 @@ import numpy as np
 from PIL import Image
 
 from mobilekit.report.html import Picture, Subject
+from mobilekit.report.ladder import LadderReport, RungOutput, RungReport
 from mobilekit.report.limits import LimitReport
 from mobilekit.report.model import (
     AnswerPair,
@@ -84,6 +85,9 @@ def report(**changes):
         "latency": LatencyReport(
             iterations=5,
             p50_ms=12.5,
+            p50_low_ms=12.4,
+            p50_high_ms=12.7,
+            p95_ms=13.5,
             p90_ms=13.25,
             p99_ms=14.0,
             mean_ms=12.6,
@@ -130,7 +134,23 @@ def large(count: int, names: tuple[str, ...] = ()) -> Subject:
         for name in samples
     ]
     times = [float(value) for value in rng.gamma(9, 1.4, 500).round(5)]
+    rungs = [
+        RungReport(name="onnxruntime", title="ONNX Runtime"),
+        *(
+            RungReport(
+                name=name,
+                title=f"{name} {first}",
+                outputs=(RungOutput(name=second, relative_l2=far, step=far, rtol=1e-5, verdict=said, reason=third),),
+                verdict=said,
+            )
+            for name, far, said in (("legalised", 1e-7, Verdict.PASS), ("device CPU", 1e-3, Verdict.FAIL))
+        ),
+        RungReport(name="device GPU", title="Vulkan", omitted=fourth),
+    ]
     made = report(
+        ladder=LadderReport(
+            first="onnxruntime", samples=(fourth,), rungs=tuple(rungs), lost_at="device CPU", sentence=f"{first} did it"
+        ),
         model=first,
         outputs=(output(second, reason=first), output(third, shape=(1, 8400, 84))),
         samples=tuple(samples),

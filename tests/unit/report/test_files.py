@@ -45,7 +45,9 @@ def test_the_verdict_comes_first() -> None:
     found = Page(page(subject()))
     body = found.text[found.text.index("}\n", found.text.rindex("focus-visible")) :]
     assert re.sub(r"\s+", " ", body).strip(" }").startswith("demo")
-    assert body.index("pass") < body.index("Outputs") < body.index("Errors") < body.index("Latency")
+    assert (
+        body.index("pass") < body.index("Outputs") < body.index("Ladder") < body.index("Errors") < body.index("Latency")
+    )
 
 
 @settings(deadline=None, max_examples=40, suppress_health_check=[HealthCheck.too_slow])
