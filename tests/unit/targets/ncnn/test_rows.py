@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,13 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from tests.unit.targets.ncnn.oracle import agrees
+from mobilekit.errors import VerificationError
+from mobilekit.importers.onnx import load
+from mobilekit.passes import prepare, row_mixing
+from mobilekit.passes.verify import PassVerifier
+from tests.models import save
+from tests.unit.passes.checks import feeds_of
+from tests.unit.targets.ncnn.oracle import agrees, model
 
 Node = helper.make_node
 CONSTS: dict[str, Any] = {
@@ -177,6 +184,33 @@ def detections(guarded: bool) -> list[onnx.NodeProto]:
 def test_suppression_of_what_is_left(positive: int, guarded: bool) -> None:
     consts = {"many": np.array([2**62]), "overlap": np.array([0.1], np.float32)}
     check(detections(guarded), positive, consts)
+
+
+def rewritten(folder: Path, nodes: list[onnx.NodeProto]) -> int:
+    """How many rewrites and tensors were held against ONNX Runtime."""
+    consts = CONSTS | {"many": np.array([2**62]), "overlap": np.array([0.1], np.float32)}
+    path = save(model([*BEFORE, *nodes], data(5), ["y"], consts, 21), folder / "m.onnx")
+    with PassVerifier(feeds_of, isolated=False) as verifier:
+        prepare(load(path), {}, simplify=False, verifier=verifier)
+        return verifier.checked
+
+
+@pytest.mark.parametrize(
+    "nodes",
+    [
+        detections(True),
+        [Node("ReduceMean", ["r", "0"], ["y"])],
+        [Node("Unique", ["x"], ["u", "", "", "n"]), Node("Identity", ["u"], ["y"])],
+    ],
+)
+def test_every_rewrite_behind_them_is_verified(nodes: list[onnx.NodeProto], tmp_path: Path) -> None:
+    assert rewritten(tmp_path, nodes) > 3
+
+
+def test_rows_that_are_none_would_be_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(row_mixing, "_NEUTRAL", {**row_mixing._NEUTRAL, "ReduceMax": 9.0})
+    with pytest.raises(VerificationError, match="changed the numbers"):
+        rewritten(tmp_path, [Node("ReduceMax", ["r", "0"], ["y"])])
 
 
 def test_a_layer_of_the_rows() -> None:
