@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import re
 import shutil
 import subprocess
 import sys
@@ -16,7 +17,7 @@ from typing import Any
 
 from _timing import Cost, run_process
 
-__all__ = ["MODELS", "Job", "Peer", "clean_env", "machine", "prepare_peers"]
+__all__ = ["MODELS", "Job", "Peer", "clean_env", "command", "machine", "prepare_peers"]
 
 PNNX = "20261020"
 MODELS = (
@@ -64,7 +65,17 @@ def prepare_peers() -> Peer:
 
 
 def machine() -> dict[str, Any]:
-    return {"cpu": platform.processor() or platform.machine(), "cores": os.cpu_count(), "pnnx": PNNX}
+    model = re.search(r"^model name\s*: (.+)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
+    cpu = model.group(1) if model else platform.processor() or platform.machine()
+    python = platform.python_version()
+    return {"cpu": cpu, "cores": os.cpu_count(), "python": python, "pnnx": PNNX, "command": command()}
+
+
+def command() -> str:
+    """How this program was called, but for where its results go."""
+    words = [Path(sys.argv[0]).name, *sys.argv[1:]]
+    at = words.index("--json") if "--json" in words else len(words)
+    return " ".join(["python", *words[:at], *words[at + 2 :]])
 
 
 def clean_env() -> dict[str, str]:

@@ -1,35 +1,78 @@
-"""What each rule that saves work is worth: arm64 instructions of one inference without it, model by model.
+"""What each rewrite that saves work is worth, model by model.
 
-usage: attribution.py [--json FILE] [MODEL ...]
+usage: attribution.py [--loops 60] [--json FILE] [MODEL ...]
 
-Exports each model as it is, then once more without each rule of ``FAST_RULES`` that changes it, and counts.
+Exports each model as it is, then once more without each rule of ``FAST_RULES`` and ``FUSIONS`` that changes it, and
+without activations inside of layers, and counts the arm64 instructions of one inference on one thread. The marks of
+layers that one thread does are worth nothing there: with and without them the model runs in turn on two threads of this
+machine, and the ratio is the median over neighbouring runs.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
 sys.path.insert(0, str(Path(__file__).parent))
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # as latency_vs_pnnx.py has it; read when ncnn is loaded
 
 import numpy as np
 from _instructions import Counter
-from _runtimes import feed_of
+from _peers import MODELS, machine
+from _runtimes import feed_of, in_turn, ncnn_model
 
-MODELS = ("yolov8n_nudenet", "mtcnn_rnet", "mtcnn_onet", "pp_ocrv6_rec")
+FUSIONS = (
+    "fold-affine",
+    "fold-pad",
+    "fuse-activation",
+    "fuse-focus",
+    "fuse-focus-conv",
+    "fuse-group-norm",
+    "fuse-hard-sigmoid",
+    "fuse-layer-norm",
+    "fuse-norm-scale",
+    "fuse-pixel-shuffle",
+    "fuse-prelu",
+    "push-transpose",
+)
+"""Of the rules that every export needs, those that stand for layers that ncnn has."""
+
+IN_LAYER = "activation inside of its layer"
+MARKS = "layers that one thread does"
+
+Built = tuple[str, Path, Path, dict[str, Any], list[str]]
+"""The ``.param`` text, the files, the inputs by blob name, the output blobs."""
 
 
-def build(model: str, without: str, folder: Path) -> tuple[str, Path, Path, dict[str, Any], list[str]]:
-    """The ``.param`` text, the files, the inputs by blob name, the output blobs."""
+@contextmanager
+def without(name: str) -> Iterator[None]:
+    from mobilekit.passes import legalise
+
+    kept = {
+        which: tuple(rule for rule in getattr(legalise, which) if rule.name != name)
+        for which in ("FAST_RULES", "RULES")
+    }
+    with patch.multiple(legalise, **kept):
+        if name != IN_LAYER:
+            yield
+            return
+        with patch("mobilekit.targets.ncnn.fuse.activation", lambda node: None):  # noqa: ARG005
+            yield
+
+
+def build(model: str, left_out: str, folder: Path, *, marks: bool = True) -> Built:
     from mobilekit import zoo
     from mobilekit.bundle import TensorInfo
     from mobilekit.importers.onnx import load
-    from mobilekit.passes import legalise, prepare
+    from mobilekit.passes import prepare
     from mobilekit.runners.blobs import extracted, to_blob
     from mobilekit.targets.ncnn import NcnnOptions, NcnnTarget
 
@@ -37,10 +80,9 @@ def build(model: str, without: str, folder: Path) -> tuple[str, Path, Path, dict
     source = load(resolved.path)
     given = resolved.entry.inputs if resolved.entry else {}
     shapes = {spec.name: tuple(given.get(spec.name) or spec.static_shape()) for spec in source.inputs}
-    kept = tuple(rule for rule in legalise.FAST_RULES if rule.name != without)
-    with patch.object(legalise, "FAST_RULES", kept):
+    with without(left_out):
         graph = prepare(source, shapes)
-    artifact = NcnnTarget().build(graph, folder, NcnnOptions())
+        artifact = NcnnTarget().build(graph, folder, NcnnOptions(fixed_sizes=marks))
     infos = {v.name: TensorInfo(name=v.name, dtype=v.dtype or "", shape=shapes[v.name]) for v in graph.inputs}
     feed = feed_of({"shapes": shapes})
     inputs = {b.blob: np.asarray(to_blob(feed[b.tensor], infos[b.tensor], b)) for b in artifact.inputs}
@@ -48,25 +90,37 @@ def build(model: str, without: str, folder: Path) -> tuple[str, Path, Path, dict
     return param.read_text(), param, folder / "model.bin", inputs, list(extracted(artifact.outputs))
 
 
-def attribute(model: str, counter: Counter) -> list[dict[str, Any]]:
+def attribute(model: str, counter: Counter, loops: int) -> Iterator[dict[str, Any]]:
+    from mobilekit.errors import MobilekitError
     from mobilekit.passes.legalise import FAST_RULES
 
-    rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as name:
         whole, *files = build(model, "", Path(name) / "all")
         total = counter.count(*files)
         assert total is not None
-        for rule in FAST_RULES:
-            text, *files = build(model, rule.name, Path(name) / rule.name)
-            if text != whole and (count := counter.count(*files)) is not None:
+        for rule in (*(rule.name for rule in FAST_RULES), *FUSIONS, IN_LAYER):
+            try:
+                text, *others = build(model, rule, Path(name) / rule)
+            except MobilekitError:
+                continue  # without it, ncnn cannot take the model
+            if text != whole and (count := counter.count(*others)) is not None:
                 saved = round(1 - total / count, 4)
-                rows.append({"model": model, "rule": rule.name, "with": total, "without": count, "saved": saved})
-    return rows
+                yield {"model": model, "rule": rule, "with": total, "without": count, "saved": saved}
+        plain, *unmarked = build(model, "", Path(name) / "unmarked", marks=False)
+        runs = [ncnn_model(*files), ncnn_model(*unmarked)]
+        if plain != whole and runs[0] is not None and runs[1] is not None:
+            with_ms, without_ms = map(np.array, in_turn([run for run in runs if run is not None], loops))
+            layers = whole.count(" 31=") - plain.count(" 31=")
+            spent = {"with_ms": float(np.median(with_ms)), "without_ms": float(np.median(without_ms))}
+            saved = round(1 - float(np.median(with_ms / without_ms)), 4)
+            row = {"model": model, "rule": MARKS, "layers": layers, "saved": saved}
+            yield row | {key: round(value, 4) for key, value in spent.items()}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("models", nargs="*", default=MODELS)
+    parser.add_argument("models", nargs="*", default=(*MODELS, "pp_ocrv6_rec"))
+    parser.add_argument("--loops", type=int, default=60)
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     counter = Counter()
@@ -74,11 +128,12 @@ def main() -> None:
         raise SystemExit(f"{counter.missing} is missing")
     rows: list[dict[str, Any]] = []
     for model in options.models:
-        for row in attribute(model, counter):
-            print(f"{model}: {row['rule']} saves {row['saved']:.2%} of {row['without']:,} instructions", flush=True)
-            rows.append(row)
-    if options.json:
-        options.json.write_text(json.dumps(rows, indent=1) + "\n")
+        for row in attribute(model, counter, options.loops):
+            what = "time on two threads" if row["rule"] == MARKS else f"{row['without']:,} instructions"
+            print(f"{model}: {row['rule']} saves {row['saved']:.2%} of {what}", flush=True)
+            rows.append(row | {"load": round(os.getloadavg()[0], 1)})
+            if options.json:  # after each: an interrupted run keeps what it has
+                options.json.write_text(json.dumps({"machine": machine(), "rows": rows}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

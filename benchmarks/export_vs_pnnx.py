@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import statistics
 import sys
 import tempfile
@@ -33,18 +34,22 @@ def measure(model: str, peer: Peer, runs: int) -> dict[str, Any]:
         folder = Path(name)
         job = Job(model, peer, folder)
         own: list[float] = []
+        own_cpu: list[float] = []
 
         def ours() -> Any:
             cost = job.ours("--no-verify")
             run = folder / "ours" / "run.json"
             if run.is_file():
-                seconds = json.loads(run.read_text())["seconds"]
-                own.append(sum(seconds.get(stage, 0.0) for stage in OWN))
+                spent = json.loads(run.read_text())
+                own.append(sum(spent["seconds"].get(stage, 0.0) for stage in OWN))
+                own_cpu.append(sum(spent["cpu_seconds"].get(stage, 0.0) for stage in OWN))
             return cost
 
         jobs = [ours, job.ours, job.onnxsim, job.pnnx]
         alternate(jobs, 1)
         own.clear()
+        own_cpu.clear()
+        load = round(os.getloadavg()[0], 1)
         mine, verified, sim, pnnx = alternate(jobs, runs)
         theirs = sim.then(pnnx)
         row = {
@@ -54,6 +59,8 @@ def measure(model: str, peer: Peer, runs: int) -> dict[str, Any]:
             "pnnx_s": round(pnnx.seconds, 3),
             "ratio": round(mine.seconds / theirs.seconds, 3),
             "own_s": round(statistics.median(own), 3) if own else None,
+            "own_cpu_s": round(statistics.median(own_cpu), 3) if own_cpu else None,
+            "pnnx_cpu_s": round(pnnx.cpu_s, 3),
             "verified_s": round(verified.seconds, 3),
             "verified_ratio": round(verified.seconds / theirs.seconds, 3),
             "mobilekit_cpu_s": round(mine.cpu_s, 3),
@@ -63,6 +70,7 @@ def measure(model: str, peer: Peer, runs: int) -> dict[str, Any]:
             "verified_peak_mb": round(verified.peak_mb, 1),
             "onnxsim_peak_mb": round(sim.peak_mb, 1),
             "pnnx_peak_mb": round(pnnx.peak_mb, 1),
+            "load": load,
         }
         for key, cost in (("mobilekit_error", mine), ("verified_error", verified)):
             if cost.returncode:
@@ -108,7 +116,9 @@ def _table(rows: list[dict[str, Any]]) -> None:
     print(f"the slowest {max(row['ratio'] for row in rows):.2f}")
     print(f"verified {verified:.2f} s: ratio {verified / (sim + pnnx):.2f}", end="; ")
     print(f"the slowest {max(row['verified_ratio'] for row in rows):.2f}")
-    print(f"CPU time: ratio {cpu / their_cpu:.2f}, verified {verified_cpu / their_cpu:.2f}")
+    own_cpu, pnnx_cpu = total("own_cpu_s"), total("pnnx_cpu_s")
+    print(f"CPU time: ratio {cpu / their_cpu:.2f}, verified {verified_cpu / their_cpu:.2f}", end="; ")
+    print(f"rules, emitter, writer {own_cpu / pnnx_cpu:.2f} of pnnx")
     print(
         f"rules, emitter, writer {own:.2f} s: {own / pnnx:.2f} of pnnx; largest peak {largest / theirs:.2f} of pnnx's"
     )

@@ -192,6 +192,7 @@ def _converted(
             manifest = write_manifest(temporary, manifest, hashes)
             run = {
                 "seconds": clock.seconds,
+                "cpu_seconds": clock.cpu_seconds,
                 "peak_rss_bytes": peaks,
                 "errors": {name: asdict(error) for name, error in errors.items()},
                 "tensorrt_errors": {name: asdict(error) for name, error in plan_errors.items()},
@@ -338,16 +339,25 @@ def _peak_bytes() -> int:
 
 
 class _Clock:
+    """Wall seconds and CPU seconds (of this process and of children that have ended) of each stage."""
+
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}
+        self.cpu_seconds: dict[str, float] = {}
 
     @contextmanager
     def __call__(self, name: str) -> Iterator[None]:
-        started = time.perf_counter()
+        started, cpu = time.perf_counter(), _cpu_s()
         try:
             yield
         finally:
             self.seconds[name] = round(self.seconds.get(name, 0.0) + time.perf_counter() - started, 4)
+            self.cpu_seconds[name] = round(self.cpu_seconds.get(name, 0.0) + _cpu_s() - cpu, 4)
+
+
+def _cpu_s() -> float:
+    usages = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(usage.ru_utime + usage.ru_stime for usage in usages)
 
 
 def _check_output(folder: Path, *, replace: bool) -> None:
