@@ -30,9 +30,9 @@ if TYPE_CHECKING:
     from mobilekit.validate.inputs import Sample
     from mobilekit.validate.limits import Limits
     from mobilekit.validate.rounding import NumberFormat, RoundingCost
-    from mobilekit.validate.tolerance import Tolerance, Verdict
+    from mobilekit.validate.tolerance import Judgement, Tolerance, Verdict
 
-__all__ = ["BisectOptions", "Session", "bisect_bundle", "open_traced"]
+__all__ = ["BisectOptions", "Session", "bisect_bundle", "failing_sample", "open_traced"]
 
 Precision = Literal["fp32", "fp16", "bf16"]
 
@@ -89,13 +89,33 @@ def bisect_bundle(
     :class:`~mobilekit.errors.ChildError`.
     """
     from mobilekit.validate.firstbad import Found
-    from mobilekit.validate.rounding import RoundingCost
-    from mobilekit.validate.tolerance import Verdict
 
     options = options or BisectOptions()
+    with failing_sample(Path(bundle), device, options, progress) as (session, reference):
+        if not session.off:
+            return session.report(Found(None, False, "gradual"), reference)
+        with session.compared():
+            progress.step("looking for the first layer that goes wrong")
+            found = session.search(options.mode)
+            report = session.report(found, reference)
+            if options.repro is not None and report.first is not None:
+                from mobilekit.pipeline.repro import write_repro
+
+                write_repro(session, report, options.repro)
+                report = report.model_copy(update={"repro": str(options.repro)})
+    return report
+
+
+@contextmanager
+def failing_sample(
+    path: Path, device: str | None, options: BisectOptions, progress: Progress
+) -> Iterator[tuple[Session, ReferenceFacts]]:
+    """The bundle at its place, with the first sample that is off, or the last one where none is."""
+    from mobilekit.validate.rounding import RoundingCost
+
     if options.runs < 1 or options.run_bytes < 1:
         raise UsageError("nothing can be found without a run", hint="give --runs 1 or more")
-    opened, artifact, trace, layers = open_traced(Path(bundle))
+    opened, artifact, trace, layers = open_traced(path)
     with (
         open_blobs(opened, device, quota_bytes=options.quota_bytes, progress=progress) as (runner, facts),
         open_reference(opened) as reference,
@@ -105,22 +125,11 @@ def bisect_bundle(
             limits = _limits(opened, session.form, cost, options)
             for sample in _samples(opened, options):
                 session.begin(sample, reference, limits)
-                if session.verdict is Verdict.FAIL:
+                if session.off:
                     break
         if session.sample is None:
             raise UsageError("there is nothing to run: no samples", hint="give --samples 1 or more")
-        if session.verdict is not Verdict.FAIL:
-            return session.report(Found(None, False, "gradual"), reference.facts)
-        with session.compared():
-            progress.step("looking for the first layer that goes wrong")
-            found = session.search(options.mode)
-            report = session.report(found, reference.facts)
-            if options.repro is not None and report.first is not None:
-                from mobilekit.pipeline.repro import write_repro
-
-                write_repro(session, report, options.repro)
-                report = report.model_copy(update={"repro": str(options.repro)})
-    return report
+        yield session, reference.facts
 
 
 def _samples(bundle: Bundle, options: BisectOptions) -> Iterator[Sample]:
@@ -174,6 +183,8 @@ class Session:
         self.inputs: Mapping[str, Array] = {}
         """Of one sample of a batch."""
         self.states: tuple[OutputState, ...] = ()
+        self.off: tuple[str, ...] = ()
+        """Outputs beyond their tolerance: those that fail, and those for which the number format is too coarse."""
         self.search_: Search | None = None
         self._runner = runner
         self._fed: dict[str, Array] = {}
@@ -189,7 +200,7 @@ class Session:
         from mobilekit.report.bisection import OutputState
         from mobilekit.runners.batch import BatchRunner, split
         from mobilekit.runners.blobs import input_blobs
-        from mobilekit.validate.tolerance import judge
+        from mobilekit.validate.tolerance import Verdict, judge
 
         batch = self.artifact.batch
         runner = self._runner if batch is None else BatchRunner(self._runner, self.bundle.manifest, batch)
@@ -199,6 +210,11 @@ class Session:
         judged = {
             name: judge(error, record.tolerances[name], record.doubts[name]) for name, error in record.errors.items()
         }
+        self.off = tuple(
+            name
+            for name, each in judged.items()
+            if each.verdict is Verdict.FAIL or _beyond(record.errors[name], record.tolerances[name], each)
+        )
         self.sample, self.inputs, self.tolerances = sample, dict(sample.tensors), record.tolerances
         if batch is not None:
             self.inputs = {name: split(array, batch.places.get(name), batch.size)[0]
@@ -249,9 +265,9 @@ class Session:
     def search(self, mode: Mode) -> Found:
         """From the outputs that fail to the first layer."""
         from mobilekit.validate.firstbad import Found, Search, inner_limit, local_limit, noise_of
-        from mobilekit.validate.tolerance import Verdict, tolerance_for
+        from mobilekit.validate.tolerance import tolerance_for
 
-        failed = [state for state in self.states if state.verdict is Verdict.FAIL]
+        failed = [state for state in self.states if state.name in self.off]
         blobs = {info.tensor: info.blob for info in self.artifact.outputs}
         units = {state.name: unit for state in failed if (unit := self.net.find(blobs[state.name])) is not None}
         worst = max(state.relative_l2 for state in failed)
@@ -359,6 +375,14 @@ class Session:
         from mobilekit.pipeline.suspects import report_of
 
         return report_of(self, found, reference)
+
+
+def _beyond(error: TensorError, tolerance: Tolerance, judged: Judgement) -> bool:
+    """Inconclusive because the format costs that much by itself, which is worth a look; not because nothing is said."""
+    from mobilekit.validate.tolerance import Verdict
+
+    above = tolerance.rtol is not None and not error.relative_l2 <= tolerance.rtol
+    return judged.verdict is Verdict.INCONCLUSIVE and error.evidence and above
 
 
 def by_rank(units: Sequence[Unit]) -> list[Unit]:

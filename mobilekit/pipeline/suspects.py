@@ -9,7 +9,7 @@ from mobilekit.errors import MobilekitError
 
 if TYPE_CHECKING:
     from mobilekit.pipeline.bisect import Session
-    from mobilekit.report.bisection import BisectionReport, LayerLine, OutputState, Suspect, TensorRange
+    from mobilekit.report.bisection import BisectionReport, LayerLine, Suspect, TensorRange
     from mobilekit.report.model import ReferenceFacts
     from mobilekit.targets.ncnn.reader import ParamLayer
     from mobilekit.tensors import Array
@@ -28,7 +28,6 @@ def report_of(session: Session, found: Found, reference: ReferenceFacts) -> Bise
     """What ``mobilekit bisect`` says. Runs the device once more to see what a fault looks like."""
     from mobilekit import __version__
     from mobilekit.report.bisection import BisectionReport
-    from mobilekit.validate.tolerance import Verdict
 
     manifest, options = session.bundle.manifest, session.options
     assert session.sample is not None
@@ -38,7 +37,7 @@ def report_of(session: Session, found: Found, reference: ReferenceFacts) -> Bise
     others: list[Suspect] = []
     stage: Stage = "none"
     note = ""
-    if verdict is Verdict.FAIL and search is not None:
+    if search is not None:
         stage, note = _stage(session, found)
         if found.first is not None:
             first = _suspect(session, session.net.units[found.first], look=True)
@@ -91,8 +90,7 @@ def _rewrite(session: Session) -> str:
     """The first tensor, in the order of the blobs, that legalising changed; empty where it changed none."""
     from mobilekit.metrics.tensors import compare
 
-    failed = [state.name for state in session.states if state.verdict.value == "fail"]
-    ours = session.inner.rewritten(session.inputs, failed)
+    ours = session.inner.rewritten(session.inputs, session.off)
     right = session.inner.values(session.inputs, list(ours)) if ours else {}
     if all(compare(ours[name], right[name]).relative_l2 <= _REWRITE_RTOL for name in ours):
         return ""
@@ -255,7 +253,7 @@ def _sentence(session: Session, found: Found, stage: Stage, first: Suspect | Non
         if any(state.verdict.value == "pass" for state in session.states):
             return f"every output that says something is within tolerance of {against}: there is nothing to look for"
         return "the outputs say nothing on these inputs (zero or constant); try real ones with --inputs DIR"
-    worst = _worst(session.states)
+    worst = max((state for state in session.states if state.name in session.off), key=lambda each: each.relative_l2)
     head = f"the output {worst.name!r} is off ({worst.reason})"
     if stage == "rewrite":
         return f"{head}: legalising the graph changed it, {note}; try --verify-passes on export"
@@ -275,7 +273,3 @@ def _sentence(session: Session, found: Found, stage: Stage, first: Suspect | Non
         return f"{head}; the {what} is the first beyond tolerance, but is right on right inputs: it enlarges errors"
     local = f" (largest: {what}, relative L2 {first.local:.3g})" if first.local is not None else ""
     return f"{head}; no single layer is to blame, the error grows over many{local}"
-
-
-def _worst(states: Sequence[OutputState]) -> OutputState:
-    return max((state for state in states if state.verdict.value == "fail"), key=lambda state: state.relative_l2)

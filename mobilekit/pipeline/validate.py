@@ -212,12 +212,13 @@ def _task(bundle: Bundle, options: ValidateOptions) -> Task:
 def number_format(
     weights: Literal["fp32", "fp16"], arithmetic: Literal["fp32", "fp16"], facts: DeviceFacts
 ) -> NumberFormat:
-    """What a model is rounded to where ``facts`` says. ncnn computes in 16 bits on ARM alone; elsewhere the option has
-    no effect."""
+    """What a model is rounded to where ``facts`` says. ncnn computes in 16 bits on ARM alone; elsewhere the option is
+    about some weights."""
     from mobilekit.validate.rounding import NumberFormat
 
     narrow = arithmetic == "fp16" and facts.abi.startswith(("arm", "aarch64"))
-    return NumberFormat(weights, "fp16" if narrow else "fp32")
+    # x86 keeps the weights of InnerProduct in halves then (``src/layer/x86/innerproduct_x86.cpp``).
+    return NumberFormat("fp16" if arithmetic == "fp16" else weights, "fp16" if narrow else "fp32")
 
 
 def plan_format(precision: Precision) -> NumberFormat | str:

@@ -24,7 +24,7 @@ class Planted:
 
 @dataclass(frozen=True)
 class Fault:
-    """``precision``: the arithmetic to validate with, where the fault is of that arithmetic."""
+    """``precision``: the arithmetic that goes wrong. What goes wrong in fp16 alone needs arm64: the virtual device."""
 
     name: str
     models: tuple[str, ...]
@@ -327,3 +327,23 @@ def _(editor: Editor) -> Planted:
     layer = editor.find("Padding", 0)
     editor.set(layer, type=1)
     return Planted((layer.name,))
+
+
+@fault("a constant laid out by columns", YOLO)
+def _(editor: Editor) -> Planted:
+    layer = editor.find("MemoryData", 0)
+    editor.weight(layer, 0, lambda flat: flat.reshape(2, -1).T.reshape(-1), tagged=False)
+    reader = next(each for each in editor.layers if any(blob.startswith(layer.outputs[0]) for blob in each.inputs[:1])
+                  and each.type == "BinaryOp")  # fmt: skip
+    # A constant is no tensor that is computed: its readers go wrong.
+    return Planted((reader.name, layer.name))
+
+
+@fault("overflow in half precision alone", VAD, precision="fp16")
+def _(editor: Editor) -> Planted:
+    """Weights times 2^18 and those of the next layer divided by it: exact in float32, beyond the range of fp16."""
+    first, second = (editor.find("Convolution1D", number) for number in (2, 3))
+    for index, tagged in ((0, True), (1, False)):
+        editor.weight(first, index, lambda flat: flat * 2.0**18, tagged=tagged)
+    editor.weight(second, 0, lambda flat: flat / 2.0**18, tagged=True)
+    return Planted((first.name, second.name))
