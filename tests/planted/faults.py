@@ -208,7 +208,7 @@ def _(editor: Editor) -> Planted:
 @fault("softmax along another axis", YOLO, REC)
 def _(editor: Editor) -> Planted:
     layer = editor.find("Softmax", -1)
-    editor.set(layer, axis=0)
+    editor.set(layer, axis=0 if editor.value(layer, "axis") else 1)
     return Planted((layer.name,))
 
 

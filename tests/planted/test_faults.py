@@ -1,4 +1,4 @@
-"""A part of the planted faults as tests: those of the smallest public model. ``benchmarks/planted.py`` runs them all."""
+"""A part of the planted faults as tests: those of the smallest public model; ``benchmarks/planted.py`` runs all."""
 
 from __future__ import annotations
 
