@@ -265,21 +265,18 @@ class Session:
     def search(self, mode: Mode) -> Found:
         """From the outputs that fail to the first layer."""
         from mobilekit.validate.firstbad import Found, Search, inner_limit, local_limit, noise_of
-        from mobilekit.validate.tolerance import tolerance_for
 
         failed = [state for state in self.states if state.name in self.off]
         blobs = {info.tensor: info.blob for info in self.artifact.outputs}
         units = {state.name: unit for state in failed if (unit := self.net.find(blobs[state.name])) is not None}
         worst = max(state.relative_l2 for state in failed)
         tolerances = [self.tolerances[state.name] for state in failed]
-        rtol = min((each.rtol for each in tolerances if each.rtol is not None), default=tolerance_for("fp32").rtol)
-        assert rtol is not None
         noise = noise_of(self.form)
         search = self.search_ = Search(
             net=self.net,
             measure=self.measure,
             measure_local=self.measure_local,
-            limit=inner_limit(noise, worst, rtol),
+            limit=inner_limit(noise, worst),
             local_limit=local_limit(noise),
             atol=max(each.atol for each in tolerances),
             runs_left=max(0, self.options.runs - self.runs),

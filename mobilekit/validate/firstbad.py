@@ -7,8 +7,8 @@ right layer gives right values then. Where they do not, the curve was not monoto
 made much of a little), and layers are scanned by local error, the nearest first, while runs are left.
 
 What counts as bad on the way: an output at the limit is the sum of small errors, and the fault's own may be smaller
-than it. The limit of inner blobs is therefore the geometric mean of what rounding costs a right layer (:data:`NOISE`)
-and of the error to explain, and never above the tolerance.
+than it; and a right layer whose values are all near zero may cost more than the tolerance. The limit of inner blobs
+is therefore the geometric mean of what rounding costs a right layer (:data:`NOISE`) and of the error to explain.
 """
 
 from __future__ import annotations
@@ -46,10 +46,9 @@ def noise_of(form: NumberFormat) -> float:
     return max(NOISE[form.weights], NOISE[form.computed])
 
 
-def inner_limit(noise: float, error: float, tolerance: float) -> float:
+def inner_limit(noise: float, error: float) -> float:
     """Relative L2 above which an inner blob counts as bad, where an output is off by ``error``."""
-    between = math.sqrt(noise * error) if math.isfinite(error) else tolerance
-    return max(_FACTOR * noise, min(tolerance, between))
+    return max(_FACTOR * noise, math.sqrt(noise * min(error, 1.0)))
 
 
 def local_limit(noise: float) -> float:
@@ -101,7 +100,9 @@ class Search:
         if mode == "accumulated" or exhausted:
             return Found(first, False, "layer", exhausted)
         self._measure_local([self.net.units[first]])
-        if self._wrong_alone(first):
+        # Its inputs are good, so that a layer that is wrong shows about the same error by itself.
+        part = _BESIDE * _size(self.accumulated[first])
+        if self._wrong_alone(first) and (math.isinf(part) or not _size(self.local[first]) < part):
             return Found(first, True, "layer")
         return self._scan(suspects, first)
 

@@ -149,8 +149,17 @@ def test_copies_are_seen_through_and_layers_between_tensors_belong_together() ->
 
 def test_the_inner_limit_lies_between_rounding_and_what_is_to_be_explained() -> None:
     noise = noise_of(NumberFormat())
-    assert inner_limit(noise, 2e-3, 1e-3) == pytest.approx((2e-6 * 2e-3) ** 0.5)
-    assert inner_limit(noise, 0.9, 1e-3) == 1e-3
-    assert inner_limit(noise, float("inf"), 1e-3) == 1e-3
-    assert inner_limit(noise, 3e-5, 2.5e-5) == 10 * noise
+    assert inner_limit(noise, 2e-3) == pytest.approx((2e-6 * 2e-3) ** 0.5)
+    assert inner_limit(noise, float("inf")) == inner_limit(noise, 1.0) == pytest.approx(noise**0.5)
+    assert inner_limit(noise, 3e-5) == 10 * noise
     assert noise_of(NumberFormat("fp16", "fp32")) == noise_of(NumberFormat("fp32", "fp16")) > 100 * noise
+
+
+def test_a_right_layer_of_values_near_zero_is_not_blamed_for_a_large_fault_behind_it() -> None:
+    # As a saturated sigmoid: off by more than the limit, right or wrong, and the fault comes after it.
+    net = net_of([[]] + [[i] for i in range(30)])
+    device = Device(net, {"b20": 0.5}, lambda b: 0.5 if int(b[1:]) >= 20 else 2e-4 if b == "b10" else 1e-6)
+    device.own["b10"] = 2e-4
+    search = device.search()
+    search.limit = inner_limit(noise_of(NumberFormat()), 0.5)
+    assert search.run(["b30"]).first == "b20"
