@@ -52,21 +52,18 @@ def judge(fault: Fault, model: str, good: Path, copy: Path) -> dict[str, Any]:
         "precision": fault.precision,
         "validate": report.verdict.value,
         "validate_in_fp32": fp32,
-        "error": max(output.relative_l2 for output in report.outputs),
         "bisect": found.verdict.value,
         "stage": found.stage,
         "stage_right": found.stage == planted.stage,
         "planted": list(planted.layers),
         "named": named,
         "layer_right": layer_right,
-        "confirmed": found.confirmed,
         "runs": found.runs,
-        "causes": list(found.first.causes) if found.first is not None else [],
         "sentence": found.sentence,
     }
 
 
-def plant(names: list[str]) -> list[dict[str, Any]]:
+def plant(names: list[str], out: Path | None) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -76,6 +73,8 @@ def plant(names: list[str]) -> list[dict[str, Any]]:
                     continue
                 row = judge(fault, model, exported(model, folder / model), folder / f"bad{number}-{model}")
                 rows.append(row)
+                if out is not None:  # as far as it got
+                    out.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
                 good = row["validate"] == "fail" and row["stage_right"] and row["layer_right"]
                 print("ok " if good else "BAD", row["model"], "|", row["fault"], "|", row["sentence"], flush=True)
     return rows
@@ -101,7 +100,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     parser.add_argument("--good", action="store_true")
     arguments = parser.parse_args()
-    rows = all_good() if arguments.good else plant(arguments.names)
+    rows = all_good() if arguments.good else plant(arguments.names, arguments.json)
     if arguments.good:
         print(f"{sum(row['validate'] == 'fail' for row in rows)} of {len(rows)} good bundles are called fail")
     else:

@@ -16,10 +16,12 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from mobilekit.bundle import Bundle, open_bundle
     from mobilekit.errors import MobilekitError
+    from mobilekit.pipeline.bisect import BisectOptions, bisect_bundle
     from mobilekit.pipeline.compare import CompareOptions, compare
     from mobilekit.pipeline.export import ExportOptions, ExportReport, export_model
     from mobilekit.pipeline.inspect import ModelReport, inspect_model
     from mobilekit.pipeline.record import RecordOptions, record_reference
+    from mobilekit.pipeline.repair import RepairOptions, repair_bundle
     from mobilekit.pipeline.run import run as run_bundle
     from mobilekit.pipeline.validate import ValidateOptions, validate_bundle
     from mobilekit.report.comparison import ComparisonReport
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "BisectOptions",
     "Bundle",
     "CompareOptions",
     "ComparisonReport",
@@ -36,19 +39,23 @@ __all__ = [
     "MobilekitError",
     "ModelReport",
     "RecordOptions",
+    "RepairOptions",
     "ValidateOptions",
     "ValidationReport",
+    "bisect_bundle",
     "compare",
     "export_model",
     "inspect_model",
     "open_bundle",
     "record_reference",
+    "repair_bundle",
     "run_bundle",
     "validate_bundle",
 ]
 
 _HOME = {
     "Bundle": "bundle:Bundle",
+    "BisectOptions": "pipeline.bisect:BisectOptions",
     "CompareOptions": "pipeline.compare:CompareOptions",
     "ComparisonReport": "report.comparison:ComparisonReport",
     "ExportOptions": "pipeline.export:ExportOptions",
@@ -56,13 +63,16 @@ _HOME = {
     "MobilekitError": "errors:MobilekitError",
     "ModelReport": "pipeline.inspect:ModelReport",
     "RecordOptions": "pipeline.record:RecordOptions",
+    "RepairOptions": "pipeline.repair:RepairOptions",
     "ValidateOptions": "pipeline.validate:ValidateOptions",
     "ValidationReport": "report.model:ValidationReport",
+    "bisect_bundle": "pipeline.bisect:bisect_bundle",
     "compare": "pipeline.compare:compare",
     "export_model": "pipeline.export:export_model",
     "inspect_model": "pipeline.inspect:inspect_model",
     "open_bundle": "bundle:open_bundle",
     "record_reference": "pipeline.record:record_reference",
+    "repair_bundle": "pipeline.repair:repair_bundle",
     "run_bundle": "pipeline.run:run",
     "validate_bundle": "pipeline.validate:validate_bundle",
 }
