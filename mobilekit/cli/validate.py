@@ -88,6 +88,12 @@ def validate(
     truth: Annotated[
         Path | None, typer.Option(help="A CSV file: FILE,LABEL for each of --inputs; gives both sides' accuracy.")
     ] = None,
+    wait: Annotated[
+        float, typer.Option(min=0, help="Seconds to wait for a device that another validation holds.")
+    ] = 600.0,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on where the same validation was stopped (a device that went away).")
+    ] = False,
     timeout: Annotated[float, typer.Option(min=1, help="Seconds that one run may take.")] = 300.0,
     quota: Annotated[
         int | None, typer.Option(min=1, help="Megabytes that mobilekit may keep on the device. Default: 2147.")
@@ -125,7 +131,7 @@ def validate(
     \b
     Exit codes: 0 pass, 1 fail, 3 inconclusive, 4 no device or it went wrong.
     """
-    from mobilekit.cli._common import out_console, terminal_progress
+    from mobilekit.cli._common import out_console, remark, terminal_progress
     from mobilekit.errors import UsageError
     from mobilekit.pipeline.history import record
     from mobilekit.pipeline.report import ReportFiles, write_reports
@@ -157,6 +163,8 @@ def validate(
         ladder=ladder,
         metrics=tuple(metric or ()),
         truth=truth,
+        wait_s=wait,
+        resume=resume,
         timeout_s=timeout,
         quota_bytes=None if quota is None else quota * 1_000_000,
     )
@@ -170,6 +178,9 @@ def validate(
         typer.echo(json.dumps(report), nl=False)
     else:
         out_console().print(console.render(report))
+    if report.stopped is not None:
+        remark(f"error: {report.stopped.error}\nhint: {report.stopped.hint}")
+        raise typer.Exit(report.stopped.exit_code)
     raise typer.Exit(report.verdict.exit_code)
 
 

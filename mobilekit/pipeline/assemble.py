@@ -21,6 +21,7 @@ if TYPE_CHECKING:
         SampleErrors,
         ValidationReport,
     )
+    from mobilekit.report.stopped import StoppedReport
     from mobilekit.runners.base import RunOptions
     from mobilekit.validate.tolerance import Tolerance, Verdict
 
@@ -59,6 +60,9 @@ def report_of(
     if short:
         verdict = Verdict.FAIL
         sentence = f"{short[0].name} is {short[0].mean:.4g}, below {short[0].least:g}; {sentence}"
+    if found.stopped is not None:
+        verdict = Verdict.FAIL if verdict is Verdict.FAIL else Verdict.INCONCLUSIVE
+        sentence = f"stopped after {len(found.samples)} samples; of those: {sentence}"
     return ValidationReport(
         mobilekit_version=__version__,
         model=manifest.model.id,
@@ -82,6 +86,7 @@ def report_of(
         verdict=verdict,
         sentence=_not_executed(facts, verdict) + sentence,
         metrics=metrics,
+        stopped=_stopped(found),
         accuracy=_accuracy(found.samples),
         latency=None
         if facts.kind == "prepared"
@@ -92,6 +97,16 @@ def report_of(
         answers=tuple(sample.answer for sample in found.samples if sample.answer is not None),
         gpu=None if timed is None or manifest.tensorrt is None else gpu_report(timed, manifest.tensorrt.flavour),
     )
+
+
+def _stopped(found: Found) -> StoppedReport | None:
+    from mobilekit.report.stopped import StoppedReport
+
+    error = found.stopped
+    if error is None:
+        return None
+    hint = "what was done is kept: go on with --resume" + (f"; {error.hint}" if error.hint else "")
+    return StoppedReport(done=len(found.samples), error=error.message, hint=hint, exit_code=error.exit_code)
 
 
 def _metrics(samples: Sequence[SampleRecord], least: Mapping[str, float | None]) -> tuple[MetricReport, ...]:

@@ -6,14 +6,17 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from mobilekit.errors import BundleError, UsageError, VerificationError
+from mobilekit.errors import BundleError, ChildError, DeviceError, UsageError, VerificationError
+from mobilekit.pipeline.partial import digest_of
 from mobilekit.pipeline.warm import Warmth, warm_up
 from mobilekit.progress import SILENT, Progress
 from mobilekit.runners.base import RunOptions
 
 if TYPE_CHECKING:
     from mobilekit.bundle import Bundle, TensorInfo
+    from mobilekit.errors import MobilekitError
     from mobilekit.metrics.tensors import TensorError
+    from mobilekit.pipeline.partial import Partial
     from mobilekit.pipeline.reference import Reference
     from mobilekit.report.model import AnswerPair
     from mobilekit.runners.base import Runner, RunResult
@@ -61,11 +64,12 @@ class SampleRecord:
 @dataclass(frozen=True, slots=True)
 class Found:
     """All samples, in order, and the run that was timed: the first that gave an answer; ``warmth``, where the model was
-    warmed up until its times settled."""
+    warmed up until its times settled. ``stopped``: why there are no more samples."""
 
     samples: tuple[SampleRecord, ...]
     timed: RunResult | None
     warmth: Warmth | None = None
+    stopped: MobilekitError | None = None
 
 
 def measure(
@@ -79,21 +83,34 @@ def measure(
     task: Task = NO_TASK,
     *,
     settle: bool = False,
+    partial: Partial | None = None,
 ) -> Found:
     """Every sample through both. The first one is timed; the others run once. ``settle``: warm up until the times
     settle, instead of ``run.warmup`` times.
+
+    ``partial`` keeps each, and knows those from before, which are not run again. With it, a device that goes away or
+    stops answering after the first sample ends the work, and is told; without it, it is raised.
 
     Raises :class:`UsageError` where there are no samples, and what the runners raise.
     """
     once = RunOptions(threads=run.threads, fp16=run.fp16, bf16=run.bf16, timeout_s=run.timeout_s)
     records: list[SampleRecord] = []
-    timed: RunResult | None = None
+    timed: RunResult | None = partial.timed if partial is not None else None
+    opening: Sample | None = None
     warmth: Warmth | None = None
     first: NamedTensors | None = None
     for sample in samples:
+        opening = opening or sample
+        digest = digest_of(sample.tensors) if partial is not None else ""
+        known = partial.known(digest, sample.name) if partial is not None else None
+        if known is not None:
+            records.append(known)
+            continue
         progress.step(f"running {sample.name}")
         expected = reference.answer(sample.tensors, run.timeout_s)
-        first = first or expected
+        if first is None:
+            first = expected if opening is sample else reference.answer(opening.tensors, run.timeout_s)
+        begun = timed
         try:
             if settle and timed is None:
                 progress.step("warming up")
@@ -102,10 +119,18 @@ def measure(
             result = runner.run(sample.tensors, once if timed else run)
         except VerificationError as error:
             records.append(_unlike(sample.name, error.message, expected, bundle, limits, task))
+            if partial is not None:
+                partial.add(digest, records[-1], None)
             continue
+        except (ChildError, DeviceError) as error:
+            if partial is None or not records:
+                raise
+            return Found(tuple(records), timed, warmth, error)
         timed = timed or result
         record = _record(bundle, sample, result.outputs, expected, first, reference, limits, run.timeout_s)
         records.append(_judged(record, task, result.outputs, expected))
+        if partial is not None:
+            partial.add(digest, records[-1], timed if begun is None else None)
     if not records:
         raise UsageError("there is nothing to run: no samples", hint="give --samples 1 or more")
     return Found(tuple(records), timed, warmth)

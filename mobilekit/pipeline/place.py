@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeVar, cast
@@ -51,13 +51,15 @@ def open_place(
     gpu: GpuOptions | None = None,
     host: WorkerHost | None = None,
     quota_bytes: int | None = None,
+    wait_s: float | None = None,
     progress: Progress = SILENT,
 ) -> Iterator[tuple[Runner, DeviceFacts]]:
     """The bundle's model (:func:`choose_target` says which) at ``device``, started, and what it runs on.
 
     ``device`` of an ncnn model: an adb serial, ``"virtual"``, ``"virtual:cortex-a76"``, ``"local"`` (the ncnn wheel on
     this machine) or ``None``, the one connected; of a plan: see :func:`~mobilekit.pipeline.place_plan.open_plan`, which
-    ``gpu`` and ``host`` are for. ``quota_bytes`` bounds what is kept on the device. Raises any
+    ``gpu`` and ``host`` are for. ``quota_bytes`` bounds what is kept on the device. With ``wait_s``
+    an adb device is locked meanwhile, and waited for so long (:mod:`mobilekit.device.lock`). Raises any
     :class:`~mobilekit.errors.DeviceError` or :class:`~mobilekit.errors.ChildError`, :class:`BundleError` where the
     bundle has no such model.
     """
@@ -70,7 +72,7 @@ def open_place(
             yield plan
         return
 
-    with _opened(bundle, device, sample_by_sample, quota_bytes, progress) as found:
+    with _opened(bundle, device, sample_by_sample, quota_bytes, progress, wait_s=wait_s) as found:
         yield found
 
 
@@ -107,6 +109,7 @@ def _opened(
     progress: Progress,
     *,
     harness: bool = False,
+    wait_s: float | None = None,
 ) -> Iterator[tuple[_R, DeviceFacts]]:
     from mobilekit.report.model import DeviceFacts
 
@@ -133,6 +136,7 @@ def _opened(
                 ),
             )
         return
+    from mobilekit.device.lock import device_lock
     from mobilekit.device.select import open_device
     from mobilekit.runners.on_device import DeviceRunner
 
@@ -143,7 +147,8 @@ def _opened(
         one = replace(bundle, manifest=manifest)
         return DeviceRunner(chosen, one, quota_bytes=quota_bytes, progress=progress)
 
-    with arrange(bundle.manifest, on_device) as remote:
+    held = nullcontext() if wait_s is None else device_lock(chosen, wait_s=wait_s, progress=progress)
+    with held, arrange(bundle.manifest, on_device) as remote:
         info = remote.info()
         yield (
             cast("_R", remote),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -12,6 +13,7 @@ from mobilekit.errors import UsageError
 from mobilekit.pipeline.assemble import report_of
 from mobilekit.pipeline.ladder import MOST_SAMPLES, climb
 from mobilekit.pipeline.measure import Task, measure
+from mobilekit.pipeline.partial import Partial
 from mobilekit.pipeline.place import Target, choose_target, open_place
 from mobilekit.pipeline.place_plan import inputs_of_plan, sizes_of_plan, worker_host
 from mobilekit.pipeline.reference import ONNXRUNTIME, open_reference
@@ -50,7 +52,8 @@ class ValidateOptions:
     ``quota_bytes`` bounds what is kept on the device.
     ``ladder`` takes the first samples through every step between the original and the device
     (:mod:`mobilekit.pipeline.ladder`). ``metrics``: task metrics (:mod:`mobilekit.validate.task`), ``truth``: a CSV
-    file of what is right for each file of ``inputs``.
+    file of what is right for each file of ``inputs``. ``wait_s``: how long to wait for a device that another validation
+    holds. ``resume``: go on where the same validation was stopped.
     """
 
     reference: str | Path = ONNXRUNTIME
@@ -75,6 +78,8 @@ class ValidateOptions:
     ladder: bool = False
     metrics: tuple[str, ...] = ()
     truth: Path | None = None
+    wait_s: float = 600.0
+    resume: bool = False
 
 
 def validate_bundle(
@@ -131,6 +136,7 @@ def validate_bundle(
             gpu=GpuOptions(options.streams, options.cuda_graph, settle=options.warmup is None),
             host=host,
             quota_bytes=options.quota_bytes,
+            wait_s=options.wait_s,
             progress=progress,
         ) as (runner, facts),
     ):
@@ -163,17 +169,25 @@ def validate_bundle(
             limits = Limits(
                 [info.name for info in manifest.outputs], form, cost, overrides=overrides, allowance=manifest.rtol
             )
+            what = replace(options, timeout_s=0.0, quota_bytes=None, wait_s=0.0, resume=False)
+            partial = Partial(_identity(opened), facts.serial, facts.runner_version, what, resume=options.resume)
+            if options.resume:
+                progress.note(f"{partial.count} samples are known from before")
             samples = _Kept(recorded or files or seeded, MOST_SAMPLES if options.ladder else 0)
             # An emulator's times never settle, and a plan's runner sees to it itself.
             settle = options.warmup is None and facts.kind in ("local", "adb") and not facts.virtual
-            found = measure(opened, runner, reference, samples, run, limits, progress, task, settle=settle)
+            found = measure(
+                opened, runner, reference, samples, run, limits, progress, task, settle=settle, partial=partial
+            )
             if found.warmth is not None:
                 run = replace(run, warmup=found.warmth.runs)
             against = reference.facts
             if cost is not None and cost.unknown:
                 progress.note(f"fixed limits hold: what {form} costs could not be measured ({cost.unknown})")
+            if found.stopped is None:
+                partial.discard()
         ladder = None
-        if options.ladder and not isinstance(form, str):
+        if options.ladder and found.stopped is None and not isinstance(form, str):
             ladder = climb(opened, runner, facts, reference, samples.first, form, run, overrides, progress)
     fed: Literal["recorded", "files", "seeded"] = "recorded" if recorded else "files" if files else "seeded"
     report = report_of(opened, target, options, run, facts, against, found, fed, task)
@@ -192,6 +206,11 @@ class _Kept:
             if len(self.first) < self._count:
                 self.first.append(sample)
             yield sample
+
+
+def _identity(bundle: Bundle) -> str:
+    """Tells bundles apart: every file's content."""
+    return hashlib.sha256(repr(sorted((f.path, f.sha256) for f in bundle.manifest.files)).encode()).hexdigest()
 
 
 def _task(bundle: Bundle, options: ValidateOptions) -> Task:

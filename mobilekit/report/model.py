@@ -10,6 +10,7 @@ from mobilekit.report.gpu import GpuReport
 from mobilekit.report.ladder import LadderReport
 from mobilekit.report.limits import LimitReport
 from mobilekit.report.metrics import AccuracyReport, MetricReport
+from mobilekit.report.stopped import StoppedReport
 from mobilekit.validate.tolerance import Verdict
 
 __all__ = [
@@ -182,3 +183,4 @@ class ValidationReport(_Frozen):
     ladder: LadderReport | None = None
     metrics: tuple[MetricReport, ...] = ()
     accuracy: AccuracyReport | None = None
+    stopped: StoppedReport | None = None

@@ -1,0 +1,115 @@
+"""One validation on a device at a time: a lock that lies on the device, since its users may sit at many machines.
+
+A folder is the lock, for making one is atomic; a file in it, named by a token, says who holds it. The holder is a shell
+on the device that waits for the end of its input: its host's death, a pulled cable and a reboot all end it, and a lock
+whose holder no longer lives is taken away by the next one who comes. Only the token's own file is removed and then the
+empty folder, so that nobody can take away a lock that somebody else has just made.
+"""
+
+from __future__ import annotations
+
+import getpass
+import os
+import platform
+import secrets
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+from mobilekit.errors import DeviceError
+from mobilekit.progress import SILENT, Progress
+
+if TYPE_CHECKING:
+    from mobilekit.device.base import Device, RemoteProcess
+
+__all__ = ["LOCK", "device_lock"]
+
+LOCK = "/data/local/tmp/mobilekit/lock"
+
+_POLL_S = 1.0
+_ANSWER_S = 30.0
+
+_TAKE = """
+d=$1; t=$2; who=$3
+boot=$(cat /proc/sys/kernel/random/boot_id 2>/dev/null)
+mkdir -p "${d%/*}" 2>/dev/null
+if mkdir "$d" 2>/dev/null; then
+  if echo "$$ ${boot:--} $who" 2>/dev/null > "$d/$t"; then
+    echo held
+    cat > /dev/null
+    rm -f "$d/$t"; rmdir "$d" 2>/dev/null
+    exit 0
+  fi
+  echo busy; exit 0
+fi
+[ -d "$d" ] || { echo "failed $d cannot be made"; exit 0; }
+for f in "$d"/*; do
+  [ -f "$f" ] || { echo empty; exit 0; }
+  read -r pid then who < "$f" || continue
+  if [ "$then" = "${boot:--}" ] && kill -0 "$pid" 2>/dev/null; then echo "busy $who"; exit 0; fi
+  rm -f "$f"
+done
+rmdir "$d" 2>/dev/null
+echo stale
+"""
+
+
+@contextmanager
+def device_lock(device: Device, *, wait_s: float, progress: Progress = SILENT, folder: str = LOCK) -> Iterator[None]:
+    """Hold the device for the time of the block; wait ``wait_s`` for whoever else does.
+
+    Raises :class:`DeviceError` naming the holder where the time runs out, and what the device raises.
+    """
+    token = secrets.token_hex(8)
+    now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    who = f"{_user()}@{platform.node() or '?'},process={os.getpid()},since={now}".replace(" ", "_")
+    deadline = time.monotonic() + wait_s
+    told = empty = False
+    while True:
+        holder = device.spawn(["sh", "-c", _TAKE, "sh", folder, token, who])
+        try:
+            said, _, owner = holder.readline(_ANSWER_S).partition(" ")
+        except BaseException:
+            holder.close()
+            raise
+        if said == "held":
+            break
+        holder.close()
+        if said == "failed":
+            raise DeviceError(f"{device.serial}: cannot take the lock: {owner}", hint="is /data/local/tmp writable?")
+        if said == "stale":
+            continue
+        if said == "empty":
+            # Somebody is just taking it, or died on the way: then nothing stands in it a second later either.
+            if empty:
+                device.shell(["rmdir", folder])
+            empty = True
+        if time.monotonic() >= deadline:
+            by = owner.replace(",", ", ").replace("=", " ") or "another mobilekit"
+            raise DeviceError(
+                f"{device.serial} is in use by {by}; waited {wait_s:g} s",
+                hint="wait longer with --wait SECONDS, or use another device",
+            )
+        if owner and not told:
+            progress.note(f"waiting for {device.serial}, in use by {owner.replace(',', ', ').replace('=', ' ')}")
+            told = True
+        time.sleep(min(_POLL_S, max(0.05, deadline - time.monotonic())))
+    try:
+        yield
+    finally:
+        _release(device, holder, folder, token)
+
+
+def _release(device: Device, holder: RemoteProcess, folder: str, token: str) -> None:
+    with suppress(DeviceError):  # a device that is gone holds nothing
+        holder.close()
+        device.shell(["sh", "-c", 'rm -f "$1/$2"; rmdir "$1" 2>/dev/null; :', "sh", folder, token], timeout_s=10)
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (OSError, KeyError):
+        return "?"

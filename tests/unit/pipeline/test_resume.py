@@ -1,0 +1,110 @@
+"""A validation that was stopped keeps what it did, says so, and goes on with --resume."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+
+import numpy as np
+import pytest
+from onnx import helper
+
+import mobilekit.pipeline.validate as validating
+from mobilekit.errors import DeviceLostError, HarnessTimeoutError
+from mobilekit.pipeline.export import export_model
+from mobilekit.pipeline.validate import ValidateOptions, validate_bundle
+from mobilekit.report import json
+from mobilekit.validate.tolerance import Verdict
+from tests.models import of_nodes, save
+
+
+class Flaky:
+    """The runner, until it has run ``left`` times."""
+
+    def __init__(self, runner, left, error, ran):
+        self.runner, self.left, self.error, self.ran = runner, left, error, ran
+
+    def run(self, inputs, options):
+        if self.left == 0:
+            raise self.error
+        self.left -= 1
+        self.ran.append(options)
+        return self.runner.run(inputs, options)
+
+
+@pytest.fixture
+def bundle(tmp_path, monkeypatch):
+    monkeypatch.setenv("MOBILEKIT_CACHE", str(tmp_path / "cache"))  # what is kept there is not for the tests beside
+    weights = {"w": np.random.default_rng(0).standard_normal((8, 3, 3, 3)).astype(np.float32)}
+    model = of_nodes([helper.make_node("Conv", ["x", "w"], ["y"])], {"x": (1, 3, 8, 8)}, {"y": (1, 8, 6, 6)}, weights)
+    export_model(save(model, tmp_path / "m.onnx"), tmp_path / "b")
+    return tmp_path / "b"
+
+
+@pytest.fixture
+def fails(monkeypatch):
+    """``fails(after, error)``: the place goes wrong after so many runs; gives the list of those that went well."""
+    right = validating.open_place
+
+    def arrange(left, error=None):
+        ran = []
+
+        @contextmanager
+        def place(*args, **kwargs):
+            with right(*args, **kwargs) as (runner, facts):
+                yield Flaky(runner, left, error, ran), facts
+
+        monkeypatch.setattr(validating, "open_place", place)
+        return ran
+
+    return arrange
+
+
+OPTIONS = {"samples": 5, "iterations": 4, "warmup": 0}
+
+
+@pytest.mark.parametrize("error", [DeviceLostError("it went away"), HarnessTimeoutError("nothing came within 3 s")])
+def test_what_was_done_is_told_and_not_done_again(bundle, fails, error):
+    whole = validate_bundle(bundle, "local", ValidateOptions(**OPTIONS))
+    fails(2, error)
+    report = validate_bundle(bundle, "local", ValidateOptions(**OPTIONS))
+    assert report.samples == ("seed 0", "seed 1")
+    assert report.verdict is Verdict.INCONCLUSIVE
+    assert report.stopped is not None
+    assert (report.stopped.done, report.stopped.error, report.stopped.exit_code) == (2, error.message, 4)
+    assert "--resume" in report.stopped.hint
+    assert json.loads(json.dumps(report)) == report
+    ran = fails(-1)
+    again = validate_bundle(bundle, "local", ValidateOptions(**OPTIONS, resume=True, timeout_s=200))
+    assert len(ran) == 3
+    assert all(options.iterations == 1 for options in ran)
+    assert again.outputs == whole.outputs
+    assert again.samples == whole.samples
+    assert again.stopped is None
+    assert again.latency.iterations == 4
+    assert again.latency.values_ms == report.latency.values_ms
+    ran = fails(-1)
+    validate_bundle(bundle, "local", ValidateOptions(**OPTIONS, resume=True))
+    assert len(ran) == 5, "nothing is left of a validation that ended well"
+
+
+def test_other_settings_begin_anew_and_a_cut_line_is_left_out(bundle, fails, tmp_path):
+    fails(3, DeviceLostError("gone"))
+    validate_bundle(bundle, "local", ValidateOptions(**OPTIONS))
+    ran = fails(-1)
+    validate_bundle(bundle, "local", ValidateOptions(**{**OPTIONS, "seed": 100}, resume=True))
+    assert len(ran) == 5
+    fails(3, DeviceLostError("gone"))
+    validate_bundle(bundle, "local", ValidateOptions(**OPTIONS))
+    from mobilekit.paths import cache_dir
+
+    (file,) = cache_dir("partial").glob("*.jsonl")
+    file.write_bytes(file.read_bytes()[:-20])
+    ran = fails(-1)
+    assert validate_bundle(bundle, "local", ValidateOptions(**OPTIONS, resume=True)).verdict is Verdict.PASS
+    assert len(ran) == 3
+
+
+def test_a_device_that_never_answered_is_an_error(bundle, fails):
+    fails(0, DeviceLostError("gone"))
+    with pytest.raises(DeviceLostError):
+        validate_bundle(bundle, "local", ValidateOptions(**OPTIONS))
