@@ -82,8 +82,8 @@ class _Recorded:
         from mobilekit.report.model import ReferenceFacts
 
         provider = self._recording.manifest.provider
-        where = provider.gpu or provider.machine
-        return ReferenceFacts(name=provider.name, version=f"{provider.version} (recorded on {where})")
+        version = f"{provider.version} (recorded on {provider.machine})"
+        return ReferenceFacts(name=provider.name, version=version, gpu=provider.gpu)
 
     def samples(self) -> Iterator[Sample]:
         return self._recording.samples()
