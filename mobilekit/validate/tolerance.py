@@ -74,8 +74,8 @@ class _Rule:
 
 
 _RULES = {
-    "fp32": _Rule(factor=32.0, floor=2e-5, ceiling=1e-2, absolute=1e-5),
-    "weights": _Rule(factor=4.0, floor=1e-3, ceiling=0.1, absolute=1e-4),
+    "fp32": _Rule(factor=64.0, floor=2e-5, ceiling=1e-2, absolute=1e-5),
+    "weights": _Rule(factor=4.0, floor=4e-3, ceiling=0.1, absolute=1e-4),
     "fp16": _Rule(factor=6.0, floor=2e-2, ceiling=0.1, absolute=1e-3),
     "bf16": _Rule(factor=4.0, floor=2e-2, ceiling=0.3, absolute=1e-2),
 }
