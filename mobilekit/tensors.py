@@ -96,13 +96,22 @@ def load_npy(path: Path) -> Array:
     import numpy as np
 
     try:
-        array: Array = np.load(path, allow_pickle=False)
+        if path.exists() and not path.is_file():  # a pipe would be waited for
+            raise UsageError(f"{path} is no file", hint="give a .npy file")
+        with path.open("rb") as file:
+            if file.read(4) == b"PK\3\4":
+                raise UsageError(f"{path} holds several arrays (.npz)", hint="give one .npy file for each input")
+            file.seek(0)
+            array: Array = np.lib.format.read_array(file, allow_pickle=False)
     except FileNotFoundError:
         raise UsageError(f"there is no file {path}") from None
+    except MemoryError:
+        raise UsageError(
+            f"{path} says that it holds an array larger than memory", hint="the file is damaged: write it again"
+        ) from None
     except (ValueError, EOFError, OSError) as error:
-        raise UsageError(f"{path} is not a readable .npy file: {error}", hint="write it with numpy.save") from error
-    if not isinstance(array, np.ndarray):
-        raise UsageError(f"{path} holds several arrays", hint="give one .npy file for each input")
+        said = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise UsageError(f"{path} is not a readable .npy file: {said}", hint="write it with numpy.save") from error
     return array
 
 

@@ -24,6 +24,29 @@ File open_for_reading(const std::string& path) {
     return file;
 }
 
+constexpr uint32_t kInt8Tag = 0x000D4B38;  // modelbin.cpp
+
+// ncnn takes what is missing for an empty weight, which some layers then read.
+class Weights : public ncnn::DataReader {
+public:
+    Weights(FILE* file, const std::string& path, bool quantised) : file_(file), path_(path), quantised_(quantised) {}
+    size_t read(void* data, size_t size) const override {
+        if (std::fread(data, 1, size, file_) != size)
+            throw Error(ErrorCode::kModel, path_ + " is truncated, or of another .param: a weight of " + std::to_string(size) +
+                                               " bytes goes past its end");
+        uint32_t tag = 0;
+        if (size == sizeof(tag)) std::memcpy(&tag, data, size);
+        if (tag == kInt8Tag && !quantised_)
+            throw Error(ErrorCode::kModel, path_ + " is of another .param: it holds int8 weights, and no layer their scales");
+        return size;
+    }
+
+private:
+    FILE* file_;
+    const std::string& path_;
+    bool quantised_;
+};
+
 std::string shape_text(const std::vector<uint32_t>& shape) {
     std::string text;
     for (uint32_t axis : shape) text += (text.empty() ? "" : "x") + std::to_string(axis);
@@ -68,7 +91,10 @@ Model::Model(const LoadRequest& request) : request_(request), info_(read_param(r
 }
 
 Model::~Model() {
-    if (worker_) worker_->run([this] { net_.reset(); });
+    if (worker_) worker_->run([this] {
+        guard_.reset();
+        net_.reset();
+    });
 }
 
 void Model::load() {
@@ -104,20 +130,22 @@ void Model::load() {
             throw Error(ErrorCode::kModel, "ncnn cannot read " + request_.param + " (code " + std::to_string(code) + ")");
     }
     report_.param_ns = monotonic_ns() - start;
+    check_layers(*net_, info_.params);
 
     start = monotonic_ns();
     {
         const File file = open_for_reading(request_.bin);
-        const int code = net_->load_model(file.get());
+        const int code = net_->load_model(Weights(file.get(), request_.bin, has_scales(info_.params)));
         if (code != 0)
             throw Error(ErrorCode::kModel, "ncnn cannot load the weights " + request_.bin + " (code " +
-                                               std::to_string(code) + "): truncated, or of another .param");
+                                               std::to_string(code) + "): damaged, or of another .param");
         const long position = std::ftell(file.get());
         struct stat status {};
         if (::fstat(::fileno(file.get()), &status) == 0 && position >= 0 && status.st_size > position)
             throw Error(ErrorCode::kModel, std::to_string(status.st_size - position) + " bytes at the end of " +
                                                request_.bin + " belong to no layer: it is of another .param");
     }
+    guard_ = std::make_unique<LayerGuard>(*net_, info_.params);
     report_.weights_ns = monotonic_ns() - start;
 
     for (size_t i = 0; i < net_->blobs().size(); i++) blob_index_[net_->blobs()[i].name] = static_cast<int>(i);

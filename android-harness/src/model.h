@@ -9,6 +9,7 @@
 #include <string>
 #include <vector>
 
+#include "layer_rules.h"
 #include "memory.h"
 #include "param.h"
 #include "timed_layer.h"
@@ -84,6 +85,7 @@ private:
     std::map<std::string, int> blob_index_;
     // The net goes before the allocators above, and both go on the thread that made them.
     std::unique_ptr<ncnn::Net> net_;
+    std::unique_ptr<LayerGuard> guard_;
     std::unique_ptr<Worker> worker_;
 };
 

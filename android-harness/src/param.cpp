@@ -21,24 +21,41 @@ constexpr int kParamMagic = 7767517;  // net.cpp, load_param
 
 [[noreturn]] void bad(const std::string& what) { throw Error(ErrorCode::kModel, what); }
 
-// Input's ids, from layer/input.cpp: 0=w 1=h 11=d 2=c; an axis of 0 is open.
-std::vector<int> input_shape(std::istringstream& words) {
-    int w = 0, h = 0, d = 0, c = 0;
+constexpr size_t kMaxWord = 255;  // net.cpp and paramdict.cpp read words into char[256]
+
+std::string next_word(std::istringstream& words, const std::string& where) {
+    std::string word;
+    if (!(words >> word)) bad(where + " is cut short");
+    if (word.size() > kMaxWord) bad(where + " has a name of " + std::to_string(word.size()) + " characters; ncnn reads " + std::to_string(kMaxWord));
+    return word;
+}
+
+// An array is written with an id from -23300 down, its count before it.
+LayerParams read_params(std::istringstream& words) {
+    LayerParams params;
     for (std::string word; words >> word;) {
         const size_t equals = word.find('=');
         if (equals == std::string::npos) continue;
-        const std::string id = word.substr(0, equals);
-        const int value = std::atoi(word.c_str() + equals + 1);
-        if (id == "0") w = value;
-        if (id == "1") h = value;
-        if (id == "2") c = value;
-        if (id == "11") d = value;
+        const int id = std::atoi(word.c_str());
+        const std::string value = word.substr(equals + 1);
+        if (id > -23300) {
+            params[id] = value;
+        } else {
+            const size_t comma = value.find(',');
+            params[-(id + 23300)] = comma == std::string::npos ? "" : value.substr(comma + 1);
+        }
     }
+    return params;
+}
+
+// Input's ids, from layer/input.cpp: 0=w 1=h 11=d 2=c; an axis of 0 is open.
+std::vector<int> input_shape(const LayerParams& params) {
     std::vector<int> shape;
-    if (c > 0) shape.push_back(c);
-    if (d > 0) shape.push_back(d);
-    if (h > 0) shape.push_back(h);
-    if (w > 0) shape.push_back(w);
+    for (const int id : {2, 11, 1, 0}) {
+        const auto found = params.find(id);
+        const int size = found == params.end() ? 0 : std::atoi(found->second.c_str());
+        if (size > 0) shape.push_back(size);
+    }
     return shape;
 }
 
@@ -72,30 +89,33 @@ ParamInfo read_param(const std::string& path) {
     std::unordered_map<std::string, size_t> depth_of;  // blob -> layers up to the one that makes it
     while (std::getline(lines, line)) {
         std::istringstream words(line);
-        std::string type, name;
+        if ((words >> std::ws).eof()) continue;
+        const std::string place = path + ", layer " + std::to_string(info.layers);
+        const std::string type = next_word(words, place);
+        const std::string name = next_word(words, place);
+        const std::string where = place + " (" + name + ")";
         size_t bottoms = 0, tops = 0;
-        if (!(words >> type)) continue;
-        const std::string where = path + ", layer " + std::to_string(info.layers) + " ";
-        if (!(words >> name >> bottoms >> tops)) bad(where + "is cut short");
+        if (!(words >> bottoms >> tops)) bad(where + " is cut short");
         if (known_types.count(type) == 0) {
-            if (own.count(type) == 0) check_stock_layer(type, where + "(" + name + ")");
+            if (own.count(type) == 0) check_stock_layer(type, where);
             known_types.insert(type);
         }
         size_t depth = 0;
         std::string blob;
         for (size_t i = 0; i < bottoms; i++) {
-            if (!(words >> blob)) bad(where + "(" + name + ") is cut short");
+            blob = next_word(words, where);
             const auto producer = depth_of.find(blob);
-            if (producer == depth_of.end()) bad(where + "(" + name + ") reads blob '" + blob + "', which nothing before it makes or another layer already read");
+            if (producer == depth_of.end()) bad(where + " reads blob '" + blob + "', which nothing before it makes or another layer already read");
             depth = std::max(depth, producer->second);
             depth_of.erase(producer);
         }
         for (size_t i = 0; i < tops; i++) {
-            if (!(words >> blob)) bad(where + "(" + name + ") is cut short");
+            blob = next_word(words, where);
             depth_of[blob] = depth + 1;
         }
+        info.params.push_back(read_params(words));
         if (type == "Input" && tops == 1) {
-            std::vector<int> shape = input_shape(words);
+            std::vector<int> shape = input_shape(info.params.back());
             if (!shape.empty()) info.input_shapes[blob] = shape;
         }
         info.depth = std::max(info.depth, depth + 1);

@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <ctime>
 
+#include "proxy_layer.h"
+
 namespace mobilekit {
 
 uint64_t monotonic_ns() {
@@ -13,10 +15,9 @@ uint64_t monotonic_ns() {
 
 namespace {
 
-class TimedLayer : public ncnn::Layer {
+class TimedLayer : public ProxyLayer {
 public:
-    // The base's copy takes everything by which ncnn decides how to call a layer: flags, mask, blob indexes, names.
-    TimedLayer(const ncnn::Layer& inner, LayerTime& time) : ncnn::Layer(inner), inner_(inner), time_(time) {}
+    TimedLayer(const ncnn::Layer& inner, LayerTime& time) : ProxyLayer(inner), time_(time) {}
 
     int forward(const std::vector<ncnn::Mat>& in, std::vector<ncnn::Mat>& out, const ncnn::Option& opt) const override {
         return measured([&] { return inner_.forward(in, out, opt); });
@@ -43,7 +44,6 @@ private:
         return result;
     }
 
-    const ncnn::Layer& inner_;
     LayerTime& time_;
 };
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from mobilekit.progress import Progress, Task
 
-__all__ = ["out_console", "print_json", "remark", "terminal_progress"]
+__all__ = ["out_console", "print_json", "printable", "remark", "terminal_progress"]
 
 
 def out_console() -> Console:
@@ -25,9 +25,17 @@ def out_console() -> Console:
     return Console(highlight=False)
 
 
+def printable(text: str) -> str:
+    """The text without anything but line ends that a terminal would act on: names and labels come from strangers."""
+    return "".join(
+        char if char.isprintable() or char == "\n" else char.encode("unicode_escape", "backslashreplace").decode()
+        for char in text
+    )
+
+
 def remark(text: str) -> None:
     """One line to stderr, where progress, remarks and errors go, so that stdout stays clean for a script."""
-    print(text, file=sys.stderr)
+    print(printable(text), file=sys.stderr)
 
 
 def print_json(value: Any) -> None:
@@ -39,7 +47,7 @@ class _Lines:
     """Progress as plain lines, for a log: no need of rich, which takes 0.05 s to import."""
 
     def step(self, text: str) -> None:
-        print(text, file=sys.stderr, flush=True)
+        print(printable(text), file=sys.stderr, flush=True)
 
     note = step
 
@@ -59,7 +67,7 @@ class _Terminal:
         self._console = console
         self._bars = Progress(
             SpinnerColumn(),
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=30),
             TextColumn("{task.fields[shown]}"),
             TimeElapsedColumn(),
@@ -70,7 +78,7 @@ class _Terminal:
 
     def step(self, text: str) -> None:
         self.end_step()
-        self._step = self._bars.add_task(text, total=None, shown="")
+        self._step = self._bars.add_task(printable(text), total=None, shown="")
 
     def end_step(self) -> None:
         if self._step is not None:
@@ -78,7 +86,7 @@ class _Terminal:
             self._step = None
 
     def note(self, text: str) -> None:
-        self._console.print(text, markup=False)
+        self._console.print(printable(text), markup=False)
 
     @contextmanager
     def task(self, text: str, total: float | None = None, *, unit: str = "") -> Iterator[Task]:

@@ -68,14 +68,16 @@ def make_app(only: str | None = None) -> typer.Typer:
 
 
 def _report(error: MobilekitError) -> None:
-    print(f"error: {error.message}", file=sys.stderr)
+    from mobilekit.cli._common import remark
+
+    remark(f"error: {error.message}")
     if isinstance(error, UnsupportedModelError):
         for finding in error.findings:
-            print(f"  {finding.op} at {finding.node}: {finding.reason}", file=sys.stderr)
+            remark(f"  {finding.op} at {finding.node}: {finding.reason}")
             if finding.remedy:
-                print(f"    remedy: {finding.remedy}", file=sys.stderr)
+                remark(f"    remedy: {finding.remedy}")
     for line in error.hint.splitlines():
-        print(f"hint: {line}", file=sys.stderr)
+        remark(f"hint: {line}")
 
 
 def _internal(error: Exception) -> None:

@@ -84,18 +84,22 @@ def run(
 
 
 def _print(report: RunReport) -> None:
+    from mobilekit.cli._common import printable
+
+    runner = f"{report.runner.name} {report.runner.version}"
     each = f" for {report.batch} samples" if report.batch > 1 else ""
-    typer.echo(f"{report.model} on {report.runner.name} {report.runner.version}: {report.latency_ms:.1f} ms{each}")
+    typer.echo(f"{printable(report.model)} on {runner}: {report.latency_ms:.1f} ms{each}")
     if report.answers:
-        width = max(len(answer.label) for answer in report.answers)
-        for answer in report.answers:
-            typer.echo(f"  {answer.label:<{width}}  {answer.probability:7.2%}")
+        labels = [printable(answer.label) for answer in report.answers]
+        width = max(map(len, labels))
+        for label, answer in zip(labels, report.answers, strict=True):
+            typer.echo(f"  {label:<{width}}  {answer.probability:7.2%}")
         how = "as the model gives them" if report.scores == "probabilities" else "softmax of the model's scores"
         typer.echo(f"  (probabilities: {how})")
     for name, summary in report.outputs.items():
         if report.answers and name == report.answered_by:
             continue
-        typer.echo(f"  {name}: {_in_words(summary)}")
+        typer.echo(f"  {printable(name)}: {_in_words(summary)}")
     for summary in report.outputs.values():
         if summary.file is not None:
             typer.echo(f"  wrote {summary.file}")

@@ -97,7 +97,8 @@ class _Reader:
     def graph(self, proto: GraphProto, outer: Mapping[str, Value]) -> Graph:
         graph = Graph(proto.name, dict(self._opsets))
         scope: dict[str, Value] = {}
-        check_names(*(item.name for items in (proto.initializer, proto.input, proto.output) for item in items))
+        named = [*proto.initializer, *proto.input, *proto.output]
+        check_names(proto.name, *(item.name for item in named))
         for tensor in proto.initializer[:]:
             array = from_tensor(tensor, self._external)
             scope[tensor.name] = Value(tensor.name, name_of(array.dtype), array.shape, const=array)

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from mobilekit.errors import REPORT_IT, UnsupportedModelError, UsageError, VerificationError
+from mobilekit.errors import REPORT_IT, ModelError, UnsupportedModelError, UsageError, VerificationError
 from mobilekit.paths import atomic_dir
 from mobilekit.pipeline.blame import blamed
 from mobilekit.pipeline.infos import tensor_info
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from mobilekit.importers.onnx import SourceModel
     from mobilekit.metrics.tensors import TensorError
     from mobilekit.passes.batch import Batch, Mixing
+    from mobilekit.passes.nonfinite import NonFinite
     from mobilekit.passes.verify import PassVerifier
     from mobilekit.pipeline.dynamic import DynamicModel, DynamicShape
     from mobilekit.pipeline.tensorrt import PlanReport, PreparedPlan
@@ -182,6 +183,11 @@ def _converted(
                 errors, verified = _verify(temporary, manifest, source, reference, options, progress)
                 manifest = replace(manifest, verified=verified)
             peaks["verification"] = _peak_bytes()
+        elif ncnn is not None:
+            from mobilekit.passes.nonfinite import listed, nonfinite_weights
+
+            if bad := nonfinite_weights(ncnn.graph):
+                progress.note(f"the model's weights are not all finite, and nothing is verified: {listed(bad)}")
         made = _make_plan(plan, temporary, manifest, source, options, clock, progress) if plan is not None else None
         if made is not None:
             manifest = replace(manifest, tensorrt=made.artifact)
@@ -553,6 +559,7 @@ def _verify(
     Raises :class:`VerificationError` naming each output that is out of tolerance.
     """
     from mobilekit.metrics.tensors import compare
+    from mobilekit.passes.nonfinite import listed
     from mobilekit.runners.base import RunOptions
     from mobilekit.runners.batch import sample_by_sample
     from mobilekit.runners.ncnn_host import NcnnHostRunner
@@ -586,6 +593,14 @@ def _verify(
             for name, error in errors.items():
                 measured[name].append(error)
                 judged[name].append(verdicts[name])
+    bad: tuple[NonFinite, ...] = ()
+    if any(error.nonfinite_expected for errors in measured.values() for error in errors):
+        bad = _nonfinite_weights(source)
+        if any(weight.nan for weight in bad):
+            raise ModelError(
+                f"the model's weights hold NaN, and so do its outputs in ONNX Runtime: {listed(bad)}",
+                hint="its training diverged, or the file is damaged; --no-verify exports it all the same",
+            )
     wrong = [
         f"{name}: {verdict.reason} ({sample})"
         for name, every in judged.items()
@@ -595,8 +610,10 @@ def _verify(
     if wrong:
         raise VerificationError(
             "the converted model does not compute what the original does; nothing was written\n  " + "\n  ".join(wrong),
-            hint=_what_to_do(measured, options),
+            hint=_what_to_do(measured, options, bad),
         )
+    if bad:
+        progress.note(f"the model's weights hold infinities, and so do its outputs: {listed(bad)}")
     if manifest.rtol is not None:
         progress.note(f"{manifest.rtol_reason}; relative L2 up to {manifest.rtol:g} is allowed")
     for name, every in judged.items():
@@ -607,7 +624,19 @@ def _verify(
     ) is Verdict.PASS
 
 
-def _what_to_do(measured: Mapping[str, Sequence[TensorError]], options: ExportOptions) -> str:
+def _nonfinite_weights(source: SourceModel) -> tuple[NonFinite, ...]:
+    """Those of the model as it is in the file, by the names it has there."""
+    from mobilekit.importers.convert import from_proto
+    from mobilekit.passes.nonfinite import nonfinite_weights
+
+    return nonfinite_weights(from_proto(source.proto, source.path.parent))
+
+
+def _what_to_do(measured: Mapping[str, Sequence[TensorError]], options: ExportOptions, bad: Sequence[NonFinite]) -> str:
+    from mobilekit.passes.nonfinite import listed
+
+    if bad:
+        return f"the model's weights hold infinities, from which ncnn computes something else: {listed(bad)}"
     if any(error.nonfinite_expected for errors in measured.values() for error in errors):
         return (
             "ONNX Runtime itself gives NaN or infinities on these seeded inputs, which do not suit the model: "

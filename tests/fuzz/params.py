@@ -1,8 +1,9 @@
-"""Mutated ``.param`` and ``.bin`` files through the harness built with AddressSanitizer.
+"""Mutated ``.param`` and ``.bin`` files through the harness built with sanitizers (``scripts/asan_harness.py``).
 
-``python -m tests.fuzz.params --count 1000 --record``. Each is run once; what came of it is counted by mutation:
+``python -m tests.fuzz.params --count 3300 --jobs 2 --record``. Each is run once; what came of it is counted by kind:
 ``done``, ``refused`` (an exit code of the harness's and a message), ``memory`` (ASan's exit code 99: an access that no
-file may cause), ``died`` (a signal) or ``hang``. ``--record`` writes ``params.json`` beside this file.
+file may cause), ``undefined`` (UBSan's, in our own code), ``died`` (a signal) or ``hang``. ``--record`` writes
+``params.json`` beside this file.
 """
 
 from __future__ import annotations
@@ -15,8 +16,10 @@ import re
 import subprocess
 import sys
 import tempfile
+import threading
 from collections import Counter
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -165,6 +168,29 @@ def _lines(text: str, rng: random.Random) -> str:
     return "\n".join(lines) + "\n"
 
 
+def _arity(text: str, rng: random.Random) -> str:
+    """One input or output of a layer fewer, or an output more; the counts agree with it."""
+    lines = text.splitlines()
+    at = rng.randrange(2, len(lines))
+    words = lines[at].split(" ")
+    bottoms, tops = int(words[2]), int(words[3])
+    first = 4 + bottoms
+    way = rng.choice(("more", "bottom", "bottom", "top"))
+    if way == "bottom" and bottoms:
+        del words[4 + rng.randrange(bottoms)]
+        words[2] = str(bottoms - 1)
+    elif way == "top" and tops:
+        del words[first + rng.randrange(tops)]
+        words[3] = str(tops - 1)
+    else:
+        words.insert(first + tops, f"more{rng.randrange(1000)}")
+        words[3] = str(tops + 1)
+    lines[at] = " ".join(words)
+    made = sum(int(line.split(" ")[3]) for line in lines[2:])
+    lines[1] = f"{len(lines) - 2} {made}"
+    return "\n".join(lines) + "\n"
+
+
 def _text(change: Callable[[str, random.Random], str]) -> Callable[[Files, random.Random], tuple[bytes, bytes]]:
     def mutate(files: Files, rng: random.Random) -> tuple[bytes, bytes]:
         text = files.param.decode()
@@ -192,6 +218,7 @@ KINDS: dict[str, Callable[[Files, random.Random], tuple[bytes, bytes]]] = {
     "parameter id": _text(_parameter_id),
     "array": _text(_array),
     "layer type": _text(_type),
+    "arity": _text(_arity),
     "word": _text(_word),
     "lines": _text(_lines),
     "bits of the param": lambda files, rng: (_bits(files.param, rng), files.weights),
@@ -234,6 +261,8 @@ def run(harness: Path, files: Files, folder: Path) -> tuple[str, str]:
         return "hang", ""
     if done.returncode == _ASAN_EXIT:
         return "memory", done.stderr
+    if "runtime error: " in done.stderr:
+        return "undefined", done.stderr
     if done.returncode < 0:
         return "died", f"signal {-done.returncode} {done.stderr}"
     return ("done" if done.returncode == 0 else "refused"), done.stderr
@@ -241,6 +270,9 @@ def run(harness: Path, files: Files, folder: Path) -> tuple[str, str]:
 
 def where(report: str) -> str:
     """The kind of a fault and the first frame of it in ncnn or in the harness."""
+    undefined = re.search(r"([\w/.]+\.(?:cpp|h)):\d+:\d+: runtime error: (.*)", report)
+    if undefined:
+        return f"{undefined[2]} in {undefined[1]}"
     kind = re.search(r"AddressSanitizer:? ([\w-]+)", report)
     frame = re.search(r"#\d+ 0x\w+ in ((?:ncnn|mobilekit)::[\w:~<>]+)", report)
     return f"{kind[1] if kind else report[:60].strip()} in {frame[1] if frame else 'elsewhere'}"
@@ -250,6 +282,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--start", type=int, default=0)
     parser.add_argument("--count", type=int, default=200)
+    parser.add_argument("--jobs", type=int, default=1)
     parser.add_argument("--harness", type=Path, help="built with AddressSanitizer; else it is looked for, or built")
     parser.add_argument("--record", action="store_true", help=f"write {RESULTS.name}")
     options = parser.parse_args()
@@ -259,9 +292,15 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="mobilekit-fuzz-") as name:
         folder = Path(name)
         models = bases(folder / "bases")
-        for seed in range(options.start, options.start + options.count):
+
+        def one(seed: int) -> tuple[int, str, str, str]:
             kind, files = mutated(models, seed)
-            outcome, said = run(harness, files, folder)
+            own = folder / f"work{threading.get_ident()}"
+            own.mkdir(exist_ok=True)
+            return (seed, kind, *run(harness, files, own))
+
+        pool = ThreadPoolExecutor(options.jobs)
+        for seed, kind, outcome, said in pool.map(one, range(options.start, options.start + options.count)):
             counts[kind][outcome] += 1
             if outcome not in ("done", "refused"):
                 place = where(said) if outcome != "hang" else "hang"
@@ -271,6 +310,7 @@ def main() -> int:
     result = {
         "start": options.start,
         "mutants": options.count,
+        "command": f"python -m tests.fuzz.params --start {options.start} --count {options.count}",
         "versions": {"ncnn": version("ncnn"), "numpy": version("numpy")},
         "outcomes": {kind: dict(sorted(found.items())) for kind, found in counts.items()},
         "faults": dict(faults.most_common()),

@@ -24,6 +24,7 @@ from tests.fuzz.mutations import KINDS, mutant
 __all__ = ["RESULTS", "Finding", "examine"]
 
 RESULTS = Path(__file__).with_name("results.json")
+_BUSY_LIMIT_S = 120.0
 _REFUSED = {1: "fails verification", 2: "bad model", 3: "inconclusive", 4: "environment", 5: "unsupported"}
 
 
@@ -43,7 +44,7 @@ class Finding:
 
 def examine(seed: int, folder: Path) -> list[Finding]:
     """The mutant of ``seed`` through both commands, in ``folder``."""
-    from tests.fuzz.server import emptied, run
+    from tests.fuzz.server import LIMIT_S, emptied, run
 
     made = mutant(seed)
     found = []
@@ -54,7 +55,7 @@ def examine(seed: int, folder: Path) -> list[Finding]:
             tries += 1
             made.write(emptied(folder) / "models")
             (folder / "outside.bin").write_bytes(bytes(1 << 16))
-            done = run(arguments, folder, ("models", "outside.bin"))
+            done = run(arguments, folder, ("models", "outside.bin"), LIMIT_S if tries == 1 else _BUSY_LIMIT_S)
             if done.code is not None:
                 break  # else once more: a machine that is busy with other work is no hang of ours
         left = [name for name in done.left if not (name == "out" and done.code == 0)]
@@ -66,6 +67,8 @@ def examine(seed: int, folder: Path) -> list[Finding]:
         problem = ""
         if done.code is None:
             problem = "hang"
+        elif done.cpu_s > LIMIT_S:
+            problem = f"{done.cpu_s:.0f} s of processor time"
         elif done.code < 0:
             problem = f"signal {-done.code}"
         elif "Traceback" in done.stderr or "internal error" in done.stderr:

@@ -53,12 +53,14 @@ LIMIT_S = 10.0
 
 @dataclass(frozen=True)
 class Done:
-    """``code`` is negative for a signal, ``None`` where the time was up; ``left``: files in places not theirs."""
+    """``code`` is negative for a signal, ``None`` where the time was up; ``left``: files in places not theirs;
+    ``cpu_s``: processor time of the command and the children that it waited for."""
 
     code: int | None
     stdout: str
     stderr: str
     seconds: float
+    cpu_s: float
     left: tuple[str, ...]
 
 
@@ -108,13 +110,13 @@ def _start(self: Any) -> _Forked:
     return self._process
 
 
-def run(arguments: Sequence[str], folder: Path, allowed: Sequence[str] = ("models",)) -> Done:
+def run(arguments: Sequence[str], folder: Path, allowed: Sequence[str] = ("models",), limit_s: float = LIMIT_S) -> Done:
     """``mobilekit`` with these arguments in ``folder``, where only ``allowed`` may be afterwards."""
     with tempfile.TemporaryDirectory(prefix="mobilekit-fuzz-") as name:
         private = Path(name)
         (private / "tmp").mkdir()
         started = time.monotonic()
-        code = _forked(arguments, folder, private)
+        code, cpu_s = _forked(arguments, folder, private, limit_s)
         seconds = time.monotonic() - started
         left = [f"tmp/{path.name}" for path in (private / "tmp").iterdir()] if code is not None and code >= 0 else []
         left += [path.name for path in folder.iterdir() if path.name not in allowed]
@@ -122,10 +124,10 @@ def run(arguments: Sequence[str], folder: Path, allowed: Sequence[str] = ("model
         crash = private / "state" / "crashes" / "last.txt"
         if crash.is_file():
             texts[1] += crash.read_text()
-        return Done(code, texts[0], texts[1], seconds, tuple(left))
+        return Done(code, texts[0], texts[1], seconds, cpu_s, tuple(left))
 
 
-def _forked(arguments: Sequence[str], folder: Path, private: Path) -> int | None:
+def _forked(arguments: Sequence[str], folder: Path, private: Path, limit_s: float) -> tuple[int | None, float]:
     gc.collect()  # a session of ONNX Runtime that is collected in the copy waits for threads that are not there
     gc.freeze()  # nor need copies look at what is here again
     pid = os.fork()
@@ -154,19 +156,19 @@ def _forked(arguments: Sequence[str], folder: Path, private: Path) -> int | None
             sys.stderr.flush()
         finally:
             os._exit(code)
-    return _waited(pid)
+    return _waited(pid, limit_s)
 
 
-def _waited(pid: int) -> int | None:
+def _waited(pid: int, limit_s: float) -> tuple[int | None, float]:
     handle = os.pidfd_open(pid)
     try:
-        ended = bool(select.select([handle], [], [], LIMIT_S)[0])
+        ended = bool(select.select([handle], [], [], limit_s)[0])
     finally:
         os.close(handle)
     with suppress(ProcessLookupError):
         os.killpg(pid, signal.SIGKILL)
-    status = os.waitpid(pid, 0)[1]
-    return os.waitstatus_to_exitcode(status) if ended else None
+    _, status, used = os.wait4(pid, 0)
+    return os.waitstatus_to_exitcode(status) if ended else None, used.ru_utime + used.ru_stime
 
 
 def emptied(folder: Path) -> Path:

@@ -51,6 +51,15 @@ def test_names_that_are_not_utf_8(tmp_path: Path) -> None:
         prepare(load(path), {}, simplify=False)
 
 
+def test_a_name_of_the_graph_that_is_not_utf_8(tmp_path: Path) -> None:
+    data = of_nodes([Node("Relu", ["x"], ["y"])], {"x": (2,)}, {"y": (2,)})
+    data.graph.name = "grapheme"
+    path = tmp_path / "m.onnx"
+    path.write_bytes(data.SerializeToString().replace(b"grapheme", b"graph\xffme"))
+    with pytest.raises(ModelError, match="not UTF-8"):
+        prepare(load(path), {}, simplify=False)
+
+
 def test_a_constant_of_a_senseless_size(tmp_path: Path) -> None:
     nodes = [Node("ConstantOfShape", ["s"], ["k"]), Node("Add", ["x", "k"], ["y"])]
     model = of_nodes(nodes, {"x": (1,)}, {"y": ("n",)})
