@@ -166,6 +166,8 @@ def main() -> int:
         | {"python": platform.python_version()},
         "outcomes": {kind: dict(sorted(counts[kind].items())) for kind in sorted(counts)},
     }
+    if options.log is not None:
+        result["note"] = "from a log: mutants that showed a fault were run again once it was mended, the others not"
     text = json.dumps(result, indent=1) + "\n"
     if options.record:
         RESULTS.write_text(text)

@@ -52,12 +52,15 @@ def test_a_seed_gives_the_same_mutant_and_all_kinds_come() -> None:
 def test_the_recorded_run_of_ncnn_files() -> None:
     """No fault but in stock ncnn's own code."""
     recorded = json.loads(PARAMS.read_text())
-    assert recorded["mutants"] >= 1000
+    assert recorded["mutants"] >= 3000
+    assert sum(sum(counts.values()) for counts in recorded["outcomes"].values()) == recorded["mutants"]
+    assert not any("undefined" in counts for counts in recorded["outcomes"].values())
     assert all(" in ncnn::" in fault for fault in recorded["faults"])
 
 
 def test_the_recorded_run_of_models_found_nothing() -> None:
     recorded = json.loads(RESULTS.read_text())
     assert recorded["problems"] == 0
+    assert recorded["mutants"] >= 10_000
     assert set(recorded["outcomes"]) == set(KINDS)
     assert sum(sum(counts.values()) for counts in recorded["outcomes"].values()) == 2 * recorded["mutants"]

@@ -141,6 +141,8 @@ def gather_nd(node: NodeView, out: Emission) -> None:
 def reverse_sequence(node: NodeView, out: Emission) -> None:
     found = _flat(node.shape())
     batch_axis, time_axis = node.int("batch_axis", 1), node.int("time_axis", 0)
+    if {batch_axis, time_axis} != {0, 1}:
+        raise Refuse("its axes are not 0 and 1", "export the model again")
     lengths = np.asarray(node.const(1, "sequence lengths"), np.int64).reshape(-1)
     moved = np.moveaxis(found, (batch_axis, time_axis), (0, 1)).copy()
     for row, length in zip(moved, lengths, strict=True):
