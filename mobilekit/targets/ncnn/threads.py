@@ -21,7 +21,7 @@ _MOST_PRODUCTS = 1 << 16
 """Multiplications of one parallel region that one thread does: 16,384 instructions of four lanes, some 5 to 10
 microseconds. docs/decisions/0006 has the measurements."""
 
-_PRODUCTS_AN_ELEMENT = 8
+_PRODUCTS_AN_ELEMENT = 10
 """What one element of an element-wise layer counts as: reading and writing it takes longer than to compute it."""
 
 _RECURRENT = frozenset({"GRU", "LSTM", "RNN"})

@@ -34,8 +34,8 @@ def conv(channels: int) -> tuple[list[NodeProto], dict[str, np.ndarray]]:
 CASES: dict[str, tuple[list[NodeProto], dict[str, np.ndarray], tuple[int, ...], bool]] = {
     "Convolution": (*conv(16), (1, 8, 20, 20), True),  # 51,200 products
     "large Convolution": (*conv(32), (1, 8, 20, 20), False),
-    "Sigmoid": ([helper.make_node("Sigmoid", ["x"], ["y"])], {}, (1, 8, 32, 32), True),
-    "large Sigmoid": ([helper.make_node("Sigmoid", ["x"], ["y"])], {}, (1, 8, 32, 33), False),
+    "Sigmoid": ([helper.make_node("Sigmoid", ["x"], ["y"])], {}, (1, 8, 32, 25), True),
+    "large Sigmoid": ([helper.make_node("Sigmoid", ["x"], ["y"])], {}, (1, 8, 32, 26), False),
     "InnerProduct": ([helper.make_node("Gemm", ["x", "w"], ["y"])], {"w": random(256, 256)}, (1, 256), True),
     "large InnerProduct": ([helper.make_node("Gemm", ["x", "w"], ["y"])], {"w": random(256, 257)}, (1, 256), False),
     # 40 steps, of 4 * 32 * (64 + 32) products each
