@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from mobilekit.cli._device_option import DeviceMayStandAlone
+
 __all__ = ["register"]
 
 
@@ -97,4 +99,4 @@ def bisect(
 
 
 def register(app: typer.Typer) -> None:
-    app.command("bisect")(bisect)
+    app.command("bisect", cls=DeviceMayStandAlone)(bisect)

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from mobilekit.cli._device_option import DeviceMayStandAlone
+
 __all__ = ["register"]
 
 
@@ -80,4 +82,4 @@ def repair(
 
 
 def register(app: typer.Typer) -> None:
-    app.command("repair")(repair)
+    app.command("repair", cls=DeviceMayStandAlone)(repair)

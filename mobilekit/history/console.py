@@ -24,7 +24,7 @@ def render(entries: Sequence[Entry]) -> RenderableType:
 
     table = Table(box=SIMPLE)
     for name in ("run", "at (UTC)", "model", "device", "verdict", "relative L2", "p50", "tag"):
-        table.add_column(name, overflow="fold")
+        table.add_column(name, overflow="fold", no_wrap=name not in ("model", "device", "tag"))
     for entry in entries:
         time = "-" if entry.p50_ms is None else f"{entry.p50_ms:.4g} ms{'' if entry.comparable else '*'}"
         table.add_row(

@@ -173,8 +173,7 @@ def _outputs(outputs: Sequence[OutputReport]) -> RenderableType:
     from rich.text import Text
 
     table = Table(box=ROUNDED)
-    table.add_column("output", overflow="fold")
-    table.add_column("shape")
+    table.add_column("output", overflow="fold", min_width=12)
     top1 = any(output.top1_agreement is not None for output in outputs)
     for name in ("relative L2", "limit", "max abs", "cosine", *(["top-1"] if top1 else [])):
         table.add_column(name, justify="right", no_wrap=True)
@@ -182,8 +181,7 @@ def _outputs(outputs: Sequence[OutputReport]) -> RenderableType:
     ranked = sorted(outputs, key=lambda o: -o.relative_l2)[:_MOST_OUTPUTS] if len(outputs) > _MOST_OUTPUTS else outputs
     for output in ranked:
         table.add_row(
-            Text(plain(output.name)),
-            Text("x".join(map(str, output.shape)) or "scalar"),
+            Text.assemble(plain(output.name), ("\n" + ("x".join(map(str, output.shape)) or "scalar"), "dim")),
             _number(output.relative_l2),
             _limit(output.limits),
             _number(output.max_abs),

@@ -1,0 +1,169 @@
+"""Verification of an export: the ncnn model, run on this machine, against ONNX Runtime on the original."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mobilekit.errors import REPORT_IT, ModelError, VerificationError
+
+if TYPE_CHECKING:
+    from mobilekit.bundle import Manifest
+    from mobilekit.importers.onnx import SourceModel
+    from mobilekit.metrics.tensors import TensorError
+    from mobilekit.passes.nonfinite import NonFinite
+    from mobilekit.pipeline.export import ExportOptions
+    from mobilekit.progress import Progress
+    from mobilekit.runners.ort import OrtRunner
+    from mobilekit.validate.inputs import Sample
+    from mobilekit.validate.tolerance import Tolerance
+
+__all__ = ["original", "verify"]
+
+
+def original(source: SourceModel, manifest: Manifest | None = None, *, optimise: bool = True) -> OrtRunner:
+    """ONNX Runtime on the original. A dynamic model's ``manifest`` says which axes its inputs leave open."""
+    from mobilekit.runners.ort import OrtRunner
+
+    inputs = manifest.inputs if manifest is not None else ()
+    free = {info.name: [axis.axis for axis in info.free] for info in inputs}
+    return OrtRunner(source.path, fixed=source.fixed, free=free, optimise=optimise)
+
+
+def verify(
+    root: Path,
+    manifest: Manifest,
+    source: SourceModel,
+    reference: OrtRunner,
+    options: ExportOptions,
+    progress: Progress,
+) -> tuple[Mapping[str, TensorError], bool]:
+    """Run the built model and the original on the same inputs: the worst error of each output, and whether they
+    prove anything (outputs that are zero or constant do not).
+
+    Fixed limits are asked first, since they cost nothing; what half precision must cost on this model only where they
+    do not let a sample pass. Raises :class:`VerificationError` naming each output that is out of tolerance.
+    """
+    from mobilekit.metrics.tensors import compare
+    from mobilekit.passes.nonfinite import listed
+    from mobilekit.runners.base import RunOptions
+    from mobilekit.runners.batch import sample_by_sample
+    from mobilekit.runners.ncnn_host import NcnnHostRunner
+    from mobilekit.validate.doubt import Doubt
+    from mobilekit.validate.inputs import seeded_samples
+    from mobilekit.validate.tolerance import Judgement, Verdict, judge, overall, tolerance_for
+
+    run = RunOptions(fp16=options.precision == "fp16", timeout_s=options.timeout_s)
+    tolerance = tolerance_for(options.precision).at_least(manifest.rtol)
+    measured: dict[str, list[TensorError]] = {info.name: [] for info in manifest.outputs}
+    judged: dict[str, list[Judgement]] = {info.name: [] for info in manifest.outputs}
+    names: list[str] = []
+    ncnn = sample_by_sample(manifest, lambda one: NcnnHostRunner(root, one, progress=progress))
+    doubts = Doubt(lambda: original(source, manifest, optimise=False))
+    with reference, doubts as doubt, ncnn as converted:
+        for sample in seeded_samples(
+            manifest.inputs,
+            seed=options.seed,
+            count=max(options.samples, len(manifest.sizes)),
+            preprocess=manifest.preprocess,
+            sizes=manifest.sizes,
+        ):
+            names.append(sample.name)
+            expected = reference.run(sample.tensors, run).outputs
+            actual = converted.run(sample.tensors, run).outputs
+            errors = {name: compare(actual[name], expected[name]) for name in measured}
+            verdicts = {name: judge(error, tolerance) for name, error in errors.items()}
+            if any(verdict.verdict is Verdict.FAIL for verdict in verdicts.values()):
+                own = doubt.of(sample.tensors, expected, run)
+                limits = _derived(root, manifest, options, sample, tolerance)
+                verdicts = {
+                    name: judge(error, limits.get(name, tolerance), own.get(name, 0.0))
+                    for name, error in errors.items()
+                }
+            for name, error in errors.items():
+                measured[name].append(error)
+                judged[name].append(verdicts[name])
+    bad: tuple[NonFinite, ...] = ()
+    if any(error.nonfinite_expected for errors in measured.values() for error in errors):
+        bad = _nonfinite_weights(source)
+        if any(weight.nan for weight in bad):
+            raise ModelError(
+                f"the model's weights hold NaN, and so do its outputs in ONNX Runtime: {listed(bad)}",
+                hint="its training diverged, or the file is damaged; --no-verify exports it all the same",
+            )
+    wrong = [
+        f"{name}: {verdict.reason} ({sample})"
+        for name, every in judged.items()
+        for sample, verdict in zip(names, every, strict=True)
+        if verdict.verdict is Verdict.FAIL
+    ]
+    if wrong:
+        raise VerificationError(
+            "the converted model does not compute what the original does; nothing was written\n  " + "\n  ".join(wrong),
+            hint=_what_to_do(measured, options, bad),
+        )
+    if bad:
+        progress.note(f"the model's weights hold infinities, and so do its outputs: {listed(bad)}")
+    if manifest.rtol is not None:
+        progress.note(f"{manifest.rtol_reason}; relative L2 up to {manifest.rtol:g} is allowed")
+    for name, every in judged.items():
+        if overall(every) is Verdict.INCONCLUSIVE:
+            progress.note(f"verification says little about output {name!r}: {every[0].reason}")
+    return {name: _worst(every) for name, every in measured.items()}, overall(
+        verdict for every in judged.values() for verdict in every
+    ) is Verdict.PASS
+
+
+def _derived(
+    root: Path, manifest: Manifest, options: ExportOptions, sample: Sample, fixed: Tolerance
+) -> dict[str, Tolerance]:
+    """``fixed``, or wider where half precision by itself costs more on ``sample``; by output."""
+    if options.precision != "fp16":
+        return {}
+    import platform
+
+    from mobilekit.bundle import Bundle
+    from mobilekit.validate.rounding import NumberFormat, RoundingCost
+    from mobilekit.validate.tolerance import derived
+
+    form = NumberFormat("fp16", "fp16" if platform.machine().startswith(("arm", "aarch64")) else "fp32")
+    # The files have no checksums yet, by which a cost could be found again.
+    with RoundingCost(Bundle(root, manifest), form, cache=False) as cost:
+        costs = cost.of(sample.tensors, options.timeout_s)
+    return {name: fixed.at_least(derived(form, one).rtol) for name, one in costs.items()}
+
+
+def _nonfinite_weights(source: SourceModel) -> tuple[NonFinite, ...]:
+    """Those of the model as it is in the file, by the names it has there."""
+    from mobilekit.importers.convert import from_proto
+    from mobilekit.passes.nonfinite import nonfinite_weights
+
+    return nonfinite_weights(from_proto(source.proto, source.path.parent))
+
+
+def _what_to_do(measured: Mapping[str, Sequence[TensorError]], options: ExportOptions, bad: Sequence[NonFinite]) -> str:
+    from mobilekit.passes.nonfinite import listed
+
+    if bad:
+        return f"the model's weights hold infinities, from which ncnn computes something else: {listed(bad)}"
+    if any(error.nonfinite_expected for errors in measured.values() for error in errors):
+        return (
+            "ONNX Runtime itself gives NaN or infinities on these seeded inputs, which do not suit the model: "
+            "export with --no-verify, then validate with --inputs DIR of real ones"
+        )
+    if options.drop_fake_quant:
+        return (
+            "the original's roundings matter here (ranges that do not suit the inputs, a softmax that cannot decide): "
+            "leave --drop-fake-quant out, export the float original, or validate on real inputs after --no-verify"
+        )
+    if options.precision == "fp16":
+        return "half precision is too coarse for this model on these inputs: use --precision fp32, or try real inputs"
+    return REPORT_IT
+
+
+def _worst(errors: Sequence[TensorError]) -> TensorError:
+    """Over the samples that say something, where any does."""
+    from mobilekit.metrics.tensors import worst
+
+    return worst([error for error in errors if error.evidence] or errors)
