@@ -216,7 +216,12 @@ LAYERS: Mapping[str, Mapping[str, Param]] = MappingProxyType(
             "constantK": _i(9, 0),
             "constant_broadcast_type_C": _i(10, 0),
         },
-        "GridSample": {"sample_type": _i(0, 1), "padding_mode": _i(1, 1), "align_corner": _i(2, 0)},
+        "GridSample": {
+            "sample_type": _i(0, 1),
+            "padding_mode": _i(1, 1),
+            "align_corner": _i(2, 0),
+            "permute_fusion": _i(3, 0),
+        },
         "GroupNorm": {"group": _i(0, 1), "channels": _i(1, 0), "eps": _f(2, 0.001), "affine": _i(3, 1)},
         "GRU": {"num_output": _i(0, 0), "weight_data_size": _i(1, 0), "direction": _i(2, 0)},
         "HardSigmoid": {"alpha": _f(0, 0.2), "beta": _f(1, 0.5)},

@@ -64,9 +64,17 @@ def _sample(out: Emission, flat: Blob, wanted: Indices) -> Blob:
         flat = out.layer("Padding", [flat], (rows * _ROW,), right=rows * _ROW - total)
     image = out.reshape(flat, (1, rows, _ROW))
     # Pixel centres, align_corners off: x = ((g + 1) * width - 1) / 2.
-    grid = np.stack([(2 * (wanted % _ROW) + 1) / _ROW - 1, (2 * (wanted // _ROW) + 1) / rows - 1], axis=-1)
-    where = out.memory(grid.astype(np.float32), (1, wanted.size, 2))
-    found = out.layer("GridSample", [image, where], (1, 1, wanted.size), sample_type=2, padding_mode=1, align_corner=0)
+    grid = np.stack([(2 * (wanted % _ROW) + 1) / _ROW - 1, (2 * (wanted // _ROW) + 1) / rows - 1])
+    where = out.memory(grid.astype(np.float32), (2, 1, wanted.size))
+    found = out.layer(
+        "GridSample",
+        [image, where],
+        (1, 1, wanted.size),
+        sample_type=2,
+        padding_mode=1,
+        align_corner=0,
+        permute_fusion=1,  # the positions' columns and rows as planes: see GridSample in sample.py
+    )
     return out.reshape(found, (wanted.size,))
 
 

@@ -13,6 +13,7 @@ from mobilekit.targets.ncnn.ops.activation import apply
 from mobilekit.targets.ncnn.ops.batch import join_items, split_items
 from mobilekit.targets.ncnn.ops.elementwise import ADD, DIV, MUL, RSUB, SUB, scalar
 from mobilekit.targets.ncnn.ops.slicing import crop
+from mobilekit.targets.ncnn.ops.transpose import permute
 from mobilekit.targets.ncnn.registry import emits
 
 if TYPE_CHECKING:
@@ -42,17 +43,22 @@ def grid_sample(node: NodeView, out: Emission) -> None:
     if mode == "nearest":
         positions = _rounded(out, positions, tuple(image[:0:-1]), corners)
         corners = 1
-    parts = [
-        out.layer(
+    parts: list[Blob] = []
+    for index, item in enumerate(split_items(out, node.input(0), tuple(image))):
+        here = out.reshape(crop(out, positions, {0: (index, index + 1)}) if batch > 1 else positions, grid)
+        # Each coordinate as a plane: with them innermost, ncnn's layer for ARM sets aside (places x rows) of scratch
+        # memory, and for a single row of places writes beyond it.
+        planes = permute(out, here, (len(grid) - 1, *range(len(grid) - 1)))
+        found = out.layer(
             "GridSample",
-            [item, out.reshape(crop(out, positions, {0: (index, index + 1)}) if batch > 1 else positions, grid)],
+            [item, planes],
             (image[0], *grid[:-1]),
             sample_type=_KINDS[mode],
             padding_mode=_PADDINGS[padding],
             align_corner=corners,
+            permute_fusion=1,
         )
-        for index, item in enumerate(split_items(out, node.input(0), tuple(image)))
-    ]
+        parts.append(found)
     out.bind(node.output(), join_items(out, parts))
 
 
