@@ -40,6 +40,7 @@ class Roll(trt.IPluginV3, trt.IPluginV3OneCore, trt.IPluginV3OneBuild, trt.IPlug
         self.plugin_name, self.plugin_version, self.plugin_namespace = NAME, VERSION, NAMESPACE
         self.num_outputs = 1
         self.shift = shift
+        self._serialized = np.array([shift], np.int64)  # a field only points at its data
 
     def get_capability_interface(self, kind: Any) -> Roll:
         return self
@@ -64,7 +65,7 @@ class Roll(trt.IPluginV3, trt.IPluginV3OneCore, trt.IPluginV3OneBuild, trt.IPlug
         return [1]
 
     def get_fields_to_serialize(self) -> Any:
-        field = trt.PluginField("shift", np.array([self.shift], np.int64), trt.PluginFieldType.INT64)
+        field = trt.PluginField("shift", self._serialized, trt.PluginFieldType.INT64)
         return trt.PluginFieldCollection([field])
 
     # What it asks while it runs

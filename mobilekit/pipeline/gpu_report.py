@@ -19,8 +19,6 @@ def gpu_report(timed: RunResult, flavour: Literal["rtx", "full"]) -> GpuReport |
     told = timed.facts.get("gpu")
     if not isinstance(told, Mapping):
         return None
-    from pydantic import ValidationError
-
     from mobilekit.report.gpu import GpuReport, Throughput
 
     answer: Mapping[str, Any] = told
@@ -44,7 +42,7 @@ def gpu_report(timed: RunResult, flavour: Literal["rtx", "full"]) -> GpuReport |
             plan_memory_bytes=answer["device_memory_bytes"],
             first_ms=answer["first_ms"],
         )
-    except (KeyError, TypeError, ValidationError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError) as error:  # pydantic's is a ValueError
         raise ChildError(f"TensorRT's worker tells of its run what makes no sense: {error}") from error
 
 

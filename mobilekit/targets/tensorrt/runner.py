@@ -105,5 +105,5 @@ class PlanRunner:
                     load_ns=round(answer["load_ms"] * 1e6),
                     facts={"gpu": answer} if timed else {},
                 )
-            except (KeyError, IndexError, TypeError, AttributeError) as error:
+            except (KeyError, IndexError, TypeError, AttributeError, ValueError, OverflowError) as error:
                 raise ChildError(f"{what} gave an answer that makes no sense", hint="use one mobilekit") from error

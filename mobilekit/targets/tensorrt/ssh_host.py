@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -23,6 +24,7 @@ PYTHONS = ("python3", "/usr/bin/python3")
 _OLDEST = (3, 8)
 _HELLO_S = 300.0
 _RESULT = "result.json"
+_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,99}")
 
 
 class SshHost:
@@ -141,7 +143,8 @@ class SshHost:
             timeout_s=timeout_s,
         )
         for name, size in sorted(made.items(), key=lambda item: item[0] == _RESULT):
-            if name != Path(name).name or name.startswith("."):
+            # What we sent are links to the user's own files: nothing from there may be written through them.
+            if not _NAME.fullmatch(name) or name in local:
                 raise ProtocolError(f"{self.name} names a file {name!r}", hint="another program answers there")
             self._room.get(f"job{self._jobs}/{name}", folder / name, size_bytes=size, progress=progress)
         try:

@@ -14,7 +14,14 @@ from onnx import helper
 
 from mobilekit.bundle import open_bundle
 from mobilekit.device.ssh_address import SshAddress
-from mobilekit.errors import DeviceStorageError, NoDeviceError, SetupError, UnsupportedModelError, UsageError
+from mobilekit.errors import (
+    DeviceStorageError,
+    NoDeviceError,
+    ProtocolError,
+    SetupError,
+    UnsupportedModelError,
+    UsageError,
+)
 from mobilekit.pipeline.export import ExportOptions, export_model
 from mobilekit.pipeline.validate import ValidateOptions, validate_bundle
 from mobilekit.targets.tensorrt import TensorRTOptions
@@ -198,3 +205,42 @@ def test_the_flavour_is_chosen_from_what_is_there() -> None:
     assert choose_flavour_there(both, "x").name == "rtx"
     assert choose_flavour_there(replace(both, gpus=(_GPU,)), "x").name == "full"
     assert choose_flavour_there(replace(both, gpus=(_GPU,)), "x", "rtx").version() == "1.7"
+
+
+_LIAR = """
+import json, os, sys, tempfile
+hello = dict.fromkeys(("python", "numpy", "system", "machine", "driver", "cuda", "problem"), "?")
+hello.update(protocol=1, gpus=[], flavours={"rtx": {"version": "1.7"}})
+room = tempfile.mkdtemp(dir=os.path.dirname(sys.argv[1]))
+print(json.dumps({"room": room}), flush=True)
+for line in sys.stdin:
+    request = json.loads(line)
+    if "run" in request:
+        answer = {"returncode": 0, "stdout": json.dumps(hello)}
+    else:
+        os.makedirs(f"{room}/{request['job']}", exist_ok=True)
+        for name in ("model.plan", "escaped"):
+            open(f"{room}/{request['job']}/{name}", "w").write("liar")
+        answer = {"files": {open(sys.argv[1]).read(): 4}}
+    print(json.dumps(answer), flush=True)
+"""
+
+
+def test_a_machine_that_lies_writes_nowhere_else(sshd: Sshd, tmp_path: Path) -> None:
+    plan, chosen = tmp_path / "user's.plan", tmp_path / "chosen"
+    plan.write_bytes(b"mine")
+    (tmp_path / "liar.py").write_text(_LIAR)
+    python = _script(
+        tmp_path / "bin" / "liar",
+        f'[ "$1" != -I ] || exec "{sys.executable}" "{tmp_path}/liar.py" "{chosen}"\nexec "{sys.executable}" "$@"',
+    )
+    arguments = {"module": "tensorrt_rtx", "plan": "model.plan", "samples": []}
+    with host(sshd, python) as there:
+        for name in ("model.plan", "job.json", "../escaped", "..", "", ".hidden", "a/b", "nul\0", "line\n"):
+            chosen.write_text(name)
+            with job_folder("run", arguments, {"model.plan": plan}) as folder:
+                with pytest.raises(ProtocolError, match="names a file"):
+                    there.perform(folder, what="the plan", timeout_s=60)
+                assert sorted(path.name for path in folder.iterdir()) == ["job.json", "model.plan"]
+                assert not (folder.parent / "escaped").exists()
+            assert plan.read_bytes() == b"mine"
