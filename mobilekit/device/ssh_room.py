@@ -33,6 +33,7 @@ _PYTHONS = """
 for python; do
     case $python in "~/"*) python=$HOME/${python#"~/"} ;; esac
     version=$("$python" -c 'import sys; print(*sys.version_info[:3], sep=".")' 2>/dev/null) || version=
+    case $version in *[!0-9.]*) version= ;; esac  # one that prints more than it is asked for cannot be talked with
     printf '%s\\n' "$version" "$python"
 done
 """

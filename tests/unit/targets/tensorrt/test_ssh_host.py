@@ -125,6 +125,7 @@ def _script(path: Path, text: str) -> str:
 
 def test_what_is_missing_there_is_said_with_a_remedy(sshd: Sshd, tmp_path: Path) -> None:
     old = _script(tmp_path / "bin" / "old", "echo 3.6.9")
+    noisy = _script(tmp_path / "bin" / "noisy", f'echo "welcome"; exec "{sys.executable}" "$@"')
     bare = _script(tmp_path / "bin" / "bare", f'exec "{sys.executable}" -I -S "$@"')
     with (
         pytest.raises(SetupError, match="has no Python: tried no-python, /nowhere/python3") as caught,
@@ -132,6 +133,8 @@ def test_what_is_missing_there_is_said_with_a_remedy(sshd: Sshd, tmp_path: Path)
     ):
         pass
     assert "--remote-python" in caught.value.hint
+    with pytest.raises(SetupError, match=r"has no Python: tried .*bin/noisy"), host(sshd, noisy):
+        pass
     with pytest.raises(SetupError, match=r"no Python 3\.8 or newer: .*bin/old is 3\.6\.9"), host(sshd, "nothing", old):
         pass
     with pytest.raises(SetupError, match=r"bin/bare .* has no numpy") as caught, host(sshd, old, bare):
