@@ -22,6 +22,11 @@ __all__ = ["MIXING"]
 _LOWEST = {"f": float(np.finfo(np.float32).min), "i": -(1 << 24), "u": 0, "b": 0}
 _HIGHEST = {"f": float(np.finfo(np.float32).max), "i": 1 << 24, "u": 1 << 24, "b": 1}
 
+# What is sorted may be infinite, and no real element may come after those that are none. (ncnn's reductions begin at
+# the lowest finite number.)
+_BELOW_ALL = {**_LOWEST, "f": -math.inf}
+_ABOVE_ALL = {**_HIGHEST, "f": math.inf}
+
 _NEUTRAL: Mapping[str, Mapping[str, float] | float] = MappingProxyType(
     {
         "ReduceL1": 0,
@@ -183,7 +188,7 @@ def _top_k(rows: Rows, node: Node) -> list[Node] | None:
         if wanted.const is None
         else ([], rows.graph.constant("k", np.array([most], np.float32)))
     )
-    nodes, real = _masked(rows, data, _LOWEST if node.attrs.get("largest", 1) else _HIGHEST)
+    nodes, real = _masked(rows, data, _BELOW_ALL if node.attrs.get("largest", 1) else _ABOVE_ALL)
     made = tuple(most if axis == bound.axis else size for axis, size in enumerate(shape))
     for value, dtype in zip(node.outputs, (data.dtype, "int64"), strict=False):
         if value is not None:
@@ -241,9 +246,10 @@ def _non_zero(rows: Rows, node: Node) -> list[Node] | None:
 
 def _compress(rows: Rows, node: Node) -> list[Node] | None:
     data, condition = node.inputs[:2]
-    if data is None or condition is None or rows.bound(condition) is None or rows.bound(data) is None:
+    bound = rows.bound(data)
+    if data is None or condition is None or rows.bound(condition) is None or bound is None:
         return None
-    if "axis" not in node.attrs and len(static_dims(data)) > 1:
+    if ("axis" not in node.attrs and len(static_dims(data)) > 1) or bound.axis != _axis(node, 0):
         return None
     nodes, real = _masked(rows, condition, 0)
     copy, own = rows.whole(data)

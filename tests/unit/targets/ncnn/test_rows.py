@@ -11,7 +11,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from mobilekit.errors import VerificationError
+from mobilekit.errors import UnsupportedModelError, VerificationError
 from mobilekit.importers.onnx import load
 from mobilekit.passes import prepare, row_mixing
 from mobilekit.passes.verify import PassVerifier
@@ -88,6 +88,28 @@ def test_the_best_of_at_most_three(largest: int, positive: int) -> None:
         Node("Gather", ["r", "i"], ["z"]),
     ]
     check(tail, positive, outputs=["y", "i", "z"])
+
+
+@pytest.mark.parametrize(("largest", "far"), [(1, -np.inf), (0, np.inf)])
+def test_real_rows_that_are_infinite_come_before_those_that_are_none(largest: int, far: float) -> None:
+    tail = [
+        Node("Greater", ["v", "half"], ["few"]),
+        Node("Where", ["few", "v", "far"], ["w"]),
+        Node("TopK", ["w", "count"], ["q", "i"], largest=largest),
+        Node("Gather", ["r", "i"], ["z"]),
+    ]
+    check(tail, 5, {"half": np.float32(0.5), "far": np.float32(far)}, outputs=["z"])
+
+
+def test_columns_picked_of_rows_are_refused() -> None:
+    tail = [
+        Node("Slice", ["v", "0", "3", "0"], ["three"]),
+        Node("Greater", ["three", "edge"], ["columns"]),
+        Node("Compress", ["r", "columns"], ["y"], axis=1),
+    ]
+    with pytest.raises(UnsupportedModelError) as caught:
+        check(tail, 5)
+    assert [finding.op for finding in caught.value.findings] == ["Compress"]
 
 
 def test_all_of_them_sorted() -> None:
