@@ -99,10 +99,14 @@ def compare(
     (:mod:`mobilekit.validate.regression` says how that becomes an answer). A recorded A cannot take turns: its
     answer is no better than the machine is steady, and says so. Raises what ``validate_bundle`` raises.
     """
+    from mobilekit.bundle import open_bundle
     from mobilekit.report.comparison import ComparisonReport
 
     options = options or CompareOptions()
     recorded = Path(a).is_file()
+    # Both before the work begins: what is no bundle is said now, not after minutes. They are hashed when they are used.
+    for path in (b,) if recorded else (a, b):
+        open_bundle(Path(path), check=False)
     how = ValidateOptions(
         inputs=options.inputs,
         samples=options.samples,

@@ -10,10 +10,11 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from mobilekit.bundle import open_bundle, write_manifest
-from mobilekit.errors import UsageError
+from mobilekit.errors import BundleError, UsageError
 from mobilekit.pipeline.compare import CompareOptions, compare, parse_gate, parse_share
 from mobilekit.pipeline.export import export_model
 from mobilekit.pipeline.validate import ValidateOptions, validate_bundle
+from mobilekit.progress import SILENT
 from mobilekit.report import json as report_json
 from mobilekit.validate.regression import Answer
 from mobilekit.validate.tolerance import Verdict
@@ -94,6 +95,21 @@ def test_recorded_runs_of_other_settings_are_not_compared(two: tuple[Path, Path]
     found = compare(tmp_path / "baseline.json", two[1], "local", options)
     assert found.latency is None
     assert found.verdict is Verdict.INCONCLUSIVE
+
+
+def test_what_is_no_bundle_is_said_before_any_work(two: tuple[Path, Path], tmp_path: Path) -> None:
+    def steps(a: Path, b: Path) -> list[str]:
+        heard: list[str] = []
+
+        class Heard(type(SILENT)):  # type: ignore[misc]
+            def step(self, text: str) -> None:
+                heard.append(text)
+
+        with pytest.raises(BundleError, match=r"no bundle at .*nothere"):
+            compare(a, b, "local", QUICK, Heard())
+        return heard
+
+    assert steps(two[0], tmp_path / "nothere") == steps(tmp_path / "nothere", two[0]) == []
 
 
 def test_what_is_no_report_is_refused(two: tuple[Path, Path], tmp_path: Path) -> None:
