@@ -12,6 +12,7 @@ taken is left out by name, with the reason.
 
 from __future__ import annotations
 
+import math
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
@@ -96,7 +97,8 @@ class _Climber:
         assert manifest.ncnn is not None
         stored = NumberFormat(manifest.ncnn.precision)
         plan = manifest.tensorrt.precision if manifest.tensorrt is not None else "fp32"
-        forms = {"fp32": NumberFormat(), "tf32": NumberFormat(), "fp16": NumberFormat("fp16", "fp16")}
+        forms = {"fp32": NumberFormat(), "fp16": NumberFormat("fp16", "fp16")}
+        prepared = NumberFormat() if plan == "tf32" else forms.get(plan)  # ONNX Runtime has no TF32 on a CPU
         gpu_form = NumberFormat("fp16", "fp16") if self.run.fp16 else stored
         return (
             _Rung("simplified", "ONNX Runtime, folded and inlined", "onnx runtime", lambda: self._graph(legal=False)),
@@ -140,7 +142,7 @@ class _Climber:
                 f"ONNX Runtime, what the plan is built from ({plan})",
                 "legalised",
                 lambda: self._plan("prepared"),
-                forms.get(plan),
+                prepared,
                 plan,
             ),
             _Rung("tensorrt", "the plan", "tensorrt prepared", lambda: self._plan("gpu"), forms.get(plan), plan),
@@ -211,6 +213,9 @@ def climb(
                     found = [answer(sample.tensors) for sample in samples]
             except _OMITTED as error:
                 answers[rung.name] = answers[rung.before]
+                if isinstance(error, VerificationError) and (rung.form is None or rung.form.computed != "bf16"):
+                    reports.append(_unlike(rung, bundle, error.message))
+                    continue
                 reports.append(_report(rung.name, rung.title, before=rung.before, omitted=error.message))
                 continue
             reports.append(judge.report(rung, found, answers[rung.before]))
@@ -236,6 +241,22 @@ def _report(name: str, title: str, *, before: str = "", omitted: str = "") -> Ru
     from mobilekit.report.ladder import RungReport
 
     return RungReport(name=name, title=title, before=before, omitted=omitted)
+
+
+def _unlike(rung: _Rung, bundle: Bundle, why: str) -> RungReport:
+    """A rung whose answer cannot be read as the model's outputs at all (integers that are none, say: in bfloat16 that
+    is no fault)."""
+    from mobilekit.report.ladder import RungOutput, RungReport
+    from mobilekit.validate.tolerance import Verdict
+
+    outputs = tuple(
+        RungOutput(name=info.name, relative_l2=math.inf, step=None, rtol=None, verdict=Verdict.FAIL, reason=why)
+        for info in bundle.manifest.outputs
+    )
+    form = str(rung.form) if rung.form is not None else rung.precision
+    return RungReport(
+        name=rung.name, title=rung.title, before=rung.before, format=form, outputs=outputs, verdict=Verdict.FAIL
+    )
 
 
 class _Judge:

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
+from copy import copy
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,9 +15,17 @@ from onnx import helper
 import mobilekit.passes
 from mobilekit.bundle import open_bundle, write_manifest
 from mobilekit.pipeline.export import ExportOptions, export_model
+from mobilekit.pipeline.ladder import climb
+from mobilekit.pipeline.place import open_place
+from mobilekit.pipeline.reference import open_reference
 from mobilekit.pipeline.validate import ValidateOptions, validate_bundle
 from mobilekit.report.ladder import RungOutput, RungReport, lost_at, sentence
+from mobilekit.runners.base import RunOptions
 from mobilekit.runners.float64 import evaluate, run_float64
+from mobilekit.runners.ort import OrtRunner
+from mobilekit.validate.inputs import seeded_samples
+from mobilekit.validate.limits import Overrides
+from mobilekit.validate.rounding import NumberFormat
 from mobilekit.validate.tolerance import Verdict
 from tests.models import of_nodes, save
 
@@ -173,3 +185,51 @@ def test_the_first_that_fails_behind_one_that_does_not_is_named():
 
 def replace_verdict(rung):
     return rung.model_copy(update={"verdict": Verdict.PASS})
+
+
+class _Rough:
+    """ONNX Runtime, off by what 10 bits after the point cost."""
+
+    def __init__(self, runner):
+        self.runner = runner
+
+    def run(self, inputs, options):
+        found = self.runner.run(inputs, options)
+        rng = np.random.default_rng(0)
+        return replace(
+            found,
+            outputs={
+                name: (array * (1 + 5e-4 * rng.standard_normal(array.shape))).astype(array.dtype)
+                for name, array in found.outputs.items()
+            },
+        )
+
+
+def test_a_plan_in_tf32_is_judged_by_what_tf32_costs(tmp_path, monkeypatch):
+    export_model(_model(tmp_path / "m.onnx"), tmp_path / "b")
+    bundle = open_bundle(tmp_path / "b")
+    planned = copy(bundle.manifest)
+    object.__setattr__(planned, "tensorrt", SimpleNamespace(precision="tf32"))
+
+    @contextmanager
+    def plan(opened, device, **_):
+        with OrtRunner(opened.source) as runner:
+            yield (_Rough(runner) if device == "gpu" else runner), None
+
+    monkeypatch.setattr("mobilekit.pipeline.place_plan.open_plan", plan)
+    (sample,) = seeded_samples(planned.inputs, seed=0, count=1)
+    with open_place(bundle, "local") as (runner, facts), open_reference(bundle) as reference:
+        found = climb(
+            replace(bundle, manifest=planned),
+            runner,
+            facts,
+            reference,
+            [sample],
+            NumberFormat(),
+            RunOptions(),
+            Overrides(),
+        )
+    rungs = {rung.name: rung for rung in found.rungs}
+    assert (rungs["tensorrt prepared"].format, rungs["tensorrt"].format) == ("fp32", "tf32")
+    assert rungs["tensorrt"].verdict is Verdict.PASS, rungs["tensorrt"]
+    assert found.lost_at is None
