@@ -16,8 +16,9 @@ __all__ = ["dumps", "write"]
 
 
 def dumps(report: ValidationReport) -> str:
-    """A *fail* is a failure, an *inconclusive* output a skipped case: it neither passes nor breaks the build."""
-    from junitparser import Failure, JUnitXml, Properties, Property, Skipped, TestCase, TestSuite
+    """A *fail* is a failure, an *inconclusive* output a skipped case: it neither passes nor breaks the build. A task
+    metric with a least mean is a case too, and so is a validation that was stopped: an error."""
+    from junitparser import Error, Failure, JUnitXml, Properties, Property, Skipped, TestCase, TestSuite
 
     suite = TestSuite(f"mobilekit validate {plain(report.model)}")
     for name, value in (
@@ -28,8 +29,9 @@ def dumps(report: ValidationReport) -> str:
         ("p50_ms", "" if report.latency is None else f"{report.latency.p50_ms:.4g}"),
     ):
         suite.add_property(name, plain(value, 400))
+    of = f"{plain(report.model)}.{report.target}.{report.precision}"
     for output in report.outputs:
-        case = TestCase(plain(output.name), classname=f"{plain(report.model)}.{report.target}.{report.precision}")
+        case = TestCase(plain(output.name), classname=of)
         if output.verdict is Verdict.FAIL:
             case.result = [Failure(plain(f"{output.reason} (sample {output.worst_sample})", 1000))]
         elif output.verdict is Verdict.INCONCLUSIVE:
@@ -42,6 +44,17 @@ def dumps(report: ValidationReport) -> str:
         ):
             measured.add_property(Property(name, f"{number:.9g}"))
         case.append(measured)
+        suite.add_testcase(case)
+    for metric in report.metrics:
+        if metric.least is None:
+            continue
+        case = TestCase(plain(f"metric {metric.name}"), classname=of)
+        if not metric.passes:
+            case.result = [Failure(plain(f"{metric.mean:.4g} is below {metric.least:g}"))]
+        suite.add_testcase(case)
+    if report.stopped is not None:
+        case = TestCase("every sample", classname=of)
+        case.result = [Error(plain(f"stopped after {report.stopped.done} samples: {report.stopped.error}", 1000))]
         suite.add_testcase(case)
     xml = JUnitXml()
     xml.add_testsuite(suite)

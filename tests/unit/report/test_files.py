@@ -17,7 +17,9 @@ from mobilekit.pipeline.report import ReportFiles, write_reports
 from mobilekit.report import json, junit, markdown
 from mobilekit.report.html import page
 from mobilekit.report.html.charts import Bar, bars, histogram, series
+from mobilekit.report.metrics import MetricReport
 from mobilekit.report.model import SampleErrors
+from mobilekit.report.stopped import StoppedReport
 from mobilekit.validate.tolerance import Verdict
 from tests.e2e.bench import mobilekit
 from tests.unit.report.reports import HOSTILE, large, output, report, subject
@@ -98,6 +100,24 @@ def test_junit_has_a_case_for_each_output() -> None:
     assert "0.5 is above" in str(bad.find("failure").get("message"))
     assert blank.find("skipped") is not None
     assert bad.get("name") == "bad <&>"
+
+
+def test_junit_fails_for_a_metric_and_for_a_validation_that_was_stopped() -> None:
+    def metric(name: str, least: float | None) -> MetricReport:
+        return MetricReport(name=name, mean=0.5, worst=0.0, worst_sample="seed 0", least=least)
+
+    made = report(
+        metrics=(metric("top1", 0.9), metric("cosine", 0.4), metric("iou", None)),
+        stopped=StoppedReport(done=1, error="the device went away", exit_code=4),
+        verdict=Verdict.FAIL,
+    )
+    suite = ElementTree.fromstring(junit.dumps(made)).find("testsuite")
+    assert suite is not None
+    assert (suite.get("tests"), suite.get("failures"), suite.get("errors")) == ("4", "1", "1")
+    _, top1, cosine, stopped = suite.findall("testcase")
+    assert "0.5 is below 0.9" in str(top1.find("failure").get("message"))
+    assert cosine.find("failure") is None
+    assert "went away" in str(stopped.find("error").get("message"))
 
 
 def test_markdown_keeps_names_in_code_spans() -> None:
