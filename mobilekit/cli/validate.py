@@ -170,7 +170,6 @@ def validate(
     )
     with terminal_progress() as progress:
         report = validate_bundle(bundle, device, options, progress)
-        record(report, history, tag=tag, progress=progress)
     on_stdout = json_ is not None and str(json_) == "-"
     files = ReportFiles(report_, junit, markdown, None if on_stdout else json_)
     write_reports(report, files, inputs=inputs, command=["mobilekit", *sys.argv[1:]])
@@ -178,6 +177,9 @@ def validate(
         typer.echo(json.dumps(report), nl=False)
     else:
         out_console().print(console.render(report))
+    # Last: a history that cannot be used must not cost the report.
+    with terminal_progress() as progress:
+        record(report, history, tag=tag, progress=progress)
     if report.stopped is not None:
         remark(f"error: {report.stopped.error}\nhint: {report.stopped.hint}")
         raise typer.Exit(report.stopped.exit_code)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mobilekit.errors import StorageError, UsageError
+from mobilekit.errors import SetupError, UsageError
 from mobilekit.progress import SILENT, Progress
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ def record(
             return None
         with History(url) as opened:
             return opened.add(report, tag=tag)
-    except (StorageError, UsageError) as error:
+    except (SetupError, UsageError) as error:
         if history is not None:
             raise
         progress.note(f"not kept in the history: {error.message}")

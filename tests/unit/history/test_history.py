@@ -8,17 +8,20 @@ import shutil
 import socket
 import sqlite3
 import subprocess
+import sys
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
-from mobilekit.errors import StorageError, UsageError
+from mobilekit.errors import MissingExtraError, StorageError, UsageError
 from mobilekit.history import store
 from mobilekit.history.store import History, location
+from mobilekit.pipeline.export import export_model
 from mobilekit.pipeline.history import record
 from tests.e2e.bench import mobilekit
+from tests.models import conv_classifier, save
 from tests.unit.report.reports import HOSTILE, output, report
 
 
@@ -141,6 +144,26 @@ def test_a_read_only_history_is_an_error_only_where_it_was_named(
         folder.mkdir(mode=0o500)
         with pytest.raises(StorageError):
             record(report(), str(folder / "h.sqlite"))
+
+
+def test_postgresql_without_its_driver_costs_no_verdict(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "psycopg", None)
+    monkeypatch.setenv("MOBILEKIT_HISTORY", "postgresql://nobody@localhost/nothing")
+    assert record(report()) is None
+    with pytest.raises(MissingExtraError):
+        record(report(), "postgresql://nobody@localhost/nothing")
+
+
+def test_a_history_that_cannot_be_used_costs_no_report(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    export_model(save(conv_classifier(), tmp_path / "m.onnx"), tmp_path / "b")
+    history, made = tmp_path / "file" / "h.sqlite", tmp_path / "made.json"
+    done = mobilekit(
+        "validate", tmp_path / "b", "--device", "local", "--samples", 1, "--history", history, "--json", made
+    )
+    assert done.returncode == 4
+    assert "history" in done.stderr
+    assert json.loads(made.read_text("utf-8"))["verdict"] == "pass"
 
 
 def test_a_newer_history_is_refused_and_left_alone(tmp_path: Path) -> None:
