@@ -180,7 +180,7 @@ def _output(info: TensorInfo, samples: Sequence[SampleRecord]) -> OutputReport:
     if (
         verdict is Verdict.PASS
         and len(errors) > 1
-        and max(sample.variation[info.name] for sample in samples) <= (limits[bad].rtol or 0.0)
+        and max(sample.variation[info.name] for sample in samples) <= limits[bad].reach
     ):
         verdict = Verdict.INCONCLUSIVE
         deciding = Judgement(

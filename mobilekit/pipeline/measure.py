@@ -138,12 +138,18 @@ def measure(
 
 def _judged(record: SampleRecord, task: Task, actual: NamedTensors, expected: NamedTensors) -> SampleRecord:
     truth = task.truth
-    # What differs in shape fits no metric: nothing of it agrees.
-    unlike = any(actual[name].shape != expected[name].shape for name in record.errors)
+    # What differs in shape or is not finite fits no metric: nothing of it agrees, or is right.
+    unlike = any(
+        actual[name].shape != expected[name].shape
+        or (error.mismatch and (error.nonfinite_actual or error.nonfinite_expected))
+        for name, error in record.errors.items()
+    )
     return replace(
         record,
         metrics={metric.name: 0.0 if unlike else metric(actual, expected) for metric in task.metrics},
-        right=None if truth is None else (truth.score(record.name, actual), truth.score(record.name, expected)),
+        right=None
+        if truth is None
+        else (0.0 if unlike else truth.score(record.name, actual), truth.score(record.name, expected)),
     )
 
 
@@ -213,6 +219,7 @@ def _unlike(name: str, why: str, expected: NamedTensors, bundle: Bundle, limits:
         variation=dict.fromkeys(names, 0.0),
         top1={},
         metrics={metric.name: 0.0 for metric in task.metrics},
+        right=None if task.truth is None else (0.0, task.truth.score(name, expected)),
     )
 
 

@@ -170,7 +170,9 @@ def validate_bundle(
                 [info.name for info in manifest.outputs], form, cost, overrides=overrides, allowance=manifest.rtol
             )
             what = replace(options, timeout_s=0.0, quota_bytes=None, wait_s=0.0, resume=False)
-            partial = Partial(_identity(opened), facts.serial, facts.runner_version, what, resume=options.resume)
+            partial = Partial(
+                _identity(opened), facts.serial, facts.runner_version, what, task.truth, resume=options.resume
+            )
             if options.resume:
                 progress.note(f"{partial.count} samples are known from before")
             samples = _Kept(recorded or files or seeded, MOST_SAMPLES if options.ladder else 0)

@@ -62,7 +62,9 @@ def parse_metric(text: str, size: tuple[int, int] = (0, 0)) -> TaskMetric:
         try:
             least = float(number)
         except ValueError:
-            raise UsageError(f"--metric {text!r}: {number!r} is no number", hint="--metric top1=0.99") from None
+            least = math.nan
+        if not math.isfinite(least):
+            raise UsageError(f"--metric {text!r}: {number!r} is no number", hint="--metric top1=0.99")
     if name.startswith("top") and name[3:].isdigit() and int(name[3:]) > 0:
         return TaskMetric(name, least, partial(_top, int(name[3:])))
     if ":" in name:

@@ -110,6 +110,13 @@ class Tolerance:
     cost: float | None = None
     coarse: float = 0.0
 
+    @property
+    def reach(self) -> float:
+        """The relative L2 that a result may have and pass: by ``rtol``, else by the cosine; 0 where neither says."""
+        if self.rtol is not None:
+            return self.rtol
+        return 0.0 if self.cosine is None else math.sqrt(1 - self.cosine * self.cosine)
+
     def at_least(self, rtol: float | None) -> Tolerance:
         """This one, or one whose relative L2 is ``rtol`` where that is more; the cosine follows."""
         if rtol is None or self.rtol is None or rtol <= self.rtol:
@@ -224,7 +231,7 @@ def judge(error: TensorError, tolerance: Tolerance, doubt: float = 0.0) -> Judge
         return Judgement(Verdict.FAIL, f"cosine {error.cosine:.9f} is below {tolerance.cosine:.9f}")
     if tolerance.psnr_db is not None and not error.psnr_db >= tolerance.psnr_db:
         return Judgement(Verdict.FAIL, f"PSNR {error.psnr_db:.1f} dB is below {tolerance.psnr_db:g} dB")
-    if tolerance.rtol is not None and error.expected_spread <= tolerance.rtol:
+    if error.expected_spread <= tolerance.reach:
         return Judgement(
             Verdict.INCONCLUSIVE,
             f"the reference output is constant to within {error.expected_spread:.2g}, so that a constant would pass",

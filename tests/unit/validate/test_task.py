@@ -29,7 +29,18 @@ def test_known_metrics():
 
 
 @pytest.mark.parametrize(
-    "text", ["top0", "topx", "splendid", "top1=much", "no_such_module_here:f", "json:nothing", "json:__doc__"]
+    "text",
+    [
+        "top0",
+        "topx",
+        "splendid",
+        "top1=much",
+        "top1=nan",
+        "top1=inf",
+        "no_such_module_here:f",
+        "json:nothing",
+        "json:__doc__",
+    ],
 )
 def test_what_is_no_metric_is_refused(text):
     with pytest.raises(UsageError):

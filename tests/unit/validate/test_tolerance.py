@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from mobilekit.errors import UsageError
 from mobilekit.metrics.tensors import compare
-from mobilekit.validate.tolerance import Judgement, Verdict, judge, overall, tolerance_for
+from mobilekit.validate.tolerance import Judgement, Verdict, explicit, judge, overall, tolerance_for
 
 RNG = np.random.default_rng(0)
 REFERENCE = RNG.standard_normal((1, 8, 12, 12)).astype(np.float32)
@@ -73,6 +73,16 @@ def test_no_evidence_is_inconclusive_unless_plainly_wrong():
     nan = np.full((1, 10), math.nan)
     assert judge(compare(nan, nan), tolerance).verdict is Verdict.INCONCLUSIVE
     assert judge(compare(zeros, nan), tolerance).verdict is Verdict.FAIL
+
+
+@pytest.mark.parametrize("limits", [{"rtol": 0.15}, {"cosine": 0.99}, {"rtol": 0.15, "cosine": 0.99}])
+def test_what_a_constant_would_pass_proves_nothing(limits):
+    expected = 10 + RNG.standard_normal((1, 100)).astype(np.float32)
+    tolerance = explicit(tolerance_for("fp32"), **limits)
+    constant = np.full_like(expected, expected.mean())
+    for actual in (expected, constant):
+        assert judge(compare(actual, expected), tolerance).verdict is Verdict.INCONCLUSIVE
+    assert judge(compare(REFERENCE, REFERENCE), tolerance).verdict is Verdict.PASS
 
 
 def test_overall_takes_any_failure_and_needs_some_evidence():
