@@ -117,9 +117,9 @@ def series(values: Sequence[float], name: str, *, unit: str, across: str) -> Ele
     if len(usable) < 2:
         return None
     top, bottom = max(usable), min(0.0, min(usable))
-    scale = (_HEIGHT - _TOP - _BOTTOM) / ((top - bottom) or 1.0)
+    span, tall = (top - bottom) or 1.0, _HEIGHT - _TOP - _BOTTOM
     step = (_WIDTH - _LEFT - _RIGHT) / (len(usable) - 1)
-    places = [(_LEFT + i * step, _HEIGHT - _BOTTOM - (v - bottom) * scale) for i, v in enumerate(usable)]
+    places = [(_LEFT + i * step, _HEIGHT - _BOTTOM - (v - bottom) / span * tall) for i, v in enumerate(usable)]
     line = element("polyline", points=" ".join(f"{x:.1f},{y:.1f}" for x, y in places), class_="line")
     dots = []
     if len(usable) <= 120:
@@ -144,11 +144,12 @@ def bars(
     marks = [place(bar.value) for bar in usable] + ([place(limit)] if limit else [])
     high = max(marks)
     low = min(marks) - max(0.5, (high - min(marks)) * 0.1) if log else min(0.0, min(marks))
-    scale = (_WIDTH - label_width - 70) / ((high - low) or 1.0)
+    # Divided first: over a span of 1e-308 the scale itself would be infinite.
+    span, wide = (high - low) or 1.0, _WIDTH - label_width - 70
     drawn: list[Element] = []
     for index, bar in enumerate(usable):
         y = 6 + index * row
-        length = max((place(bar.value) - low) * scale, 1)
+        length = max((place(bar.value) - low) / span * wide, 1)
         text = bar.label if len(bar.label) <= 30 else bar.label[:14] + "…" + bar.label[-14:]
         drawn += [
             _text(label_width - 6, y + 13, text, "end"),
@@ -160,7 +161,7 @@ def bars(
         ]  # fmt: skip
     height = 12 + row * len(usable)
     if limit:
-        x = label_width + (place(limit) - low) * scale
+        x = label_width + (place(limit) - low) / span * wide
         drawn.append(_line(x, 2, x, height - 4, "limit"))
     made = _canvas(name, *drawn, height=height)
     # As tall as its rows: the sheet's limit is for charts of one height.

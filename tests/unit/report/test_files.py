@@ -8,7 +8,7 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -137,6 +137,7 @@ def test_charts_of_nothing_are_none() -> None:
 
 @settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.lists(st.floats(allow_nan=True, allow_infinity=True), max_size=60), st.booleans())
+@example([1.1125369292536007e-308, 0.0], False)
 def test_charts_stay_inside_their_frame(values: list[float], log: bool) -> None:
     drawn = [
         histogram(values, "h", unit="x", log=log),
