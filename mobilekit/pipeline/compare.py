@@ -14,7 +14,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from mobilekit.errors import UsageError
+from mobilekit.errors import DeviceError, UsageError
 from mobilekit.pipeline.place import open_place
 from mobilekit.pipeline.validate import ValidateOptions, validate_bundle
 from mobilekit.progress import SILENT, Progress
@@ -121,6 +121,11 @@ def compare(
     first = _recorded(Path(a)) if recorded else validate_bundle(a, device, how, progress)
     progress.step("validating B")
     second = validate_bundle(b, device, how, progress)
+    for report in (first, second):
+        if report.stopped is not None:
+            raise DeviceError(
+                f"{report.model} was not validated to its end: {report.stopped.error}", hint=report.stopped.hint
+            )
     latency: LatencyDifference | None = None
     times: tuple[float | None, float | None] = (_p50(first) if recorded else None, None)
     remark = ""
@@ -314,7 +319,10 @@ def _gate(
     if gate.kind == "error":
         old, new = _error(first), _error(second)
         verdict, reason = second.verdict, f"B: {second.sentence}"
-        if verdict is Verdict.PASS and gate.limit is not None and old is not None and new is not None:
+        fed = [(report.samples, report.settings.inputs, report.settings.seed) for report in (first, second)]
+        if verdict is Verdict.PASS and gate.limit is not None and fed[0] != fed[1]:
+            verdict, reason = Verdict.INCONCLUSIVE, "A was recorded on other samples"
+        elif verdict is Verdict.PASS and gate.limit is not None and old is not None and new is not None:
             most = max(old * (1 + gate.limit), _ROUNDING)
             if new > most:
                 verdict, reason = Verdict.FAIL, f"B's error {new:.3g} is above {most:.3g}, A's and {gate.limit:.0%}"

@@ -95,7 +95,7 @@ class Limits:
         ):
             return self._strictest
         costs = self._cost.of(inputs, timeout_s)
-        if costs.keys() < set(self._outputs):
+        if not costs.keys() >= set(self._outputs):
             return self.fixed
         found = self._finished({name: derived(self._form, costs[name]) for name in self._outputs})
         self._measured += 1

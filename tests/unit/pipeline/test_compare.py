@@ -10,12 +10,13 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from mobilekit.bundle import open_bundle, write_manifest
-from mobilekit.errors import BundleError, UsageError
+from mobilekit.errors import BundleError, DeviceError, UsageError
 from mobilekit.pipeline.compare import CompareOptions, compare, parse_gate, parse_share
 from mobilekit.pipeline.export import export_model
 from mobilekit.pipeline.validate import ValidateOptions, validate_bundle
 from mobilekit.progress import SILENT
 from mobilekit.report import json as report_json
+from mobilekit.report.stopped import StoppedReport
 from mobilekit.validate.regression import Answer
 from mobilekit.validate.tolerance import Verdict
 from tests.e2e.bench import mobilekit
@@ -110,6 +111,25 @@ def test_what_is_no_bundle_is_said_before_any_work(two: tuple[Path, Path], tmp_p
         return heard
 
     assert steps(two[0], tmp_path / "nothere") == steps(tmp_path / "nothere", two[0]) == []
+
+
+def test_an_error_recorded_on_other_samples_proves_nothing(two: tuple[Path, Path], tmp_path: Path) -> None:
+    report = validate_bundle(two[0], "local", ValidateOptions(samples=2, threads=1, iterations=1))
+    report_json.write(report, tmp_path / "baseline.json")
+    gates = (parse_gate("error:+900%"),)
+    for samples, said in ((2, Verdict.PASS), (1, Verdict.INCONCLUSIVE)):
+        options = CompareOptions(samples=samples, threads=1, gates=gates)
+        found = compare(tmp_path / "baseline.json", two[0], "local", options)
+        assert found.verdict is said
+        assert found.b.verdict is Verdict.PASS
+
+
+def test_a_validation_that_was_stopped_is_not_compared(two: tuple[Path, Path], tmp_path: Path) -> None:
+    report = validate_bundle(two[0], "local", ValidateOptions(samples=1, threads=1, iterations=1))
+    stopped = StoppedReport(error="the device went away", hint="plug it in", done=1, exit_code=4)
+    report_json.write(report.model_copy(update={"stopped": stopped}), tmp_path / "baseline.json")
+    with pytest.raises(DeviceError, match="went away"):
+        compare(tmp_path / "baseline.json", two[1], "local", QUICK)
 
 
 def test_what_is_no_report_is_refused(two: tuple[Path, Path], tmp_path: Path) -> None:
