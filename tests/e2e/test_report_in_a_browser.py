@@ -77,7 +77,7 @@ def test_charts_are_drawn(browser: Chrome, tmp_path: Path) -> None:
         browser, "[...document.querySelectorAll('svg')].map(s => { const b = s.getBBox(); return [b.width, b.height] })"
     )
     assert len(sizes) >= 3
-    assert all(width > 300 and height > 50 for width, height in sizes)
+    assert all(width > 200 and height > 20 for width, height in sizes), sizes
     assert measured(browser, "document.querySelectorAll('svg rect.bar').length") > 8
     assert measured(browser, "document.querySelectorAll('svg polyline').length") == 1
     # Every mark lies inside its drawing.
