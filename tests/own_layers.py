@@ -20,6 +20,7 @@ from mobilekit.progress import SILENT
 __all__ = ["HarnessHost"]
 
 Array = np.ndarray[Any, Any]
+_IDLE_S = 3600.0  # a worker of xdist may have other tests to do in between
 
 
 class HarnessHost:
@@ -52,7 +53,7 @@ class HarnessHost:
     def _start(self) -> HarnessSession:
         abi = next(abi for abi, machine in ABIS.items() if machine == platform.machine())
         program = self._program or find_harness(abi, SILENT, static_only=True)
-        session = HarnessSession.connect_local(program, emulator=self._emulator)
+        session = HarnessSession.connect_local(program, emulator=self._emulator, idle_timeout_s=_IDLE_S)
         self._session = session.__enter__()
         return self._session
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+from types import FrameType
 from typing import Annotated, NoReturn
 
 import typer
@@ -92,8 +93,28 @@ def _internal(error: Exception) -> None:
     print(f"hint: this is a bug in mobilekit; please report it with {path}", file=sys.stderr)
 
 
-def _terminated(number: int, _frame: object) -> NoReturn:
-    """A polite kill unwinds like Ctrl-C does, so that temporary files and children go too; a second one waits."""
+_AGAIN_S = 0.002
+
+
+def _swallowed(frame: FrameType | None) -> bool:
+    """Whether Python would print and forget an exception raised here: in a finaliser, or in importlib's callback."""
+    while frame is not None:
+        name, file = frame.f_code.co_name, frame.f_code.co_filename
+        if name == "__del__" or (name == "cb" and file == "<frozen importlib._bootstrap>"):
+            return True
+        frame = frame.f_back
+    return False
+
+
+def _unwind(number: int, frame: FrameType | None) -> None:
+    """Ctrl-C and a polite kill unwind, so that temporary files and children go; a second kill waits. Where it would be
+    lost it is tried again a moment later."""
+    if _swallowed(frame):
+        signal.signal(signal.SIGALRM, lambda _, later: _unwind(number, later))
+        signal.setitimer(signal.ITIMER_REAL, _AGAIN_S)
+        return
+    if number == signal.SIGINT:
+        raise KeyboardInterrupt
     for other in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(other, signal.SIG_IGN)
     raise SystemExit(128 + number)
@@ -101,9 +122,9 @@ def _terminated(number: int, _frame: object) -> NoReturn:
 
 def run() -> NoReturn:
     """Entry point: run the command line and leave with the exit code of design decision 8."""
-    signal.signal(signal.SIGTERM, _terminated)
-    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # nohup
-        signal.signal(signal.SIGHUP, _terminated)
+    for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
+        if signal.getsignal(number) is not signal.SIG_IGN:  # nohup, a shell's background job
+            signal.signal(number, _unwind)
     # numpy's BLAS starts a thread a core when it is imported (a third of its time); nothing here multiplies matrices.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import pkgutil
 import random
+import sys
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -99,11 +100,25 @@ def _node_test_modules() -> list[str]:
 @cache
 def _node_tests(module: str) -> list[Any]:
     """The cases that one file makes: all of them together take many seconds."""
-    before = len(node_tests._NodeTestCases)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        importlib.import_module(f"{node_tests.__name__}.{module}")
-    return [case for case in node_tests._NodeTestCases[before:] if case.model is not None]
+    name = f"{node_tests.__name__}.{module}"
+    # A module makes its cases when it is executed. Another test of this process may have imported it already: so once
+    # more, apart from what it made then, whose names must not come twice.
+    cases, names = node_tests._NodeTestCases, node_tests._existing_names
+    kept, taken = list(cases), dict(names)
+    cases.clear()
+    names.clear()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            known = sys.modules.get(name)
+            importlib.reload(known) if known is not None else importlib.import_module(name)
+        made = [case for case in cases if case.model is not None]
+    finally:
+        # What was there stays, and what was made new for others to collect, too.
+        seen = {case.name for case in kept}
+        cases[:] = [*kept, *(case for case in cases if case.name not in seen)]
+        names.update(taken)
+    return made
 
 
 def _branches() -> ModelProto:

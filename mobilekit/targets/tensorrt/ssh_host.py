@@ -132,7 +132,7 @@ class SshHost:
         """As :class:`~mobilekit.targets.tensorrt.host.WorkerHost` says; a fresh worker for all but a run."""
         self._progress = progress
         self._jobs += 1
-        local = {path.name: path for path in folder.iterdir() if path.is_file()}
+        local = {path.name: path for path in folder.iterdir() if path.is_file() and path.name != _RESULT}
         there = self._store.ensure(list(local.values()), progress)
         made = self._room.job(
             f"job{self._jobs}",
@@ -144,7 +144,7 @@ class SshHost:
         )
         for name, size in sorted(made.items(), key=lambda item: item[0] == _RESULT):
             # What we sent are links to the user's own files: nothing from there may be written through them.
-            if not _NAME.fullmatch(name) or name in local:
+            if not _NAME.fullmatch(name) or name == "job.json" or (folder / name).is_symlink():
                 raise ProtocolError(f"{self.name} names a file {name!r}", hint="another program answers there")
             self._room.get(f"job{self._jobs}/{name}", folder / name, size_bytes=size, progress=progress)
         try:
