@@ -5,7 +5,10 @@ from __future__ import annotations
 import os
 import signal
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
+import numpy as np
 import pytest
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
@@ -21,6 +24,18 @@ def _own_folders(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.M
     monkeypatch.setenv("MOBILEKIT_STATE", str(tmp_path_factory.mktemp("state")))
     monkeypatch.setenv("COLUMNS", "200")
     monkeypatch.delenv("ANDROID_SERIAL", raising=False)
+
+
+_STATES: dict[int, Any] = {}
+
+
+@pytest.fixture(autouse=True)
+def _same_numbers(request: pytest.FixtureRequest) -> None:
+    """A file's generators begin anew in each test: its numbers do not depend on which tests ran before it."""
+    module: ModuleType = request.node.getparent(pytest.Module).obj
+    for value in vars(module).values():
+        if isinstance(value, np.random.Generator):
+            value.bit_generator.state = _STATES.setdefault(id(value), value.bit_generator.state)
 
 
 @pytest.fixture

@@ -197,21 +197,35 @@ def test_a_full_disk(model: Path, tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["models"]
 
 
+SLOW_WORKER = """
+import os, sys, time
+if "--serve" in sys.argv or "--serve" in sys.orig_argv:  # small models build in a fifth of a second
+    with open(os.environ["BEGAN"] + ".new", "w") as file:
+        file.write(str(os.getpid()))
+    os.rename(file.name, os.environ["BEGAN"])
+    time.sleep(600)
+"""
+
+
 @rtx
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_an_interrupted_build_leaves_nothing(model: Path, tmp_path: Path, number: int, code: int) -> None:
-    scratch = tmp_path / "models" / "scratch"
+    scratch, slow, started = (
+        tmp_path / "models" / "scratch",
+        tmp_path / "models" / "slow",
+        tmp_path / "models" / "began",
+    )
     scratch.mkdir()
-    with subprocess.Popen(
-        command(model, tmp_path), stderr=subprocess.PIPE, text=True, env={**os.environ, "TMPDIR": str(scratch)}
-    ) as process:
-        assert process.stderr is not None
-        for line in process.stderr:
-            if line.startswith("building the plan"):
-                break
-        time.sleep(0.2)  # the worker has started
+    slow.mkdir()
+    (slow / "sitecustomize.py").write_text(SLOW_WORKER)
+    env = {**os.environ, "TMPDIR": str(scratch), "PYTHONPATH": str(slow), "BEGAN": str(started)}
+    with subprocess.Popen(command(model, tmp_path), stderr=subprocess.PIPE, text=True, env=env) as process:
+        until = time.monotonic() + 60
+        while not started.exists() and process.poll() is None and time.monotonic() < until:
+            time.sleep(0.02)
         process.send_signal(number)
-        process.communicate(timeout=60)
-    assert process.returncode == code
+        _, words = process.communicate(timeout=60)
+    assert process.returncode == code, words
+    assert not Path(f"/proc/{started.read_text()}").exists()
     assert [path.name for path in tmp_path.iterdir()] == ["models"]
     assert not list(scratch.glob("mobilekit*"))  # ONNX Runtime leaves a file of its own

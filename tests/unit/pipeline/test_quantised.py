@@ -119,7 +119,9 @@ def test_roundings_can_be_left_out(
     assert exact.manifest.ncnn is not None
     assert report.manifest.ncnn is not None
     assert report.manifest.ncnn.layers < exact.manifest.ncnn.layers / 3
-    assert exact.errors["y"].relative_l2 < report.errors["y"].relative_l2 < 0.1
+    # Either may come nearer: a value on the edge of a step falls to one side here and to the other in ONNX Runtime.
+    assert exact.errors["y"].relative_l2 < 0.02
+    assert report.errors["y"].relative_l2 < 0.1
     assert not open_bundle(tmp_path / "out").manifest.fake_quant
 
 
