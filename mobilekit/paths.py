@@ -204,6 +204,12 @@ def atomic_dir(path: Path, *, replace: bool = True) -> Iterator[Path]:
                 raise
 
 
+def write_text(path: Path, text: str) -> None:
+    """``text`` as UTF-8, whole or not at all (:func:`atomic_file`)."""
+    with atomic_file(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
 def _swap(temporary: Path, path: Path, *, replace: bool) -> None:
     if not path.exists():
         temporary.rename(path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from collections.abc import Mapping
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     FixedValue: TypeAlias = "Array | Path | float | list[object]"
     """What an input may be fixed to: an array, a ``.npy`` file, a number, or a nested list of numbers."""
 
-__all__ = ["TensorSpec", "format_shape", "load_npy", "parse_named_shape", "parse_named_value", "save_npy"]
+__all__ = ["TensorSpec", "digest_of", "format_shape", "load_npy", "parse_named_shape", "parse_named_value", "save_npy"]
 
 _SHAPE = re.compile(r"\d+(x\d+)*|scalar")
 
@@ -55,6 +56,16 @@ class TensorSpec:
 def format_shape(shape: tuple[int | str | None, ...]) -> str:
     """``(1, 3, "H", None)`` -> ``"1x3xHx?"``; a scalar's shape -> ``"scalar"``."""
     return "x".join("?" if axis is None else str(axis) for axis in shape) or "scalar"
+
+
+def digest_of(tensors: NamedTensors) -> str:
+    """Tells named arrays apart: hex sha256 of names, types, shapes and bytes."""
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        array = tensors[name]
+        digest.update(repr((name, array.dtype.str, array.shape)).encode("utf-8", "surrogatepass"))
+        digest.update(array.tobytes())
+    return digest.hexdigest()
 
 
 def parse_named_shape(text: str) -> tuple[str, tuple[int, ...]]:

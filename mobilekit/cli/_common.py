@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
 
 from mobilekit.progress import SILENT
 
 if TYPE_CHECKING:
-    from rich.console import Console
+    from pydantic import BaseModel
+    from rich.console import Console, RenderableType
 
     from mobilekit.progress import Progress, Task
 
-__all__ = ["out_console", "print_json", "printable", "remark", "terminal_progress"]
+__all__ = ["arithmetic", "give_report", "out_console", "print_json", "printable", "remark", "terminal_progress"]
 
 
 def out_console() -> Console:
@@ -41,6 +43,30 @@ def remark(text: str) -> None:
 def print_json(value: Any) -> None:
     json.dump(value, sys.stdout, indent=2, ensure_ascii=False)
     sys.stdout.write("\n")
+
+
+def arithmetic(precision: str | None) -> Literal["fp32", "fp16"] | None:
+    """``--precision`` of what runs in either; :class:`~mobilekit.errors.UsageError` for anything else."""
+    if precision is None:
+        return None
+    if precision not in ("fp32", "fp16"):
+        from mobilekit.errors import UsageError
+
+        raise UsageError(f"unknown precision {precision!r}", hint="fp32 or fp16")
+    return "fp16" if precision == "fp16" else "fp32"
+
+
+def give_report(report: BaseModel, json_: Path | None, render: Callable[[], RenderableType | str]) -> None:
+    """As ``--json`` asks: JSON on stdout for ``-``; else the text there, and JSON in a file if one is named."""
+    text = report.model_dump_json(indent=2) + "\n"
+    if json_ is not None and str(json_) == "-":
+        sys.stdout.write(text)
+        return
+    if json_ is not None:
+        from mobilekit.paths import write_text
+
+        write_text(json_, text)
+    out_console().print(render(), markup=False)
 
 
 class _Lines:

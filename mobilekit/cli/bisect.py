@@ -61,9 +61,8 @@ def bisect(
     \b
     Exit codes: 0 nothing is wrong, 1 the layer is named, 3 inconclusive, 4 no device or it went wrong.
     """
-    from mobilekit.cli._common import out_console, terminal_progress
+    from mobilekit.cli._common import give_report, terminal_progress
     from mobilekit.errors import UsageError
-    from mobilekit.paths import atomic_file
     from mobilekit.pipeline.bisect import BisectOptions, bisect_bundle
     from mobilekit.report.bisection_text import render
 
@@ -87,14 +86,7 @@ def bisect(
     )
     with terminal_progress() as progress:
         report = bisect_bundle(bundle, device, options, progress)
-    text = report.model_dump_json(indent=2) + "\n"
-    if json_ is not None and str(json_) == "-":
-        typer.echo(text, nl=False)
-    else:
-        if json_ is not None:
-            with atomic_file(json_) as temporary:
-                temporary.write_text(text, encoding="utf-8")
-        out_console().print(render(report), markup=False)
+    give_report(report, json_, lambda: render(report))
     raise typer.Exit(report.verdict.exit_code)
 
 

@@ -43,35 +43,24 @@ def compare(
     \b
     Exit codes: 0 every gate holds (or none is given), 1 a gate fails, 3 inconclusive, 4 no device or it went wrong.
     """
-    from mobilekit.cli._common import out_console, terminal_progress
-    from mobilekit.errors import UsageError
-    from mobilekit.paths import atomic_file
+    from mobilekit.cli._common import arithmetic, give_report, terminal_progress
     from mobilekit.pipeline.compare import CompareOptions, parse_gate, parse_share
     from mobilekit.pipeline.compare import compare as library
     from mobilekit.report.comparison import render
 
-    if precision not in (None, "fp32", "fp16"):
-        raise UsageError(f"unknown precision {precision!r}", hint="fp32 or fp16")
     options = CompareOptions(
         inputs=inputs,
         samples=samples,
         seed=seed,
         threads=threads,
-        precision=None if precision is None else "fp16" if precision == "fp16" else "fp32",
+        precision=arithmetic(precision),
         margin=parse_share(margin),
         budget_s=budget,
         gates=tuple(parse_gate(text) for text in gate or ()),
     )
     with terminal_progress() as progress:
         report = library(a, b, device, options, progress)
-    text = report.model_dump_json(indent=2) + "\n"
-    if json_ is not None and str(json_) == "-":
-        typer.echo(text, nl=False)
-    else:
-        if json_ is not None:
-            with atomic_file(json_) as temporary:
-                temporary.write_text(text, "utf-8")
-        out_console().print(render(report))
+    give_report(report, json_, lambda: render(report))
     raise typer.Exit(report.verdict.exit_code)
 
 

@@ -35,35 +35,24 @@ def profile(
     mobilekit profile build/model --device                     on the one connected device
     mobilekit profile build/model --device local --threads 1 --report profile.html
     """
-    from mobilekit.cli._common import out_console, terminal_progress
-    from mobilekit.errors import UsageError
-    from mobilekit.paths import atomic_file
+    from mobilekit.cli._common import arithmetic, give_report, terminal_progress
+    from mobilekit.paths import write_text
     from mobilekit.pipeline.profile import ProfileOptions, profile_bundle
     from mobilekit.report.profile import page, render
 
-    if precision not in (None, "fp32", "fp16"):
-        raise UsageError(f"unknown precision {precision!r}", hint="fp32 or fp16")
     options = ProfileOptions(
         inputs=inputs,
         seed=seed,
         threads=threads,
         iterations=iterations,
-        precision=None if precision is None else "fp16" if precision == "fp16" else "fp32",
+        precision=arithmetic(precision),
         peak=peak,
     )
     with terminal_progress() as progress:
         found = profile_bundle(bundle, device, options, progress)
     if report is not None:
-        with atomic_file(report) as temporary:
-            temporary.write_text(page(found), "utf-8")
-    text = found.model_dump_json(indent=2) + "\n"
-    if json_ is not None and str(json_) == "-":
-        typer.echo(text, nl=False)
-        return
-    if json_ is not None:
-        with atomic_file(json_) as temporary:
-            temporary.write_text(text, "utf-8")
-    out_console().print(render(found))
+        write_text(report, page(found))
+    give_report(found, json_, lambda: render(found))
 
 
 def register(app: typer.Typer) -> None:

@@ -48,9 +48,8 @@ def repair(
     \b
     Exit codes: 0 a bundle that passes (or it does already), 1 the budget does not suffice, 4 no device.
     """
-    from mobilekit.cli._common import out_console, terminal_progress
+    from mobilekit.cli._common import give_report, terminal_progress
     from mobilekit.errors import UsageError
-    from mobilekit.paths import atomic_file
     from mobilekit.pipeline.repair import RepairOptions, repair_bundle
     from mobilekit.report.repair import render
 
@@ -70,14 +69,7 @@ def repair(
     )
     with terminal_progress() as progress:
         report = repair_bundle(bundle, output, device, options, progress)
-    text = report.model_dump_json(indent=2) + "\n"
-    if json_ is not None and str(json_) == "-":
-        typer.echo(text, nl=False)
-    else:
-        if json_ is not None:
-            with atomic_file(json_) as temporary:
-                temporary.write_text(text, encoding="utf-8")
-        out_console().print(render(report), markup=False)
+    give_report(report, json_, lambda: render(report))
     raise typer.Exit(report.verdict.exit_code)
 
 

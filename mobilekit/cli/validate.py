@@ -131,15 +131,13 @@ def validate(
     \b
     Exit codes: 0 pass, 1 fail, 3 inconclusive, 4 no device or it went wrong.
     """
-    from mobilekit.cli._common import out_console, remark, terminal_progress
+    from mobilekit.cli._common import arithmetic, out_console, remark, terminal_progress
     from mobilekit.errors import UsageError
     from mobilekit.pipeline.history import record
     from mobilekit.pipeline.report import ReportFiles, write_reports
     from mobilekit.pipeline.validate import ValidateOptions, validate_bundle
     from mobilekit.report import console, json
 
-    if precision not in (None, "fp32", "fp16"):
-        raise UsageError(f"unknown precision {precision!r}", hint="fp32 or fp16")
     if target not in (None, "ncnn", "tensorrt"):
         raise UsageError(f"unknown target {target!r}", hint="ncnn or tensorrt")
     options = ValidateOptions(
@@ -155,7 +153,7 @@ def validate(
         threads=threads,
         warmup=warmup,
         iterations=iterations,
-        precision=None if precision is None else "fp16" if precision == "fp16" else "fp32",
+        precision=arithmetic(precision),
         rtol=_limits("--rtol", rtol),
         atol=_limits("--atol", atol),
         cosine=_limits("--cosine", cosine),

@@ -111,6 +111,7 @@ def failing_sample(
     path: Path, device: str | None, options: BisectOptions, progress: Progress
 ) -> Iterator[tuple[Session, ReferenceFacts]]:
     """The bundle at its place, with the first sample that is off, or the last one where none is."""
+    from mobilekit.validate.inputs import samples_of
     from mobilekit.validate.rounding import RoundingCost
 
     if options.runs < 1 or options.run_bytes < 1:
@@ -123,28 +124,13 @@ def failing_sample(
         session = Session(opened, artifact, trace, layers, runner, facts, options, progress)
         with RoundingCost(opened, session.form) as cost:
             limits = _limits(opened, session.form, cost, options)
-            for sample in _samples(opened, options):
+            for sample in samples_of(opened.manifest, options.inputs, seed=options.seed, count=options.samples):
                 session.begin(sample, reference, limits)
                 if session.off:
                     break
         if session.sample is None:
             raise UsageError("there is nothing to run: no samples", hint="give --samples 1 or more")
         yield session, reference.facts
-
-
-def _samples(bundle: Bundle, options: BisectOptions) -> Iterator[Sample]:
-    from mobilekit.validate.inputs import file_samples, seeded_samples
-
-    manifest = bundle.manifest
-    if options.inputs is not None:
-        return file_samples(options.inputs, manifest.inputs, preprocess=manifest.preprocess)
-    return seeded_samples(
-        manifest.inputs,
-        seed=options.seed,
-        count=options.samples,
-        preprocess=manifest.preprocess,
-        sizes=manifest.sizes,
-    )
 
 
 class Session:

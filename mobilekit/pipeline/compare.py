@@ -165,19 +165,14 @@ def measure(
     At least four sessions are measured, whatever the budget.
     """
     from mobilekit.bundle import open_bundle
-    from mobilekit.validate.inputs import file_samples, seeded_samples
+    from mobilekit.validate.inputs import samples_of
     from mobilekit.validate.regression import Answer, difference
 
     sides: list[tuple[Bundle, NamedTensors]] = []
     for path in (a, b):
         bundle = open_bundle(Path(path))
-        about = bundle.manifest
-        samples = (
-            seeded_samples(about.inputs, seed=options.seed, count=1, preprocess=about.preprocess, sizes=about.sizes)
-            if options.inputs is None
-            else file_samples(options.inputs, about.inputs, preprocess=about.preprocess)
-        )
-        sides.append((bundle, next(iter(samples)).tensors))
+        samples = samples_of(bundle.manifest, options.inputs, seed=options.seed, count=1)
+        sides.append((bundle, next(samples).tensors))
     deadline = time.monotonic() + options.budget_s
     sessions: list[list[float]] = []
     medians: tuple[list[float], list[float]] = ([], [])

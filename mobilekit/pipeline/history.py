@@ -64,7 +64,7 @@ def recorded_report(number: int, history: str | None = None) -> ValidationReport
 
 def draw(entries: Sequence[Entry], path: Path) -> None:
     """An HTML page with latency and error over time for each model, device and precision; whole or not at all."""
-    from mobilekit.paths import atomic_file
+    from mobilekit.paths import write_text
     from mobilekit.report.html.build import document, element, figure, table
     from mobilekit.report.html.charts import series
 
@@ -82,9 +82,7 @@ def draw(entries: Sequence[Entry], path: Path) -> None:
                 parts.append(figure(chart, f"{name}, run by run"))
         header = ["run", "at (UTC)", "verdict", "relative L2", "p50", "threads", "tag"]
         parts.append(table(header, [_row(run) for run in runs]))
-    text = document("mobilekit history", element("main", *parts))
-    with atomic_file(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+    write_text(path, document("mobilekit history", element("main", *parts)))
 
 
 def _row(run: Entry) -> list[str]:

@@ -51,7 +51,7 @@ def draw_plan(view: PlanView, path: Path, title: str) -> Path:
 
     Raises :class:`UsageError` for another suffix, :class:`BundleError` where the sidecar makes no sense.
     """
-    from mobilekit.paths import atomic_file
+    from mobilekit.paths import write_text
     from mobilekit.report.fusion_graph import dot, html, svg
 
     plan = view.artifact
@@ -64,7 +64,5 @@ def draw_plan(view: PlanView, path: Path, title: str) -> Path:
     draw = kinds.get(path.suffix.lower())
     if draw is None:
         raise UsageError(f"{path} says not what to draw", hint="--graph takes FILE.html, FILE.svg or FILE.dot")
-    text = draw()
-    with atomic_file(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+    write_text(path, draw())
     return path

@@ -7,10 +7,10 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from mobilekit.errors import BundleError, ChildError, DeviceError, UsageError, VerificationError
-from mobilekit.pipeline.partial import digest_of
 from mobilekit.pipeline.warm import Warmth, warm_up
 from mobilekit.progress import SILENT, Progress
 from mobilekit.runners.base import RunOptions
+from mobilekit.tensors import digest_of
 
 if TYPE_CHECKING:
     from mobilekit.bundle import Bundle, TensorInfo

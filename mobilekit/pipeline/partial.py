@@ -15,21 +15,10 @@ from mobilekit.runners.base import RunResult
 
 if TYPE_CHECKING:
     from mobilekit.pipeline.measure import SampleRecord
-    from mobilekit.tensors import Array
 
-__all__ = ["Partial", "digest_of"]
+__all__ = ["Partial"]
 
 _VERSION = "1"
-
-
-def digest_of(inputs: Mapping[str, Array]) -> str:
-    """Tells inputs apart: names, types, shapes and bytes."""
-    digest = hashlib.sha256()
-    for name in sorted(inputs):
-        array = inputs[name]
-        digest.update(repr((name, array.dtype.str, array.shape)).encode("utf-8", "surrogatepass"))
-        digest.update(array.tobytes())
-    return digest.hexdigest()
 
 
 class Partial:

@@ -59,17 +59,13 @@ def profile_bundle(
     from mobilekit.report.profile import ProfileReport
     from mobilekit.runners.batch import of_one_sample
     from mobilekit.targets.ncnn.cost import layer_costs
-    from mobilekit.validate.inputs import file_samples, seeded_samples
+    from mobilekit.validate.inputs import samples_of
 
     options = options or ProfileOptions()
     opened, artifact, trace, layers = open_traced(Path(bundle))
-    about = of_one_sample(opened.manifest)
-    samples = (
-        seeded_samples(about.inputs, seed=options.seed, count=1, preprocess=about.preprocess)
-        if options.inputs is None
-        else file_samples(options.inputs, about.inputs, preprocess=about.preprocess)
-    )
-    tensors = next(iter(samples)).tensors
+    # What a layer costs is known at the default size.
+    about = replace(of_one_sample(opened.manifest), sizes=())
+    tensors = next(samples_of(about, options.inputs, seed=options.seed, count=1)).tensors
     fp16 = (options.precision or artifact.precision) == "fp16"
     with open_timed(opened, device, progress=progress) as (runner, facts):
         iterations = options.iterations or (2 if facts.virtual else 20)
@@ -83,7 +79,7 @@ def profile_bundle(
         progress.step("timing the whole model")
         whole = runner.run(tensors, run)
         progress.step("timing each layer")
-        each = runner.run(tensors, _with_layers(run))
+        each = runner.run(tensors, replace(run, layer_times=True))
     peak = _peak(device, run, facts, progress) if options.peak else None
     nodes: dict[str, list[str]] = {}
     for node, names in artifact.nodes.items():
@@ -102,10 +98,6 @@ def profile_bundle(
         peak=peak,
         layers=found,
     )
-
-
-def _with_layers(run: RunOptions) -> RunOptions:
-    return replace(run, layer_times=True)
 
 
 def _layers(
@@ -188,7 +180,7 @@ def _fastest(model: ModelProto, kind: str, device: str | None, run: RunOptions) 
         opened = open_bundle(Path(folder) / "peak")
         tensors = {info.name: np.ones(info.shape, np.float32) for info in opened.manifest.inputs}
         with open_timed(opened, device) as (runner, _):
-            found: RunResult = runner.run(tensors, _with_layers(run))
+            found: RunResult = runner.run(tensors, replace(run, layer_times=True))
     return max(1.0, min(time.min_ns for time in found.layers if time.type == kind))
 
 

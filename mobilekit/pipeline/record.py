@@ -138,20 +138,11 @@ def _check_output(folder: Path, bundle: Bundle, *, replace: bool) -> None:
 
 
 def _samples(bundle: Bundle, options: RecordOptions) -> Iterator[Sample]:
-    from mobilekit.validate.inputs import file_samples, seeded_samples
+    from mobilekit.validate.inputs import samples_of
 
-    manifest = bundle.manifest
-    if options.inputs is not None:
-        return file_samples(options.inputs, manifest.inputs, preprocess=manifest.preprocess)
-    if options.samples < 1:
+    if options.inputs is None and options.samples < 1:
         raise UsageError("there is nothing to record: no samples", hint="give --samples 1 or more")
-    return seeded_samples(
-        manifest.inputs,
-        seed=options.seed,
-        count=options.samples,
-        preprocess=manifest.preprocess,
-        sizes=manifest.sizes,
-    )
+    return samples_of(bundle.manifest, options.inputs, seed=options.seed, count=options.samples)
 
 
 def _inner(bundle: Bundle) -> OrtRunner:

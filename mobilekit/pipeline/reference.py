@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Literal, Protocol
 from mobilekit.errors import UsageError
 from mobilekit.progress import SILENT, Progress
 from mobilekit.runners.base import RunOptions
+from mobilekit.tensors import digest_of
 
 if TYPE_CHECKING:
     from mobilekit.bundle import Bundle
@@ -97,25 +97,14 @@ class _Recorded:
     def _find(self, inputs: Mapping[str, Array]) -> int:
         if not self._known:
             for index, sample in enumerate(self._recording.samples()):
-                self._known.setdefault(_digest(sample.tensors), index)
-        index = self._known.get(_digest(inputs), -1)
+                self._known.setdefault(digest_of(sample.tensors), index)
+        index = self._known.get(digest_of(inputs), -1)
         if index < 0:
             raise UsageError(
                 f"{self._recording.root} has no answer for these inputs",
                 hint="a recording answers the inputs that were recorded, and no others",
             )
         return index
-
-
-def _digest(tensors: Mapping[str, Array]) -> str:
-    import numpy as np
-
-    digest = hashlib.sha256()
-    for name in sorted(tensors):
-        array = np.ascontiguousarray(tensors[name])
-        digest.update(repr((name, array.dtype.str, array.shape)).encode("utf-8", "surrogatepass"))
-        digest.update(array.reshape(-1).view(np.uint8).data)
-    return digest.hexdigest()
 
 
 @contextmanager

@@ -262,11 +262,9 @@ class _Repair:
         from mobilekit.pipeline.place import open_place
         from mobilekit.report.repair import Trade
         from mobilekit.runners.base import RunOptions
-        from mobilekit.validate.inputs import seeded_samples
+        from mobilekit.validate.inputs import samples_of
 
-        manifest = self.bundle.manifest
-        sample = next(iter(seeded_samples(manifest.inputs, seed=self.options.seed, count=1,
-                                          preprocess=manifest.preprocess, sizes=manifest.sizes)))  # fmt: skip
+        sample = next(samples_of(self.bundle.manifest, None, seed=self.options.seed, count=1))
         bundles = [open_bundle(path) for path in (before, after)]
         times: list[list[int]] = [[], []]
         with (

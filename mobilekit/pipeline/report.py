@@ -45,15 +45,15 @@ def write_reports(
     repeats the run. ``others``: JSON reports of the same model that stand beside it in the HTML. Raises
     :class:`UsageError` for one that is none, :class:`~mobilekit.errors.StorageError` where there is no room.
     """
-    from mobilekit.paths import atomic_file
+    from mobilekit.paths import write_text
     from mobilekit.report import json, junit, markdown
 
     if files.json is not None:
         json.write(report, files.json)
     if files.junit is not None:
-        junit.write(report, files.junit)
+        write_text(files.junit, junit.dumps(report))
     if files.markdown is not None:
-        markdown.write(report, files.markdown)
+        write_text(files.markdown, markdown.dumps(report))
     if files.html is not None:
         from mobilekit.report.html import Subject, page
 
@@ -64,8 +64,7 @@ def write_reports(
         if strange is not None:
             raise UsageError(f"{strange} is a report of another model", hint=f"give reports of {report.model}")
         subject = Subject(report, _pictures(report, inputs), shlex.join(command), beside)
-        with atomic_file(files.html) as temporary:
-            temporary.write_text(page(subject), encoding="utf-8")
+        write_text(files.html, page(subject))
 
 
 def read_report(path: Path) -> ValidationReport:

@@ -51,7 +51,7 @@ def verify(
     from mobilekit.runners.batch import sample_by_sample
     from mobilekit.runners.ncnn_host import NcnnHostRunner
     from mobilekit.validate.doubt import Doubt
-    from mobilekit.validate.inputs import seeded_samples
+    from mobilekit.validate.inputs import samples_of
     from mobilekit.validate.tolerance import Judgement, Verdict, judge, overall, tolerance_for
 
     run = RunOptions(fp16=options.precision == "fp16", timeout_s=options.timeout_s)
@@ -62,13 +62,7 @@ def verify(
     ncnn = sample_by_sample(manifest, lambda one: NcnnHostRunner(root, one, progress=progress))
     doubts = Doubt(lambda: original(source, manifest, optimise=False))
     with reference, doubts as doubt, ncnn as converted:
-        for sample in seeded_samples(
-            manifest.inputs,
-            seed=options.seed,
-            count=max(options.samples, len(manifest.sizes)),
-            preprocess=manifest.preprocess,
-            sizes=manifest.sizes,
-        ):
+        for sample in samples_of(manifest, None, seed=options.seed, count=max(options.samples, len(manifest.sizes))):
             names.append(sample.name)
             expected = reference.run(sample.tensors, run).outputs
             actual = converted.run(sample.tensors, run).outputs

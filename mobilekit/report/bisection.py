@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict
-
+from mobilekit.report.base import Frozen
 from mobilekit.report.model import DeviceFacts, ReferenceFacts
 from mobilekit.validate.tolerance import Verdict
 
@@ -14,18 +13,14 @@ __all__ = ["BISECTION_SCHEMA", "BisectionReport", "LayerLine", "OutputState", "P
 BISECTION_SCHEMA = "1.0"
 
 
-class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="strings")
-
-
-class OutputState(_Frozen):
+class OutputState(Frozen):
     name: str
     verdict: Verdict
     reason: str
     relative_l2: float
 
 
-class Point(_Frozen):
+class Point(Frozen):
     """One blob that was measured: relative L2 with the model's own inputs (``accumulated``) and of the layer fed the
     reference's values (``local``); ``None`` where that was not measured."""
 
@@ -36,7 +31,7 @@ class Point(_Frozen):
     local: float | None
 
 
-class TensorRange(_Frozen):
+class TensorRange(Frozen):
     """The reference's values of a tensor, over its finite elements; ``shape`` as in ONNX."""
 
     tensor: str
@@ -46,7 +41,7 @@ class TensorRange(_Frozen):
     nonfinite: int
 
 
-class LayerLine(_Frozen):
+class LayerLine(Frozen):
     """A layer as the ``.param`` has it; ``params`` by name where the table of layers knows one."""
 
     type: str
@@ -54,7 +49,7 @@ class LayerLine(_Frozen):
     params: dict[str, str]
 
 
-class Suspect(_Frozen):
+class Suspect(Frozen):
     """A layer, or the layers between two tensors that can be compared, and the ONNX nodes that became it."""
 
     tensor: str
@@ -70,7 +65,7 @@ class Suspect(_Frozen):
     causes: tuple[str, ...]
 
 
-class BisectionReport(_Frozen):
+class BisectionReport(Frozen):
     """``stage``: where the fault lies. ``"layer"``: what ncnn computes there; ``"rewrite"``: the graph as mobilekit
     legalises it is no longer the original; ``"mapping"``: every blob is right, but the manifest takes an output from
     the wrong one; ``"gradual"``: many layers add a little each; ``"amplified"``: a layer makes much of small errors.

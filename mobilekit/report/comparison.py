@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
+from mobilekit.report.base import Frozen
 from mobilekit.report.model import DeviceFacts
 from mobilekit.validate.regression import Answer
 from mobilekit.validate.tolerance import Verdict
@@ -27,11 +28,7 @@ _STYLE = {
 }
 
 
-class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="strings")
-
-
-class Side(_Frozen):
+class Side(Frozen):
     """One of the two. ``relative_l2`` is its worst output's error against its own reference over the samples."""
 
     name: str
@@ -44,7 +41,7 @@ class Side(_Frozen):
     p50_ms: float | None
 
 
-class LatencyDifference(_Frozen):
+class LatencyDifference(Frozen):
     """``ratio``: B's time over A's, within ``low`` to ``high`` with ``confidence``; ``detectable``: the smallest
     relative change that could have been told from none; ``sessions``: each side's log ratios by fresh load."""
 
@@ -59,13 +56,13 @@ class LatencyDifference(_Frozen):
     sessions: tuple[tuple[float, ...], ...] = ()
 
 
-class GateResult(_Frozen):
+class GateResult(Frozen):
     gate: str
     verdict: Verdict
     reason: str
 
 
-class ComparisonReport(_Frozen):
+class ComparisonReport(Frozen):
     """``verdict``: the worst of the gates, ``pass`` where there are none: then the answer is for the reader."""
 
     schema_version: str = SCHEMA_VERSION

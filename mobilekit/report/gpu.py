@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
+
+from mobilekit.report.base import Frozen
 
 __all__ = ["GpuReport", "Throughput", "Times", "rows"]
 
 
-class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="strings")
-
-
-class Times(_Frozen):
+class Times(Frozen):
     """Of the timed inferences, by the GPU's clock."""
 
     p50_ms: float
@@ -22,7 +20,7 @@ class Times(_Frozen):
     mean_ms: float
 
 
-class Throughput(_Frozen):
+class Throughput(Frozen):
     """``streams`` execution contexts side by side, kept busy by one thread; copies included."""
 
     streams: int = Field(ge=1)
@@ -32,7 +30,7 @@ class Throughput(_Frozen):
     cuda_graph: bool
 
 
-class GpuReport(_Frozen):
+class GpuReport(Frozen):
     """``version``: of the TensorRT that ran; ``compute`` is the plan alone, ``with_copies`` from the first byte to the
     GPU to the last one back; the report's ``latency`` is what the host sees of the same runs.
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from mobilekit.errors import UsageError
-from mobilekit.paths import atomic_file
+from mobilekit.paths import write_text
 from mobilekit.report.model import SCHEMA_VERSION, ValidationReport
 
 __all__ = ["dumps", "loads", "write"]
@@ -20,8 +20,7 @@ def dumps(report: ValidationReport) -> str:
 
 def write(report: ValidationReport, path: Path) -> None:
     """Whole or not at all; raises :class:`~mobilekit.errors.StorageError`."""
-    with atomic_file(path) as temporary:
-        temporary.write_text(dumps(report), encoding="utf-8")
+    write_text(path, dumps(report))
 
 
 def loads(text: str) -> ValidationReport:

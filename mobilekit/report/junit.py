@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mobilekit.paths import atomic_file
 from mobilekit.report.console import plain
 from mobilekit.validate.tolerance import Verdict
 
 if TYPE_CHECKING:
     from mobilekit.report.model import ValidationReport
 
-__all__ = ["dumps", "write"]
+__all__ = ["dumps"]
 
 
 def dumps(report: ValidationReport) -> str:
@@ -60,9 +58,3 @@ def dumps(report: ValidationReport) -> str:
     xml.add_testsuite(suite)
     made: bytes = xml.tostring()
     return made.decode("utf-8")
-
-
-def write(report: ValidationReport, path: Path) -> None:
-    """Whole or not at all; raises :class:`~mobilekit.errors.StorageError`."""
-    with atomic_file(path) as temporary:
-        temporary.write_text(dumps(report), encoding="utf-8")

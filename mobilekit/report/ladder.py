@@ -4,18 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from pydantic import BaseModel, ConfigDict
-
+from mobilekit.report.base import Frozen
 from mobilekit.validate.tolerance import Verdict
 
 __all__ = ["LadderReport", "RungOutput", "RungReport", "lost_at", "sentence"]
 
 
-class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="strings")
-
-
-class RungOutput(_Frozen):
+class RungOutput(Frozen):
     """One output of the model at one rung, the worst over the samples.
 
     ``relative_l2`` is held against the first rung and judged by ``rtol`` (``None``: another limit of the user's);
@@ -30,7 +25,7 @@ class RungOutput(_Frozen):
     reason: str
 
 
-class RungReport(_Frozen):
+class RungReport(Frozen):
     """A step that could be taken, or (``omitted``, with the reason) could not.
 
     ``name`` identifies it (``"legalised"``), ``title`` says what computed there, ``before`` names the rung that it
@@ -51,7 +46,7 @@ class RungReport(_Frozen):
         return max(self.outputs, key=lambda output: output.relative_l2, default=None)
 
 
-class LadderReport(_Frozen):
+class LadderReport(Frozen):
     """``first`` is the rung that all others are held against; ``lost_at`` the first that fails though the one before
     it does not (``None``: none does); ``sentence`` says it in words."""
 

@@ -4,20 +4,18 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict
+from mobilekit.report.base import Frozen
 
 __all__ = ["LimitReport"]
 
 
-class LimitReport(BaseModel):
+class LimitReport(Frozen):
     """Limits of one output for the sample that decided; ``None``: no limit of that kind.
 
     ``basis``: ``"derived"`` from what ``format`` (``"fp32"``, ``"fp16 weights"``, ...) costs by itself on that sample,
     ``format_cost`` in relative L2 (infinite where values leave its range); ``"explicit"``, as the user said;
     ``"fixed"`` where nothing could be measured. ``atol`` holds where the reference is zero or constant.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="strings")
 
     rtol: float | None
     cosine: float | None

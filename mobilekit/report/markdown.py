@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mobilekit.paths import atomic_file
 from mobilekit.report.console import plain
 from mobilekit.validate.tolerance import Verdict
 
 if TYPE_CHECKING:
     from mobilekit.report.model import ValidationReport
 
-__all__ = ["dumps", "write"]
+__all__ = ["dumps"]
 
 _SIGN = {Verdict.PASS: "✅", Verdict.FAIL: "❌", Verdict.INCONCLUSIVE: "❔"}
 
@@ -49,9 +47,3 @@ def dumps(report: ValidationReport) -> str:
         lines += ["", f"Latency p50 {found.p50_ms:.3g} ms, p90 {found.p90_ms:.3g} ms, CV {found.cv:.1%}{remark}"]
     lines += ["", f"<sub>mobilekit {report.mobilekit_version}, model {code(report.model_sha256[:12])}</sub>"]
     return "\n".join(lines) + "\n"
-
-
-def write(report: ValidationReport, path: Path) -> None:
-    """Whole or not at all; raises :class:`~mobilekit.errors.StorageError`."""
-    with atomic_file(path) as temporary:
-        temporary.write_text(dumps(report), encoding="utf-8")

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict
+from mobilekit.report.base import Frozen
 
 __all__ = ["AccuracyReport", "MetricReport"]
 
 
-class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class MetricReport(_Frozen):
+class MetricReport(Frozen):
     """How far device and reference agree, 0 to 1, over the samples; ``least`` is the mean that was asked for."""
 
     name: str
@@ -25,7 +21,7 @@ class MetricReport(_Frozen):
         return self.least is None or self.mean >= self.least
 
 
-class AccuracyReport(_Frozen):
+class AccuracyReport(Frozen):
     """How far each side is right by the user's truth, 0 to 1: a mean over ``samples`` samples."""
 
     samples: int

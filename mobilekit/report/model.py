@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
+from mobilekit.report.base import Frozen
 from mobilekit.report.gpu import GpuReport
 from mobilekit.report.ladder import LadderReport
 from mobilekit.report.limits import LimitReport
@@ -30,12 +31,7 @@ SCHEMA_VERSION = "2.0"
 Precision = Literal["fp32", "tf32", "fp16", "bf16", "int8", "fp8"]
 
 
-class _Frozen(BaseModel):
-    # JSON has no infinities; as strings they survive a round trip.
-    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="strings")
-
-
-class OutputReport(_Frozen):
+class OutputReport(Frozen):
     """One output of the model: the worst over all samples of each error (formulas in ``metrics/tensors.py``).
 
     ``worst_sample`` names the sample that decided: the one furthest beyond its limits, or nearest to them; ``limits``
@@ -61,7 +57,7 @@ class OutputReport(_Frozen):
     top1_agreement: float | None = None
 
 
-class DeviceFacts(_Frozen):
+class DeviceFacts(Frozen):
     """Where the model ran. ``kind``: ``"adb"``; ``"local"``, this machine's processor; ``"gpu"``, a plan on a GPU;
     ``"prepared"``, what a plan was built from, in ONNX Runtime. ``virtual`` and its ``cpu_profile`` for our daemon's.
 
@@ -81,7 +77,7 @@ class DeviceFacts(_Frozen):
     runner_version: str
 
 
-class ReferenceFacts(_Frozen):
+class ReferenceFacts(Frozen):
     """What the result is held against; ``gpu`` names the one that computed it, if any."""
 
     name: str
@@ -89,7 +85,7 @@ class ReferenceFacts(_Frozen):
     gpu: str = ""
 
 
-class LatencyReport(_Frozen):
+class LatencyReport(Frozen):
     """Single inferences on the device, warm-up left out. ``comparable`` is False for an emulated processor.
 
     ``batch``: how many samples, run one after another, an inference is; the times are those of all of them.
@@ -121,7 +117,7 @@ class LatencyReport(_Frozen):
     values_ms: tuple[float, ...] = ()
 
 
-class AnswerPair(_Frozen):
+class AnswerPair(Frozen):
     """A classifier's best class for one sample, from the reference and from the device; probabilities 0 to 1."""
 
     sample: str
@@ -135,7 +131,7 @@ class AnswerPair(_Frozen):
         return self.reference_label == self.device_label
 
 
-class SampleErrors(_Frozen):
+class SampleErrors(Frozen):
     """One sample: its relative L2 by output, and the worst verdict among them."""
 
     name: str
@@ -143,7 +139,7 @@ class SampleErrors(_Frozen):
     relative_l2: dict[str, float]
 
 
-class RunSettings(_Frozen):
+class RunSettings(Frozen):
     """``threads=0``: the runner's choice. ``inputs``: ``"seeded"``, ``"files"`` for the user's own, or
     ``"recorded"`` with the reference."""
 
@@ -155,7 +151,7 @@ class RunSettings(_Frozen):
     precision: Precision
 
 
-class ValidationReport(_Frozen):
+class ValidationReport(Frozen):
     """``precision`` is that of the stored weights; ``settings.precision`` that of the arithmetic asked for. ``gpu``
     only where a plan was executed."""
 

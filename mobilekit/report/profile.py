@@ -6,8 +6,7 @@ import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal
 
-from pydantic import BaseModel, ConfigDict
-
+from mobilekit.report.base import Frozen
 from mobilekit.report.model import DeviceFacts
 
 if TYPE_CHECKING:
@@ -19,18 +18,14 @@ SCHEMA_VERSION = "1.0"
 _MOST_ROWS = 30
 
 
-class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="strings")
-
-
-class Peak(_Frozen):
+class Peak(Frozen):
     """What ncnn reaches on the device with these settings: 1x1 convolutions, and an elementwise layer."""
 
     gflops: float
     gbytes_s: float
 
 
-class LayerProfile(_Frozen):
+class LayerProfile(Frozen):
     """``mean_ms`` of one inference; ``share`` of all layers' time.
 
     ``gflops`` (two operations a multiply-accumulate) and ``gbytes_s``: what it reached when it was fastest;
@@ -51,7 +46,7 @@ class LayerProfile(_Frozen):
     bound: Literal["compute", "memory"] | None
 
 
-class ProfileReport(_Frozen):
+class ProfileReport(Frozen):
     """``layers_ms``: their sum; ``p50_ms``: of whole inferences, measured without the layers' clocks."""
 
     schema_version: str = SCHEMA_VERSION

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict
-
+from mobilekit.report.base import Frozen
 from mobilekit.report.bisection import OutputState
 from mobilekit.report.model import DeviceFacts
 from mobilekit.validate.tolerance import Verdict
@@ -15,11 +14,7 @@ __all__ = ["KeptLayer", "RepairReport", "Trade", "render"]
 REPAIR_SCHEMA = "1.0"
 
 
-class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="strings")
-
-
-class KeptLayer(_Frozen):
+class KeptLayer(Frozen):
     """A layer that was given a mask. ``off``: the features that it does without; ``local``: its own error before
     (relative L2); ``weights``: they were stored in fp16 and are float32 now."""
 
@@ -31,7 +26,7 @@ class KeptLayer(_Frozen):
     weights: bool = False
 
 
-class Trade(_Frozen):
+class Trade(Frozen):
     """Before and after. Latencies are medians of runs in turn; ``comparable`` is False on an emulated processor."""
 
     latency_before_ms: float
@@ -41,7 +36,7 @@ class Trade(_Frozen):
     bytes_after: int
 
 
-class RepairReport(_Frozen):
+class RepairReport(Frozen):
     """``verdict``: of the bundle that was written, or of the old one where none was. ``rounds``: how often layers were
     chosen and all samples run again."""
 

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict
+from mobilekit.report.base import Frozen
 
 __all__ = ["StoppedReport"]
 
 
-class StoppedReport(BaseModel):
+class StoppedReport(Frozen):
     """Why it stopped, after ``done`` samples; ``hint`` says what to do. The verdict is on those samples, and at best
     inconclusive."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     done: int
     error: str

@@ -17,13 +17,21 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
-    from mobilekit.bundle import TensorInfo
+    from mobilekit.bundle import Manifest, TensorInfo
     from mobilekit.preprocess import Preprocess
     from mobilekit.tensors import Array
 
     Floats: TypeAlias = "npt.NDArray[np.float64]"
 
-__all__ = ["PICTURE_SUFFIXES", "Sample", "file_samples", "picture_input", "seeded_inputs", "seeded_samples"]
+__all__ = [
+    "PICTURE_SUFFIXES",
+    "Sample",
+    "file_samples",
+    "picture_input",
+    "samples_of",
+    "seeded_inputs",
+    "seeded_samples",
+]
 
 PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif", ".ppm", ".tif", ".tiff")
 _SMALL_INT = 8
@@ -77,6 +85,13 @@ def seeded_samples(
         free = [format_shape(spec.shape) for spec in chosen if spec.free]
         name = f"seed {number}" + (f" ({', '.join(free)})" if free else "")
         yield Sample(name, seeded_inputs(chosen, seed=number, preprocess=preprocess))
+
+
+def samples_of(manifest: Manifest, folder: Path | None, *, seed: int, count: int) -> Iterator[Sample]:
+    """The user's own from ``folder``, else ``count`` seeded ones, as ``manifest`` describes the inputs."""
+    if folder is not None:
+        return file_samples(folder, manifest.inputs, preprocess=manifest.preprocess)
+    return seeded_samples(manifest.inputs, seed=seed, count=count, preprocess=manifest.preprocess, sizes=manifest.sizes)
 
 
 def picture_input(specs: Iterable[TensorInfo], preprocess: Preprocess | None) -> str | None:

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from mobilekit.errors import ChildError, MobilekitError, ModelError, StorageError, UsageError
+from mobilekit.tensors import digest_of
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -130,10 +131,7 @@ class RoundingCost:
 
     def _name(self, inputs: Mapping[str, Array]) -> str:
         digest = self._key.copy()
-        for name in sorted(inputs):
-            array = inputs[name]
-            digest.update(repr((name, str(array.dtype), array.shape)).encode())
-            digest.update(array.tobytes())
+        digest.update(digest_of(inputs).encode())
         return digest.hexdigest()[:40]
 
     def _read(self, name: str) -> dict[str, list[list[float]]] | None:

