@@ -1,22 +1,30 @@
 """Faults planted into good bundles of public models: is each called fail, and is its layer named?
 
-usage: planted.py [--json FILE] [--good] [NAME ...]
+usage: planted.py [--good] [--json FILE] [NAME ...]
 
 Every fault of ``tests/planted/faults.py`` (or those whose name or model contains a NAME) is put into a bundle of each
 model that it is for; ``validate`` and ``bisect`` judge it on this machine, a fault of half precision on the virtual
-arm64 device. ``--good`` instead validates the good bundles of all zoo models, none of which may fail.
+arm64 device. ``--good`` instead validates the good bundles of all zoo models (or those whose id contains a NAME), none
+of which may fail. Rows are kept under the user's cache folder as they come: what was stopped goes on, and what was
+judged by the same code is not judged again. Exit code 1 where anything is other than it should be.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import shutil
 import sys
 import tempfile
+from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from _good import all_good
+from _rows import Rows, code_digest
 
 from tests.planted.edit import Editor
 from tests.planted.faults import FAULTS, Fault
@@ -63,53 +71,48 @@ def judge(fault: Fault, model: str, good: Path, copy: Path) -> dict[str, Any]:
     }
 
 
-def plant(names: list[str], out: Path | None) -> list[dict[str, Any]]:
-    rows: list[dict[str, Any]] = []
+def plant(names: list[str], rows: Rows) -> Iterator[dict[str, Any]]:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         for number, fault in enumerate(FAULTS):
             for model in fault.models:
                 if names and not any(each in f"{fault.name} {model}" for each in names):
                     continue
-                row = judge(fault, model, exported(model, folder / model), folder / f"bad{number}-{model}")
-                rows.append(row)
-                if out is not None:  # as far as it got
-                    out.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
-                good = row["validate"] == "fail" and row["stage_right"] and row["layer_right"]
-                print("ok " if good else "BAD", row["model"], "|", row["fault"], "|", row["sentence"], flush=True)
-    return rows
+                row = rows.get(f"{fault.name}, {model}")
+                if row is None:
+                    bad = folder / f"bad{number}-{model}"
+                    row = rows.add(f"{fault.name}, {model}", judge(fault, model, exported(model, folder / model), bad))
+                    shutil.rmtree(bad)
+                print("ok " if _right(row) else "BAD", model, "|", fault.name, "|", row["sentence"], flush=True)
+                yield row
 
 
-def all_good() -> list[dict[str, Any]]:
-    from mobilekit import ValidateOptions, validate_bundle, zoo
-
-    rows: list[dict[str, Any]] = []
-    for model in [entry.id for entry in zoo.list_entries()]:
-        with tempfile.TemporaryDirectory() as name:
-            bundle = exported(model, Path(name) / "bundle")
-            report = validate_bundle(bundle, "local", ValidateOptions(warmup=0, iterations=1))
-        error = max(output.relative_l2 for output in report.outputs)
-        rows.append({"model": model, "validate": report.verdict.value, "error": error})
-        print(report.verdict.value, model, report.sentence, flush=True)
-    return rows
+def _right(row: dict[str, Any]) -> bool:
+    return bool(row["validate"] == "fail" and row["stage_right"] and row["layer_right"])
 
 
-def main() -> None:
+def main() -> int:
+    from mobilekit.paths import cache_dir
+
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*")
-    parser.add_argument("--json", type=Path)
+    parser.add_argument("--json", type=Path, help="write the rows there in the end")
     parser.add_argument("--good", action="store_true")
     arguments = parser.parse_args()
-    rows = all_good() if arguments.good else plant(arguments.names, arguments.json)
-    if arguments.good:
-        print(f"{sum(row['validate'] == 'fail' for row in rows)} of {len(rows)} good bundles are called fail")
-    else:
-        failed = sum(row["validate"] == "fail" for row in rows)
-        named = sum(row["stage_right"] and row["layer_right"] for row in rows)
-        print(f"{failed} of {len(rows)} called fail, {named} with the right layer")
+    kind = "good" if arguments.good else "planted"
+    here = Path(__file__).parent
+    known = Rows(cache_dir("benchmarks") / f"{kind}.jsonl", code_digest([Path(__file__), here / "_good.py"]))
+    rows = list(all_good(arguments.names, known) if arguments.good else plant(arguments.names, known))
     if arguments.json:
         arguments.json.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
+    if arguments.good:
+        counts = Counter(f"{row['precision']} {row['device']}: {row['validate']}" for row in rows)
+        print("\n".join(f"{what} {count}" for what, count in sorted(counts.items())))
+        return int(any(row["validate"] in ("fail", "error") for row in rows))
+    failed = sum(row["validate"] == "fail" for row in rows)
+    print(f"{failed} of {len(rows)} called fail, {sum(map(_right, rows))} of them with the right stage and layer")
+    return int(not all(map(_right, rows)))
 
 
 if __name__ == "__main__":
-    main()
+    raise SystemExit(main())

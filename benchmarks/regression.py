@@ -1,6 +1,7 @@
 """How often ``mobilekit compare`` is right: a bundle against itself, and against a planted slow-down.
 
-``python benchmarks/regression.py [--same 200] [--slower 40] [--threads 1]`` writes ``results/regression.json``.
+``python benchmarks/regression.py [--same 200] [--slower 40] [--threads 1]`` writes ``results/regression.json``. Each
+comparison is kept under the user's cache folder as it comes: what was stopped goes on; ``--fresh`` begins anew.
 
 The model is a chain of equal convolutions, so that one with N% more of them takes N% longer but for what the chain
 costs as a whole; what it truly costs is told by arm64 instructions where qemu is there to count them.
@@ -20,10 +21,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from _rows import Rows, code_digest
 from onnx import TensorProto, helper, numpy_helper, save
 
 RESULTS = Path(__file__).with_name("results") / "regression.json"
-_LAYERS = 40
+_LAYERS = 20
 
 
 def chain(count: int) -> Any:
@@ -44,10 +46,17 @@ def main() -> int:
     parser.add_argument("--slower", type=int, default=40, help="comparisons with each planted slow-down")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--budget", type=float, default=60.0, help="seconds for each")
+    parser.add_argument("--fresh", action="store_true", help="forget what was measured before")
     parser.add_argument("--output", type=Path, default=RESULTS)
     options = parser.parse_args()
-    from mobilekit import CompareOptions, export_model
+    from mobilekit import CompareOptions, ExportOptions, export_model
+    from mobilekit.paths import cache_dir
     from mobilekit.pipeline.compare import measure
+
+    kept = cache_dir("benchmarks") / "regression.jsonl"
+    if options.fresh:
+        kept.unlink(missing_ok=True)
+    known = Rows(kept, f"{code_digest([Path(__file__)])} {options.threads} {options.budget}")
 
     settings = CompareOptions(threads=options.threads, budget_s=options.budget)
     found: dict[str, Any] = {}
@@ -55,24 +64,29 @@ def main() -> int:
         root = Path(folder)
         for percent in (0, 5, 10):
             save(chain(_LAYERS * (100 + percent) // 100), root / f"{percent}.onnx")
-            export_model(root / f"{percent}.onnx", root / f"{percent}")
+            export_model(root / f"{percent}.onnx", root / f"{percent}", ExportOptions(samples=1))
         for percent, tries in ((0, options.same), (5, options.slower), (10, options.slower)):
             rows = []
             for number in range(tries):
-                begun = time.monotonic()
-                answer, _, _ = measure(root / "0", root / f"{percent}", "local", settings)
-                rows.append(
-                    {
-                        "answer": answer.answer.value,
-                        "ratio": round(answer.ratio, 4),
-                        "low": round(answer.low, 4),
-                        "high": round(answer.high, 4),
-                        "sessions": answer.sessions,
-                        "seconds": round(time.monotonic() - begun, 1),
-                        "load": round(os.getloadavg()[0], 1),
-                    }
-                )
-                print(percent, number, rows[-1], flush=True)
+                key = f"{percent} {number}"
+                row = known.get(key)
+                if row is None:
+                    begun = time.monotonic()
+                    answer, _, _ = measure(root / "0", root / f"{percent}", "local", settings)
+                    row = known.add(
+                        key,
+                        {
+                            "answer": answer.answer.value,
+                            "ratio": round(answer.ratio, 4),
+                            "low": round(answer.low, 4),
+                            "high": round(answer.high, 4),
+                            "sessions": answer.sessions,
+                            "seconds": round(time.monotonic() - begun, 1),
+                            "load": round(os.getloadavg()[0], 1),
+                        },
+                    )
+                rows.append(row)
+                print(percent, number, row, flush=True)
             counts = Counter(row["answer"] for row in rows)
             holds = sum(row["low"] <= 1 + percent / 100 <= row["high"] for row in rows)
             found[f"{percent}% slower"] = {"answers": counts, "interval holds the truth": holds, "tries": rows}

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from mobilekit.errors import DeviceError, UsageError
-from mobilekit.pipeline.place import open_place
+from mobilekit.pipeline.place import LOCAL, open_place
 from mobilekit.pipeline.validate import ValidateOptions, validate_bundle
 from mobilekit.progress import SILENT, Progress
 from mobilekit.runners.base import RunOptions
@@ -168,6 +168,7 @@ def measure(
     from mobilekit.validate.inputs import samples_of
     from mobilekit.validate.regression import Answer, difference
 
+    harness = device == LOCAL and _harness_here()
     sides: list[tuple[Bundle, NamedTensors]] = []
     for path in (a, b):
         bundle = open_bundle(Path(path))
@@ -179,7 +180,7 @@ def measure(
     found: Difference | None = None
     with progress.task("timing in turns", _LOOKS[-1], unit="sessions") as task:
         while len(sessions) < _LOOKS[-1]:
-            rounds = _session(sides, device, options, progress, first=len(sessions) % 2)
+            rounds = _session(sides, device, options, progress, first=len(sessions) % 2, harness=harness)
             sessions.append([math.log(max(y, 1) / max(x, 1)) for x, y in rounds])
             for side, values in enumerate(medians):
                 values.extend(pair[side] / 1e6 for pair in rounds)
@@ -193,18 +194,32 @@ def measure(
     return found, sessions, (statistics.median(medians[0]), statistics.median(medians[1]))
 
 
+def _harness_here() -> bool:
+    """Whether a harness for this machine is built: it starts faster than the wheel, which every session does twice."""
+    import platform
+    import sys
+
+    from mobilekit.device.harness.locate import locate_harness
+    from mobilekit.device.harness.toolchains import ABIS
+
+    abi = next((abi for abi, machine in ABIS.items() if machine == platform.machine()), None)
+    return sys.platform == "linux" and abi is not None and locate_harness(abi, static_only=True) is not None
+
+
 def _session(
     sides: Sequence[tuple[Bundle, NamedTensors]],
     device: str | None,
     options: CompareOptions,
     progress: Progress,
     first: int,
+    *,
+    harness: bool,
 ) -> list[tuple[float, float]]:
     """Both models loaded anew, then a few rounds of a block of each; every round's two medians, in ns."""
     with ExitStack() as stack:
         blocks: list[Callable[[int, int], Sequence[int]]] = []
         for bundle, tensors in sides:
-            runner, facts = stack.enter_context(open_place(bundle, device, progress=progress))
+            runner, facts = stack.enter_context(open_place(bundle, device, harness=harness, progress=progress))
             ncnn = bundle.manifest.ncnn
             precision = options.precision or (ncnn.precision if ncnn is not None else "fp32")
             run = RunOptions(

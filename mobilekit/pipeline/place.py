@@ -52,14 +52,16 @@ def open_place(
     host: WorkerHost | None = None,
     quota_bytes: int | None = None,
     wait_s: float | None = None,
+    harness: bool = False,
     progress: Progress = SILENT,
 ) -> Iterator[tuple[Runner, DeviceFacts]]:
     """The bundle's model (:func:`choose_target` says which) at ``device``, started, and what it runs on.
 
     ``device`` of an ncnn model: an adb serial, ``"virtual"``, ``"virtual:cortex-a76"``, ``"local"`` (the ncnn wheel on
     this machine) or ``None``, the one connected; of a plan: see :func:`~mobilekit.pipeline.place_plan.open_plan`, which
-    ``gpu`` and ``host`` are for. ``quota_bytes`` bounds what is kept on the device. With ``wait_s``
-    an adb device is locked meanwhile, and waited for so long (:mod:`mobilekit.device.lock`). Raises any
+    ``gpu`` and ``host`` are for. ``quota_bytes`` bounds what is kept on the device. ``harness``: on this machine the
+    harness instead of the wheel. With ``wait_s`` an adb device is locked meanwhile, and waited for so long
+    (:mod:`mobilekit.device.lock`). Raises any
     :class:`~mobilekit.errors.DeviceError` or :class:`~mobilekit.errors.ChildError`, :class:`BundleError` where the
     bundle has no such model.
     """
@@ -72,7 +74,7 @@ def open_place(
             yield plan
         return
 
-    with _opened(bundle, device, sample_by_sample, quota_bytes, progress, wait_s=wait_s) as found:
+    with _opened(bundle, device, sample_by_sample, quota_bytes, progress, harness=harness, wait_s=wait_s) as found:
         yield found
 
 
