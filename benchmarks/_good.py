@@ -1,0 +1,78 @@
+"""Good bundles of all zoo models: none may be called fail. ``planted.py --good`` runs it."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from _rows import Rows
+
+__all__ = ["all_good"]
+
+_EMULATED_MS = 5.0
+"""Models that take no longer here run on the emulated arm64, too, some hundred times slower."""
+
+
+def all_good(names: Sequence[str], rows: Rows) -> Iterator[dict[str, Any]]:
+    """A row for each bundle: fp32 and fp16 on this machine, fp16 on the virtual arm64 device where the model is small,
+    and TensorRT's int8 as it was prepared, where TensorRT is installed."""
+    from mobilekit import zoo
+    from mobilekit.targets.tensorrt.flavour import FLAVOURS, installed
+
+    models = [entry.id for entry in zoo.list_entries() if not names or any(name in entry.id for name in names)]
+    for model in models:
+        yield _row(rows, model, "fp32", "local")
+    for model in models:
+        here = _row(rows, model, "fp16", "local")
+        yield here
+        if here["latency_ms"] is not None and here["latency_ms"] <= _EMULATED_MS:
+            yield _row(rows, model, "fp16", "virtual")
+    if any(installed(flavour) for flavour in FLAVOURS.values()):
+        for model in models:
+            yield _row(rows, model, "int8", "prepared")
+
+
+def _row(rows: Rows, model: str, precision: Literal["fp32", "fp16", "int8"], device: str) -> dict[str, Any]:
+    key = f"{model} {precision} {device}"
+    row = rows.get(key) or rows.add(key, _judged(model, precision, device))
+    print(f"{row['validate']:12} {key} | {row['sentence']}", flush=True)
+    return row
+
+
+def _judged(model: str, precision: Literal["fp32", "fp16", "int8"], device: str) -> dict[str, Any]:
+    from mobilekit import ExportOptions, ValidateOptions, export_model, validate_bundle
+    from mobilekit.errors import MobilekitError, UnsupportedModelError, VerificationError
+    from mobilekit.targets.tensorrt import TensorRTOptions
+
+    row: dict[str, Any] = {"model": model, "precision": precision, "device": device}
+    if precision == "int8":  # what an export refuses for its error is no good bundle
+        export = ExportOptions(targets=("tensorrt",), tensorrt=TensorRTOptions(precision="int8"))
+    else:
+        export = ExportOptions(precision=precision, verify=False)
+    with tempfile.TemporaryDirectory() as name:
+        try:
+            export_model(model, Path(name) / "bundle", export)
+            report = validate_bundle(Path(name) / "bundle", device, ValidateOptions(warmup=0, iterations=1))
+        except (UnsupportedModelError, VerificationError) as error:
+            return {**row, "validate": "no bundle", "sentence": error.message, "latency_ms": None, "outputs": []}
+        except MobilekitError as error:
+            return {**row, "validate": "error", "sentence": str(error), "latency_ms": None, "outputs": []}
+    return {
+        **row,
+        "validate": report.verdict.value,
+        "sentence": report.sentence,
+        "latency_ms": None if report.latency is None else report.latency.p50_ms,
+        "outputs": [
+            {
+                "name": output.name,
+                "verdict": output.verdict.value,
+                "relative_l2": output.relative_l2,
+                "limit": output.limits.rtol,
+                "cost": output.limits.format_cost,
+                "reason": output.reason,
+            }
+            for output in report.outputs
+        ],
+    }
