@@ -6,13 +6,13 @@ import json
 import resource
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from mobilekit.errors import UnsupportedModelError, UsageError
-from mobilekit.paths import atomic_dir
+from mobilekit.errors import MobilekitError, UnsupportedModelError, UsageError
+from mobilekit.paths import Scratch, atomic_dir
 from mobilekit.pipeline.blame import blamed
 from mobilekit.pipeline.infos import tensor_info
 from mobilekit.pipeline.verification import original, verify
@@ -128,6 +128,7 @@ def _export(
     folder: Path, resolved: ResolvedModel, options: ExportOptions, progress: Progress, background: ExitStack
 ) -> ExportReport:
     clock = _Clock()
+    here = _start_tensorrt(options, background) if "tensorrt" in options.targets else None
     with clock("imports"):  # only now, for they take long: a wrong name was said at once
         from mobilekit.importers.onnx import load
 
@@ -142,7 +143,7 @@ def _export(
         source = load(resolved.path, _fixed(resolved, options))
         source = replace(source, fake_quant=not options.drop_fake_quant)
     with blamed(source.path, source.fixed):
-        return _converted(folder, source, resolved, options, clock, progress, background)
+        return _converted(folder, source, resolved, options, clock, progress, background, here)
 
 
 def _converted(
@@ -153,6 +154,7 @@ def _converted(
     clock: _Clock,
     progress: Progress,
     background: ExitStack,
+    here: WorkerHost | None,
 ) -> ExportReport:
     reference: OrtRunner | None = None
     early = "ncnn" in options.targets and options.verify and not _is_dynamic(options)
@@ -164,7 +166,7 @@ def _converted(
     # Both come before the folder appears: a model that cannot be converted leaves no trace.
     plan = None
     if "tensorrt" in options.targets:
-        plan = _prepare_tensorrt(source, resolved, options, clock, progress, background)
+        plan = _prepare_tensorrt(source, resolved, options, clock, progress, background, here)
     ncnn = _prepare_ncnn(source, resolved, options, clock, progress) if "ncnn" in options.targets else None
     with atomic_dir(folder) as temporary:
         artifact = _write_ncnn(ncnn, temporary, options, clock, progress) if ncnn is not None else None
@@ -267,6 +269,21 @@ def _write_ncnn(
         return replace(artifact, batch=_in_manifest(prepared.batch))
 
 
+def _start_tensorrt(options: ExportOptions, background: ExitStack) -> WorkerHost | None:
+    """This machine's builder, which loads its libraries while the model is read; ``None`` where another builds, or
+    where there is none, which is said once the rest of what was asked for is known to make sense."""
+    from mobilekit.targets.tensorrt.flavour import choose_flavour
+    from mobilekit.targets.tensorrt.host import LocalHost
+
+    settings = options.tensorrt
+    if settings is not None and settings.on is not None:
+        return None
+    host = background.enter_context(LocalHost())
+    with suppress(MobilekitError):
+        host.start(choose_flavour(settings.flavour if settings is not None else None).module)
+    return host
+
+
 def _prepare_tensorrt(
     source: SourceModel,
     resolved: ResolvedModel,
@@ -274,6 +291,7 @@ def _prepare_tensorrt(
     clock: _Clock,
     progress: Progress,
     background: ExitStack,
+    here: WorkerHost | None,
 ) -> PreparedPlan:
     from mobilekit.pipeline.place_plan import worker_host
     from mobilekit.pipeline.tensorrt import check_plan, prepare_plan
@@ -288,9 +306,10 @@ def _prepare_tensorrt(
                 hint="add --no-verify",
             )
 
-        def open_host() -> WorkerHost | None:
+        def open_host() -> WorkerHost:
             if settings.on is None:
-                return None
+                assert here is not None
+                return here
             host = worker_host(
                 settings.on,
                 pythons=settings.remote_pythons,
@@ -299,7 +318,8 @@ def _prepare_tensorrt(
             )
             return background.enter_context(host)
 
-        plan = prepare_plan(source, _shapes(source, resolved, options), settings, progress, open_host)
+        folder = background.enter_context(Scratch("tensorrt"))
+        plan = prepare_plan(source, _shapes(source, resolved, options), settings, progress, open_host, folder)
         _refuse_unsupported("tensorrt", check_plan(plan), source)
     return plan
 
@@ -314,10 +334,13 @@ def _make_plan(
     progress: Progress,
 ) -> PlanReport:
     from mobilekit.pipeline.tensorrt import make_plan
-    from mobilekit.validate.inputs import seeded_samples
 
-    seeded = seeded_samples(plan.inputs, seed=options.seed, count=options.samples, preprocess=manifest.preprocess)
-    samples = [{**sample.tensors, **source.fixed} for sample in seeded] if options.verify else []
+    samples: list[Mapping[str, Array]] = []
+    if options.verify:
+        from mobilekit.validate.inputs import seeded_samples
+
+        seeded = seeded_samples(plan.inputs, seed=options.seed, count=options.samples, preprocess=manifest.preprocess)
+        samples = [{**sample.tensors, **source.fixed} for sample in seeded]
     with clock("tensorrt"):
         return make_plan(root, plan, source.path, samples, preprocess=manifest.preprocess, progress=progress)
 

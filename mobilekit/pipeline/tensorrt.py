@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -35,15 +34,16 @@ _LARGE_BYTES = 1 << 30
 @dataclass(frozen=True, slots=True)
 class PreparedPlan:
     """A graph that is ready for its number format. ``inputs`` and ``outputs`` have the shapes that verification and
-    calibration use: the usual size of each profile."""
+    calibration use: the usual size of each profile. ``exact`` is the graph as an ONNX file, in a folder that is not
+    the bundle's; ``host`` the machine that builds."""
 
     graph: Graph
+    exact: Path
     inputs: tuple[TensorInfo, ...]
     outputs: tuple[TensorInfo, ...]
     flavour: Flavour
     options: TensorRTOptions
-    host: WorkerHost | None = None
-    """The machine that builds; ``None``: this one."""
+    host: WorkerHost
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,9 +61,11 @@ def prepare_plan(
     shapes: Mapping[str, tuple[int, ...]],
     options: TensorRTOptions,
     progress: Progress,
-    open_host: Callable[[], WorkerHost | None] = lambda: None,
+    open_host: Callable[[], WorkerHost],
+    folder: Path,
 ) -> PreparedPlan:
-    """Choose the flavour and prepare the graph. ``open_host`` gives the machine that builds, where it is another.
+    """Choose the flavour, prepare the graph, and write it to ``folder``. ``open_host`` gives the machine that builds,
+    once it is known that the options make sense.
 
     Raises ``MissingExtraError`` where TensorRT is not installed, ``UsageError`` for shapes, profiles, precisions and
     compute capabilities that do not go together.
@@ -79,7 +81,7 @@ def prepare_plan(
 
     _check_options(source, options)
     host = open_host()
-    if host is None:
+    if options.on is None:
         flavour = choose_flavour(options.flavour)
     else:
         flavour = choose_flavour_there(host.hello(), host.name, options.flavour)
@@ -103,7 +105,9 @@ def prepare_plan(
         sized = prepare(source, fixed | usual, {})
     _require_static([*sized.inputs, *sized.outputs])
     inputs, outputs = tuple(map(tensor_info, sized.inputs)), tuple(map(tensor_info, sized.outputs))
-    return PreparedPlan(graph, inputs, outputs, flavour, options, host)
+    exact = folder / "model.onnx"
+    _write(graph, exact)
+    return PreparedPlan(graph, exact, inputs, outputs, flavour, options, host)
 
 
 def _check_options(source: SourceModel, options: TensorRTOptions) -> None:
@@ -153,10 +157,7 @@ def check_plan(prepared: PreparedPlan) -> tuple[Finding, ...]:
     """Every node that the parser does not take, before anything is written."""
     from mobilekit.targets.tensorrt import check
 
-    with Scratch("tensorrt") as folder:
-        model = folder / "model.onnx"
-        _write(prepared.graph, model)
-        findings = check(model, prepared.flavour, prepared.options, prepared.host)
+    findings = check(prepared.exact, prepared.flavour, prepared.options, prepared.host)
     domains = {node.name: node.domain for node in prepared.graph.nodes if node.domain}
     return tuple(replace(f, op=f"{domains[f.node]}.{f.op}") if f.node in domains else f for f in findings)
 
@@ -175,43 +176,58 @@ def make_plan(
     The graph in float32 is held against the original first, then the one in its number format: an error of the
     preparation cannot hide in the rounding. Raises :class:`VerificationError`, and what building raises.
     """
-    from mobilekit.runners.base import RunOptions
-    from mobilekit.runners.ort import OrtRunner
     from mobilekit.targets.tensorrt import MODEL, build
-    from mobilekit.validate.doubt import Doubt
 
     model = root / MODEL
     model.parent.mkdir(parents=True)
     errors: dict[str, TensorError] = {}
     verified = False
-    with Scratch("tensorrt") as folder, ExitStack() as stack:
-        exact = folder / "model.onnx"
-        _write(prepared.graph, exact)
-        expected = _run(source, samples) if samples else []
-        doubt = stack.enter_context(Doubt(lambda: OrtRunner(source)))  # as everybody runs it, with optimisations
-
-        def doubts(index: int) -> Mapping[str, float]:
-            return doubt.of(samples[index], expected[index], RunOptions())
-
-        if samples:
-            progress.step("verifying the prepared model against ONNX Runtime")
-            errors, verified = _judge(_run(exact, samples), expected, "fp32", doubts)
-        precision = prepared.options.precision
-        kept = _into_format(exact, model, prepared, preprocess, progress)
-        if samples and precision not in ("fp32", "tf32"):  # no CPU computes in TF32
-            progress.step(f"verifying it in {precision}")
-            in_format = _run(runnable(model, precision, folder), samples)
-            errors, verified = _judge(in_format, expected, precision, doubts)
-    where = f" on {prepared.host.name}" if prepared.host is not None else ""
+    if samples:
+        kept, errors, verified = _verified(model, prepared, source, samples, preprocess, progress)
+    else:
+        kept = _into_format(model, prepared, preprocess, progress)
+    where = f" on {prepared.host.name}" if prepared.options.on is not None else ""
     progress.step(f"building the plan with {prepared.flavour.product} {prepared.flavour.version()}{where}")
     artifact = build(root, prepared.flavour, prepared.options, prepared.host, progress)
     return PlanReport(replace(artifact, verified=verified), errors, kept)
 
 
+def _verified(
+    model: Path,
+    prepared: PreparedPlan,
+    source: Path,
+    samples: Sequence[Mapping[str, Array]],
+    preprocess: Preprocess | None,
+    progress: Progress,
+) -> tuple[Mapping[str, str], dict[str, TensorError], bool]:
+    """As :func:`_into_format`, held against ``source`` before and after."""
+    from mobilekit.runners.base import RunOptions
+    from mobilekit.runners.ort import OrtRunner
+    from mobilekit.validate.doubt import Doubt
+
+    expected = _run(source, samples)
+    precision = prepared.options.precision
+    with Doubt(lambda: OrtRunner(source)) as doubt:  # as everybody runs it, with optimisations
+
+        def doubts(index: int) -> Mapping[str, float]:
+            return doubt.of(samples[index], expected[index], RunOptions())
+
+        progress.step("verifying the prepared model against ONNX Runtime")
+        errors, verified = _judge(_run(prepared.exact, samples), expected, "fp32", doubts)
+        kept = _into_format(model, prepared, preprocess, progress)
+        if precision not in ("fp32", "tf32"):  # no CPU computes in TF32
+            progress.step(f"verifying it in {precision}")
+            with Scratch("tensorrt") as folder:
+                in_format = _run(runnable(model, precision, folder), samples)
+            errors, verified = _judge(in_format, expected, precision, doubts)
+    return kept, errors, verified
+
+
 def _into_format(
-    exact: Path, model: Path, prepared: PreparedPlan, preprocess: Preprocess | None, progress: Progress
+    model: Path, prepared: PreparedPlan, preprocess: Preprocess | None, progress: Progress
 ) -> Mapping[str, str]:
-    """Write the model in its number format; the nodes that stay in float32, and why."""
+    """Write the model in its number format, which may take ``prepared.exact`` away; the nodes that stay in float32,
+    and why."""
     from mobilekit.precision.half import to_half
     from mobilekit.precision.quantise import is_quantised, quantise
     from mobilekit.targets.tensorrt.capability import unsupported_in
@@ -227,13 +243,13 @@ def _into_format(
     if precision in ("int8", "fp8"):
         if is_quantised(graph):
             progress.note("the model is quantised already and is taken as it is")
-            _move(exact, model)
+            _move(prepared.exact, model)
             return {}
         progress.step(f"calibrating for {precision}")
         samples = _calibration(prepared, preprocess)
-        quantise(exact, model, samples, dtype=precision, method=prepared.options.calibration_method)
+        quantise(prepared.exact, model, samples, dtype=precision, method=prepared.options.calibration_method)
         return {}
-    _move(exact, model)
+    _move(prepared.exact, model)
     return {}
 
 

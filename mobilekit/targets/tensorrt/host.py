@@ -159,6 +159,11 @@ class LocalHost:
     def __enter__(self) -> LocalHost:
         return self
 
+    def start(self, module: str) -> None:
+        """Start the worker now, so that it imports ``module`` while there is other work to do."""
+        if self._process is None:
+            self._start(module)
+
     def __exit__(self, *exc: object) -> None:
         self._close()
 
@@ -197,10 +202,10 @@ class LocalHost:
             raise ChildCrashError(what, signal=-returncode, hint=said)
         raise ChildError(f"{what} ended with exit code {returncode} and no answer", hint=said)
 
-    def _start(self) -> subprocess.Popen[str]:
+    def _start(self, *modules: str) -> subprocess.Popen[str]:
         # Alone on its path (-P), in a group of its own: Ctrl-C is ours to handle.
         self._process = process = subprocess.Popen(
-            [sys.executable, "-P", str(WORKER), "--serve"],
+            [sys.executable, "-P", str(WORKER), "--serve", *modules],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

@@ -5,8 +5,10 @@ may be wrong: it always runs in a process of its own. ::
 
     python worker.py --hello        one JSON line: protocol, versions, GPUs
     python worker.py FOLDER         do the job in FOLDER; exit code 0 if and only if FOLDER/result.json is whole
-    python worker.py --serve        the same for each folder named by a line on stdin, answered by a line
-                                    {"job": FOLDER}; what was loaded stays loaded. Ends with stdin, even in the middle
+    python worker.py --serve [MODULE]
+                                    the same for each folder named by a line on stdin, answered by a line
+                                    {"job": FOLDER}; what was loaded stays loaded. Ends with stdin, even in the middle.
+                                    MODULE is imported while no job has come yet
 
 ``FOLDER/job.json`` has ``protocol``, ``verb``, ``module`` ("tensorrt" or "tensorrt_rtx") and the keyword arguments of
 the function of that name below (:func:`check`, :func:`build`, :func:`run`); files are named relative to the folder.
@@ -28,7 +30,6 @@ import platform
 import queue
 import re
 import resource
-import statistics
 import sys
 import threading
 import time
@@ -929,9 +930,11 @@ def _warm_up(slot: Slot, least: int, settle: bool) -> dict[str, Any]:
     """``stable``: two medians of ten runs one after the other were within a twentieth; ``None`` where nobody looked."""
     for _ in range(least):
         slot.timed()
+    from statistics import median  # takes long to import, and a build has no use for it
+
     runs, before, began = least, 0.0, time.perf_counter()
     while settle and runs < _WARM_UP_MOST and time.perf_counter() - began < _WARM_UP_S:
-        now = statistics.median(slot.timed()[2] for _ in range(_WARM_UP_WINDOW))
+        now = median(slot.timed()[2] for _ in range(_WARM_UP_WINDOW))
         runs += _WARM_UP_WINDOW
         if before and abs(now - before) <= _STABLE * before:
             return {"runs": runs, "stable": True}
@@ -1018,7 +1021,7 @@ def _perform(folder: Path) -> dict[str, Any]:
     return verb(folder, **job)
 
 
-def serve(answers: int) -> None:
+def serve(answers: int, module: str = "") -> None:
     lines: queue.Queue[str] = queue.Queue()
 
     def read() -> None:
@@ -1027,6 +1030,9 @@ def serve(answers: int) -> None:
         os._exit(0)  # who asked is gone: whatever runs here, runs for nobody
 
     threading.Thread(target=read, daemon=True).start()
+    if module in _PRODUCTS:
+        with contextlib.suppress(Exception):  # a job will say what is wrong
+            importlib.import_module(module)
     while True:
         name = lines.get()
         perform(Path(name))
@@ -1038,12 +1044,12 @@ def main(arguments: Sequence[str]) -> None:
     os.dup2(2, 1)
     if arguments == ["--hello"]:
         os.write(answers, (json.dumps(hello()) + "\n").encode())
-    elif arguments == ["--serve"]:
-        serve(answers)
+    elif arguments and arguments[0] == "--serve" and len(arguments) < 3:
+        serve(answers, *arguments[1:])
     elif len(arguments) == 1 and Path(arguments[0]).is_dir():
         perform(Path(arguments[0]))
     else:
-        sys.exit("usage: worker.py --hello | --serve | FOLDER")
+        sys.exit("usage: worker.py --hello | --serve [MODULE] | FOLDER")
     sys.stderr.flush()
     os._exit(0)  # exit handlers of native libraries have crashed after good answers
 
