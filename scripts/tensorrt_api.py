@@ -25,23 +25,29 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 TABLE = ROOT / "tests" / "unit" / "targets" / "tensorrt" / "api.csv"
-USERS = (ROOT / "mobilekit" / "targets" / "tensorrt" / "worker.py", ROOT / "examples" / "plugin" / "roll_plugin.py")
+USERS = (ROOT / "mobilekit" / "targets" / "tensorrt" / "worker", ROOT / "examples" / "plugin" / "roll_plugin.py")
 LANDMARKS = ("IInt8EntropyCalibrator2", "get_engine_validity", "set_compute_capability", "device_memory_size")
 """Names that are known to come and go between versions: the table must tell them apart."""
 
 
 def names_used(path: Path) -> set[str]:
-    """Attributes that the file reads or sets, and methods that it overrides, which are not its own or Python's."""
-    tree = ast.parse(path.read_text("utf-8"))
+    """Attributes that the file, or all files of the folder, read or set, and methods that they override, which are not
+    their own or Python's."""
+    tree = _parsed(path)
     used = {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
     used |= {node.args[1].value for node in ast.walk(tree) if _asks(node)}  # type: ignore[attr-defined]
     return {name for name in used if not name.startswith("_")} - _own(tree) - _pythons(tree)
 
 
 def guarded(path: Path) -> set[str]:
-    """Names that the file asks for with ``hasattr`` or ``getattr`` and a default before it uses them."""
-    tree = ast.parse(path.read_text("utf-8"))
+    """Names that the file or folder asks for with ``hasattr`` or ``getattr`` and a default before it uses them."""
+    tree = _parsed(path)
     return {node.args[1].value for node in ast.walk(tree) if _asks(node)}  # type: ignore[attr-defined]
+
+
+def _parsed(path: Path) -> ast.Module:
+    files = sorted(path.rglob("*.py")) if path.is_dir() else [path]
+    return ast.Module([node for file in files for node in ast.parse(file.read_text("utf-8")).body], [])
 
 
 def _asks(node: ast.AST) -> bool:
@@ -82,10 +88,10 @@ def _modules(tree: ast.Module) -> Iterable[object]:
         wanted: list[str] = []
         if isinstance(node, ast.Import):
             wanted = [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom) and node.module:
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
             wanted = [node.module]
         for name in wanted:
-            if name.split(".")[0] not in ("tensorrt", "tensorrt_rtx"):
+            if name.split(".")[0] not in ("tensorrt", "tensorrt_rtx", "trtwork"):
                 yield importlib.import_module(name)
 
 

@@ -187,7 +187,7 @@ def _nvidia() -> Iterator[CheckResult]:
     """The driver's own library says what GPUs there are; 0.1 ms where there is none."""
     from mobilekit.targets.tensorrt.flavour import FLAVOURS
     from mobilekit.targets.tensorrt.gpus import local_gpus
-    from mobilekit.targets.tensorrt.worker import driver_version
+    from mobilekit.targets.tensorrt.worker.trtwork.cuda import driver_version
 
     serves = "running TensorRT plans, and ONNX Runtime CUDA"
     try:

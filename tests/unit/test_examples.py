@@ -18,8 +18,9 @@ from mobilekit.errors import UsageError
 from mobilekit.pipeline.export import ExportOptions, export_model
 from mobilekit.pipeline.inspect_plan import inspect_plan
 from mobilekit.pipeline.validate import ValidateOptions, validate_bundle
-from mobilekit.targets.tensorrt import MODEL, PLAN, TensorRTOptions, build, check, worker
+from mobilekit.targets.tensorrt import MODEL, PLAN, TensorRTOptions, build, check
 from mobilekit.targets.tensorrt.flavour import FLAVOURS, installed
+from mobilekit.targets.tensorrt.host import WORKER
 from mobilekit.validate.tolerance import Verdict
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
@@ -129,14 +130,14 @@ def test_the_worker_registers_it_and_says_what_it_cannot(monkeypatch: pytest.Mon
 import sys
 sys.path[:0] = [{str(EXAMPLES / "plugin")!r}, {str(tmp_path)!r}]
 import tensorrt_rtx as trt
-from mobilekit.targets.tensorrt import worker
-worker.register_plugins(trt, ["roll_plugin:RollCreator"])
+from mobilekit.targets.tensorrt.worker.trtwork import base, bindings
+bindings.register_plugins(trt, ["roll_plugin:RollCreator"])
 assert "Roll" in [creator.name for creator in trt.get_plugin_registry().all_creators]
 again, absent, odd = "roll_plugin:RollCreator", "roll_plugin:Absent", ["not_a_creator:Plain", "not_a_creator:Broken"]
 for wrong in (again, absent, "no_such_module:X", *odd):
     try:
-        worker.register_plugins(trt, [wrong])
-    except worker.WorkError as error:
+        bindings.register_plugins(trt, [wrong])
+    except base.WorkError as error:
         assert wrong in error.message and error.hint
     else:
         raise AssertionError(wrong)
@@ -172,7 +173,7 @@ def test_what_names_no_plugin(tmp_path: Path, name: str) -> None:
 
 
 def test_the_worker_is_the_only_one_to_import_it() -> None:
-    assert worker.register_plugins.__module__ == "mobilekit.targets.tensorrt.worker"
-    package = Path(worker.__file__).parents[2]
-    others = [p for p in package.rglob("*.py") if p.name != "worker.py" and "register_plugins" in p.read_text()]
-    assert others == []
+    package = WORKER.parents[2]
+    users = [path for path in package.rglob("*.py") if "register_plugins" in path.read_text()]
+    assert users
+    assert all(path.is_relative_to(WORKER) for path in users)

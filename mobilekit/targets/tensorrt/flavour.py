@@ -8,7 +8,8 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Literal
 
 from mobilekit.errors import MissingExtraError, SetupError
-from mobilekit.targets.tensorrt.worker import Cuda, WorkError
+from mobilekit.targets.tensorrt.worker.trtwork.base import WorkError
+from mobilekit.targets.tensorrt.worker.trtwork.cuda import Cuda
 
 if TYPE_CHECKING:
     from mobilekit.targets.tensorrt.host import Hello

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 
 from mobilekit.errors import NoDeviceError, UsageError
 from mobilekit.targets.tensorrt.host import Gpu
-from mobilekit.targets.tensorrt.worker import Cuda, WorkError
+from mobilekit.targets.tensorrt.worker.trtwork.base import WorkError
+from mobilekit.targets.tensorrt.worker.trtwork.cuda import Cuda
 
 __all__ = ["GPU", "local_gpus", "parse_gpu", "pick_gpu"]
 

@@ -23,8 +23,8 @@ from mobilekit.progress import SILENT, Progress
 
 __all__ = ["WORKER", "Gpu", "Hello", "LocalHost", "WorkerHost", "job_folder", "parse_hello", "read_result"]
 
-WORKER = Path(__file__).with_name("worker.py")
-"""The one file; Python 3.8, numpy and TensorRT are all that it needs."""
+WORKER = Path(__file__).with_name("worker")
+"""A program that Python runs as it stands; Python 3.8, numpy and TensorRT are all that it needs."""
 
 PROTOCOL = 1
 
@@ -74,7 +74,7 @@ class Hello:
 
 
 def parse_hello(line: str, where: str) -> Hello:
-    """What ``worker.py --hello`` prints; :class:`SetupError` where it is nothing of the kind."""
+    """What ``worker --hello`` prints; :class:`SetupError` where it is nothing of the kind."""
     try:
         told = json.loads(line)
         if told["protocol"] != PROTOCOL:

@@ -39,7 +39,7 @@ class PlanRunner:
     """The plan of ``artifact``, below ``root``, on one GPU of ``host``. Loaded once; inputs stream through.
 
     The latencies of a run are the host's: inputs to the GPU, the plan, outputs back. ``facts["gpu"]`` of a run that
-    was timed is the worker's answer, see :func:`mobilekit.targets.tensorrt.worker.run`. Raises
+    was timed is the worker's answer, see :func:`mobilekit.targets.tensorrt.worker.trtwork.run.run`. Raises
     :class:`~mobilekit.errors.NoDeviceError` without a GPU, :class:`~mobilekit.errors.SetupError` for a plan of another
     version or GPU, :class:`~mobilekit.errors.UsageError` for shapes outside the plan's profiles,
     :class:`~mobilekit.errors.BundleError` for a damaged plan.

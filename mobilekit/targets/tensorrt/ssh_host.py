@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import zipfile
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -13,10 +14,11 @@ from mobilekit.device.ssh import SshMachine
 from mobilekit.device.ssh_address import SshAddress
 from mobilekit.device.ssh_room import FoundPython, RemoteStore, Room, find_pythons
 from mobilekit.errors import ChildCrashError, ChildError, MobilekitError, ProtocolError, SetupError, UsageError
+from mobilekit.paths import Scratch
 from mobilekit.progress import SILENT, Progress
 from mobilekit.targets.tensorrt.host import WORKER, Hello, parse_hello, read_result
 
-__all__ = ["PYTHONS", "SshHost"]
+__all__ = ["PYTHONS", "SshHost", "pack"]
 
 PYTHONS = ("python3", "/usr/bin/python3")
 """What is tried there where the user names none; JetPack's TensorRT belongs to the system's own."""
@@ -25,6 +27,15 @@ _OLDEST = (3, 8)
 _HELLO_S = 300.0
 _RESULT = "result.json"
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,99}")
+
+
+def pack(path: Path) -> Path:
+    """The worker as one file, an archive that Python runs: the same bytes whenever the worker is the same."""
+    with zipfile.ZipFile(path, "w") as archive:  # not compressed: a Python there may be without zlib
+        for file in sorted(WORKER.rglob("*.py")):
+            entry = zipfile.ZipInfo(file.relative_to(WORKER).as_posix())  # of 1980, whatever the file's date
+            archive.writestr(entry, file.read_bytes())
+    return path
 
 
 class SshHost:
@@ -85,7 +96,9 @@ class SshHost:
             raise self._no_python(found)
         self._store = RemoteStore(self._machine, "tensorrt", self._quota_bytes)
         self._progress.step(f"looking for TensorRT on {self.name}")
-        self._worker = self._store.ensure([WORKER])[WORKER]
+        with Scratch("worker") as folder:
+            packed = pack(folder / "worker.pyz")
+            self._worker = self._store.ensure([packed])[packed]
         self._room = stack.enter_context(Room(self._machine, self._store, usable[0].command, heard=self._heard))
         self._python, self._hello = self._choose(usable)
 

@@ -32,17 +32,19 @@ def start(library: Path, *arguments: str, **settings: int) -> subprocess.Complet
 
 
 def told(library: Path, code: str, **settings: int) -> Any:
-    """What ``code`` prints; it has the worker's module as ``w``, a ``cuda`` and a ``stream``."""
+    """What ``code`` prints; it has the worker's ``Buffer``, a ``cuda`` and a ``stream``."""
     before = """
     import ctypes, json
-    from mobilekit.targets.tensorrt import worker as w
+    from mobilekit.targets.tensorrt.worker.trtwork.base import WorkError
+    from mobilekit.targets.tensorrt.worker.trtwork.cuda import Cuda
+    from mobilekit.targets.tensorrt.worker.trtwork.slot import Buffer
     try:
-        cuda = w.Cuda()
+        cuda = Cuda()
         cuda.use(0)
         stream = cuda.handle("cuStreamCreate", 1)
     """
     after = """
-    except w.WorkError as error:
+    except WorkError as error:
         print(json.dumps({"kind": error.kind, "message": error.message, "hint": error.hint}))
     """
     script = textwrap.dedent(before) + textwrap.indent(textwrap.dedent(code), "    ") + textwrap.dedent(after)
@@ -90,7 +92,7 @@ def test_what_goes_to_the_gpu_comes_back(library: Path, dtype: str, shape: tuple
     code = f"""
     import numpy as np
     data = (np.arange(np.prod({shape}, dtype=int)) % 7).astype("{dtype}").reshape({shape})
-    buffer = w.Buffer(cuda, "{dtype}", {shape})
+    buffer = Buffer(cuda, "{dtype}", {shape})
     buffer.array[...] = data
     buffer.to_device(stream)
     buffer.array[...] = 0
@@ -104,15 +106,15 @@ def test_what_goes_to_the_gpu_comes_back(library: Path, dtype: str, shape: tuple
 def test_memory_is_given_back(library: Path) -> None:
     code = """
     for _ in range(100):
-        w.Buffer(cuda, "uint8", (900,)).free()
-    kept = w.Buffer(cuda, "uint8", (900,))
+        Buffer(cuda, "uint8", (900,)).free()
+    kept = Buffer(cuda, "uint8", (900,))
     print(json.dumps(kept.size))
     """
     assert told(library, code, BYTES=1000) == 900
 
 
 def test_a_full_gpu_is_an_error_with_a_remedy(library: Path) -> None:
-    answer = told(library, "w.Buffer(cuda, 'float32', (1000,))", BYTES=3999)
+    answer = told(library, "Buffer(cuda, 'float32', (1000,))", BYTES=3999)
     assert answer["kind"] == "memory"
     assert "--streams" in answer["hint"]
 

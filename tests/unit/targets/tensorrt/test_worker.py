@@ -6,6 +6,7 @@ import ast
 import json
 import subprocess
 import sys
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,9 +17,10 @@ import pytest
 
 from mobilekit.errors import BundleError, ChildError, MobilekitError, NoDeviceError, SetupError, UsageError
 from mobilekit.targets.tensorrt import host as hosts
-from mobilekit.targets.tensorrt import worker
 from mobilekit.targets.tensorrt.flavour import FLAVOURS, count_gpus, installed
 from mobilekit.targets.tensorrt.host import WORKER, LocalHost, job_folder, parse_hello, read_result
+from mobilekit.targets.tensorrt.ssh_host import pack
+from mobilekit.targets.tensorrt.worker.trtwork import base, bindings, cache, engine
 from tests.models import conv_classifier, save
 
 rtx = pytest.mark.skipif(not installed(FLAVOURS["rtx"]), reason="needs the extra [tensorrt]")
@@ -43,23 +45,40 @@ def model(tmp_path: Path) -> Path:
     return save(conv_classifier(side=8), tmp_path / "model.onnx")
 
 
-def test_any_python_from_3_8_on_reads_it() -> None:
-    tree = ast.parse(WORKER.read_text("utf-8"), feature_version=(3, 8))
+PARTS = sorted(WORKER.rglob("*.py"))
+
+
+def test_it_needs_nothing_but_itself_and_numpy() -> None:
     imported = {
         (node.module or "" if isinstance(node, ast.ImportFrom) else alias.name).split(".")[0]
-        for node in ast.walk(tree)
-        if isinstance(node, ast.Import | ast.ImportFrom)
+        for part in PARTS
+        for node in ast.walk(ast.parse(part.read_text("utf-8")))
+        if isinstance(node, ast.Import) or (isinstance(node, ast.ImportFrom) and not node.level)
         for alias in node.names
     }
-    assert imported - set(sys.stdlib_module_names) == {"numpy"}
+    assert imported - set(sys.stdlib_module_names) == {"numpy", "trtwork"}
+
+
+def test_as_one_file_it_is_the_same_program(tmp_path: Path) -> None:
+    """As other machines get it: without mobilekit, under any name."""
+    packed = pack(tmp_path / "packed")
+    command = [sys.executable, "-P", str(packed), "--hello"]
+    done = subprocess.run(command, cwd=tmp_path, env={}, capture_output=True, text=True, timeout=120, check=False)
+    assert parse_hello(done.stdout, "here") == parse_hello(launch("--hello").stdout, "here")
+    again = tmp_path / "again"
+    assert pack(again).read_bytes() == packed.read_bytes()
+    with zipfile.ZipFile(packed) as archive:
+        assert len(archive.namelist()) == len(PARTS)
+        assert not any(info.compress_type for info in archive.infolist())
 
 
 NEWER = {"removeprefix", "removesuffix", "is_relative_to", "with_stem", "bit_count", "pairwise", "cache", "to_thread"}
 """Attributes that came with Python 3.9 or later."""
 
 
-def test_nothing_newer_than_3_8_is_called() -> None:
-    tree = ast.parse(WORKER.read_text("utf-8"))
+@pytest.mark.parametrize("part", PARTS, ids=lambda part: part.name)
+def test_any_python_from_3_8_on_runs_it(part: Path) -> None:
+    tree = ast.parse(part.read_text("utf-8"), feature_version=(3, 8))
     called = {node.func.attr for node in ast.walk(tree) if isinstance(node, ast.Call) and hasattr(node.func, "attr")}
     assert not called & NEWER
     assert not any(
@@ -100,7 +119,7 @@ def test_a_stranger_is_told_from_a_worker(line: str) -> None:
 
 
 def test_both_sides_speak_one_protocol() -> None:
-    assert hosts.PROTOCOL == worker.PROTOCOL
+    assert hosts.PROTOCOL == base.PROTOCOL
 
 
 def test_it_needs_to_be_told_what_to_do() -> None:
@@ -108,7 +127,7 @@ def test_it_needs_to_be_told_what_to_do() -> None:
     assert launch("/nonexistent").returncode != 0
 
 
-@pytest.mark.parametrize("job", [{}, {"protocol": 99, "verb": "run"}, {"protocol": worker.PROTOCOL, "verb": "dance"}])
+@pytest.mark.parametrize("job", [{}, {"protocol": 99, "verb": "run"}, {"protocol": base.PROTOCOL, "verb": "dance"}])
 def test_a_job_of_another_protocol_is_refused(tmp_path: Path, job: dict[str, Any]) -> None:
     (tmp_path / "job.json").write_text(json.dumps(job))
     result_of(tmp_path)
@@ -138,18 +157,18 @@ def test_a_plan_is_built_and_tells_its_version(model: Path) -> None:
         result = result_of(folder)
         plan = (folder / "model.plan").read_bytes()
         assert result["plan_bytes"] == len(plan)
-        assert worker.built_by(plan, "tensorrt_rtx") == result["version"]
-        with pytest.raises(worker.WorkError, match="damaged"):
-            worker.built_by(plan[: len(plan) // 2], "tensorrt_rtx")
-        with pytest.raises(worker.WorkError, match="other product") as caught:
-            worker.built_by(plan, "tensorrt")
+        assert engine.built_by(plan, "tensorrt_rtx") == result["version"]
+        with pytest.raises(base.WorkError, match="damaged"):
+            engine.built_by(plan[: len(plan) // 2], "tensorrt_rtx")
+        with pytest.raises(base.WorkError, match="other product") as caught:
+            engine.built_by(plan, "tensorrt")
         assert caught.value.kind == "plan-version"
 
 
 @pytest.mark.parametrize("data", [b"", b"vtrt", b"x" * 5000])
 def test_what_is_no_plan(data: bytes) -> None:
-    with pytest.raises(worker.WorkError) as caught:
-        worker.built_by(data, "tensorrt_rtx")
+    with pytest.raises(base.WorkError) as caught:
+        engine.built_by(data, "tensorrt_rtx")
     assert caught.value.kind == "plan-corrupt"
 
 
@@ -223,7 +242,7 @@ SAID = [
 def test_what_tensorrt_says_becomes_an_error_with_a_remedy(
     tmp_path: Path, message: str, kind: str, raised: type[MobilekitError] | None
 ) -> None:
-    error = worker.explained(["something before", message], "the plan cannot be loaded")
+    error = bindings.explained(["something before", message], "the plan cannot be loaded")
     assert error.kind == kind
     assert message in error.message
     assert error.hint
@@ -235,7 +254,7 @@ def test_what_tensorrt_says_becomes_an_error_with_a_remedy(
 
 
 def test_a_problem_of_no_known_kind_is_still_told() -> None:
-    error = worker.explained(["it is raining"], "the plan cannot be loaded")
+    error = bindings.explained(["it is raining"], "the plan cannot be loaded")
     assert error.kind == "internal"
     assert "raining" in error.message
 
@@ -248,14 +267,14 @@ class Kernels:
 
 
 @pytest.fixture
-def kernels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], worker.Cache]:
+def kernels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], cache.Cache]:
     monkeypatch.setenv("MOBILEKIT_CACHE", str(tmp_path))
     library = SimpleNamespace(__name__="tensorrt_rtx", __version__="1.7.1.116")
     gpu = {"name": "Some GPU/2", "compute_capability": "8.9"}
-    return lambda name: worker.Cache(library, gpu, name)
+    return lambda name: cache.Cache(library, gpu, name)
 
 
-def test_kernels_are_kept_and_found_again(kernels: Callable[[str], worker.Cache], tmp_path: Path) -> None:
+def test_kernels_are_kept_and_found_again(kernels: Callable[[str], cache.Cache], tmp_path: Path) -> None:
     first = kernels("a.runtime")
     assert not first.report(Kernels(b"k" * 10))["hit"]
     second = kernels("a.runtime")
@@ -269,7 +288,7 @@ def test_kernels_are_kept_and_found_again(kernels: Callable[[str], worker.Cache]
 
 
 def test_a_cache_that_cannot_be_written_is_none(
-    kernels: Callable[[str], worker.Cache], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    kernels: Callable[[str], cache.Cache], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "file").write_text("x")
     monkeypatch.setenv("MOBILEKIT_CACHE", str(tmp_path / "file"))
@@ -278,11 +297,11 @@ def test_a_cache_that_cannot_be_written_is_none(
     assert report["problem"]
 
 
-def test_old_kernels_go(kernels: Callable[[str], worker.Cache]) -> None:
-    for number in range(worker._CACHES + 6):
+def test_old_kernels_go(kernels: Callable[[str], cache.Cache]) -> None:
+    for number in range(cache.KEPT + 6):
         kernels(f"{number}.runtime").report(Kernels(b"k"))
     left = list(kernels("0.runtime").path.parent.glob("*.runtime"))
-    assert len(left) == worker._CACHES
+    assert len(left) == cache.KEPT
 
 
 def test_shapes_name_the_limits(tmp_path: Path) -> None:
