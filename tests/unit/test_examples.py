@@ -131,12 +131,13 @@ import sys
 sys.path[:0] = [{str(EXAMPLES / "plugin")!r}, {str(tmp_path)!r}]
 import tensorrt_rtx as trt
 from mobilekit.targets.tensorrt.worker.trtwork import base, bindings
-bindings.register_plugins(trt, ["roll_plugin:RollCreator"])
+log = bindings.new_logger(trt)
+bindings.register_plugins(trt, log, ["roll_plugin:RollCreator"])
 assert "Roll" in [creator.name for creator in trt.get_plugin_registry().all_creators]
 again, absent, odd = "roll_plugin:RollCreator", "roll_plugin:Absent", ["not_a_creator:Plain", "not_a_creator:Broken"]
 for wrong in (again, absent, "no_such_module:X", *odd):
     try:
-        bindings.register_plugins(trt, [wrong])
+        bindings.register_plugins(trt, log, [wrong])
     except base.WorkError as error:
         assert wrong in error.message and error.hint
     else:

@@ -308,3 +308,12 @@ def test_shapes_name_the_limits(tmp_path: Path) -> None:
     (tmp_path / "result.json").write_text(json.dumps({"error": {"kind": "shape", "message": "m", "hint": "h"}}))
     with pytest.raises(UsageError):
         read_result(tmp_path, "the plan")
+
+
+@pytest.mark.parametrize(("module", "asked"), [("tensorrt", [("the log", "")]), ("tensorrt_rtx", [])])
+def test_full_tensorrt_is_asked_for_its_own_plugins(module: str, asked: list[tuple[str, str]]) -> None:
+    """RTX has a function of that name too, and networks that cannot hold one."""
+    calls: list[tuple[str, str]] = []
+    library = SimpleNamespace(__name__=module, init_libnvinfer_plugins=lambda *arguments: calls.append(arguments))
+    bindings.register_plugins(library, "the log", ())
+    assert calls == asked

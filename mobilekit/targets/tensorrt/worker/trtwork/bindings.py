@@ -95,8 +95,11 @@ def made_by(factory: Any, log: Any, otherwise: str) -> Any:
     return made
 
 
-def register_plugins(trt: Any, plugins: Sequence[str]) -> None:
-    """Give TensorRT the plugin creators ``module:Class``, from the Python path or the current folder."""
+def register_plugins(trt: Any, log: Any, plugins: Sequence[str]) -> None:
+    """Give TensorRT its own plugins (EfficientNMS_TRT and such), which only the full product has, and the creators
+    ``module:Class``, from the Python path or the current folder."""
+    if trt.__name__ == "tensorrt":
+        trt.init_libnvinfer_plugins(log, "")
     if plugins and str(Path.cwd()) not in sys.path:
         sys.path.append(str(Path.cwd()))
     for text in plugins:

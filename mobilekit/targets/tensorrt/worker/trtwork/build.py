@@ -20,7 +20,7 @@ def check(folder: Path, *, module: str, onnx: str, plugins: Sequence[str] = ()) 
     """Every node of ``onnx`` that the parser refuses: ``version`` and ``problems`` (node, op, reason)."""
     trt = import_tensorrt(module)
     log = new_logger(trt)
-    register_plugins(trt, plugins)
+    register_plugins(trt, log, plugins)
     # The bindings keep no references: builder and network must outlive the parser.
     builder, parser, network = _parser(trt, log)
     path = folder / onnx
@@ -60,7 +60,7 @@ def build(
         cuda.use(device)
         answer["gpu"] = cuda.gpu(device)
     log = new_logger(trt)
-    register_plugins(trt, plugins)
+    register_plugins(trt, log, plugins)
     builder, parser, network = _parser(trt, log)
     if not parser.parse_from_file(str(folder / onnx)):
         return dict(answer, problems=_parser_errors(parser), warnings=log.warnings())

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from .base import WorkError
-from .bindings import PRODUCTS, explained, made_by, new_logger
+from .bindings import PRODUCTS, explained, made_by, new_logger, register_plugins
 from .cache import Cache
 from .cuda import MEMORY_HINT, Cuda
 from .slot import Slot, shape_text
@@ -49,7 +49,7 @@ def built_by(data: bytes, module: str) -> str:
 class Engine:
     """A plan, loaded on a GPU. Slots (a context, a stream and its buffers) are made on demand and kept."""
 
-    def __init__(self, trt: Any, cuda: Cuda, plan: Path, device: int) -> None:
+    def __init__(self, trt: Any, cuda: Cuda, plan: Path, device: int, plugins: Sequence[str] = ()) -> None:
         self.trt, self.cuda, self.gpu = trt, cuda, cuda.gpu(device)
         data = plan.read_bytes()
         product, version = PRODUCTS[trt.__name__], built_by(data, trt.__name__)
@@ -57,6 +57,7 @@ class Engine:
         what += f"{product} {trt.__version__}"
         started = time.perf_counter()
         self.log = new_logger(trt)
+        register_plugins(trt, self.log, plugins)
         self.runtime = made_by(trt.Runtime, self.log, f"{product} cannot start here")
         if hasattr(self.runtime, "get_engine_validity"):
             self._check_validity(data, what)

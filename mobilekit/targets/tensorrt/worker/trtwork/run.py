@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from .base import WorkError, say
-from .bindings import import_tensorrt, register_plugins
+from .bindings import import_tensorrt
 from .cuda import Cuda, driver_version
 from .engine import Engine
 from .slot import Slot
@@ -52,9 +52,8 @@ def run(
     facts = path.stat()
     key = (module, str(path), facts.st_size, facts.st_mtime_ns, device)
     if key not in _LOADED:
-        register_plugins(trt, plugins)
         say("loading the plan")
-        _LOADED[key] = Engine(trt, cuda, path, device)
+        _LOADED[key] = Engine(trt, cuda, path, device, plugins)
     engine = _LOADED[key]
     slot = engine.slot(0)
     outputs = []
