@@ -23,7 +23,7 @@ def bisect(
     inputs: Annotated[
         Path | None, typer.Option(help="A folder of pictures or .npy files to run instead of seeded inputs.")
     ] = None,
-    samples: Annotated[int, typer.Option(min=1, help="How many seeded inputs to try until one fails.")] = 3,
+    samples: Annotated[int, typer.Option(min=1, help="How many seeded inputs; the worst of them is looked into.")] = 3,
     seed: Annotated[int, typer.Option(help="Seed of the first; the next ones count on.")] = 0,
     mode: Annotated[
         str,

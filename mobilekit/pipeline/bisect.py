@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -39,7 +40,7 @@ Precision = Literal["fp32", "fp16", "bf16"]
 
 @dataclass(frozen=True, slots=True)
 class BisectOptions:
-    """``inputs``, ``samples`` and ``seed`` as for validation: the first sample that fails is looked into. ``precision``
+    """``inputs``, ``samples`` and ``seed`` as for validation: the sample that fails worst is looked into. ``precision``
     overrides the arithmetic the bundle was made for. ``runs``: inferences on the device at most; ``run_bytes``: what
     one of them may feed and capture. ``rtol``: the tolerance of the outputs. ``repro``: a folder for a reproduction.
     """
@@ -110,7 +111,10 @@ def bisect_bundle(
 def failing_sample(
     path: Path, device: str | None, options: BisectOptions, progress: Progress
 ) -> Iterator[tuple[Session, ReferenceFacts]]:
-    """The bundle at its place, with the first sample that is off, or the last one where none is."""
+    """The bundle at its place, with the sample that is furthest off, or the last one where none is.
+
+    Once one is off, others are looked at until a quarter of the runs is spent.
+    """
     from mobilekit.validate.inputs import samples_of
     from mobilekit.validate.rounding import RoundingCost
 
@@ -126,7 +130,7 @@ def failing_sample(
             limits = _limits(opened, session.form, cost, options)
             for sample in samples_of(opened.manifest, options.inputs, seed=options.seed, count=options.samples):
                 session.begin(sample, reference, limits)
-                if session.off:
+                if session.off and 4 * session.runs >= options.runs:
                     break
         if session.sample is None:
             raise UsageError("there is nothing to run: no samples", hint="give --samples 1 or more")
@@ -134,9 +138,10 @@ def failing_sample(
 
 
 class Session:
-    """One bundle at one place, one sample at a time: what a search asks for, and how it is answered.
+    """One bundle at one place: what a search asks for, and how it is answered.
 
-    :meth:`begin` runs a sample and judges the outputs; inside :meth:`compared` inner blobs can be measured.
+    :meth:`begin` runs a sample and judges the outputs, and the worst so far stays; inside :meth:`compared` inner blobs
+    can be measured on it.
     """
 
     def __init__(
@@ -169,6 +174,9 @@ class Session:
         self.inputs: Mapping[str, Array] = {}
         """Of one sample of a batch."""
         self.states: tuple[OutputState, ...] = ()
+        self._judgements: list[Judgement] = []
+        self._badness = (False, 0.0)
+        """Whether the sample fails, and how many times its limit it is off by."""
         self.off: tuple[str, ...] = ()
         """Outputs beyond their tolerance: those that fail, and those for which the number format is too coarse."""
         self.search_: Search | None = None
@@ -181,7 +189,7 @@ class Session:
     # a sample
 
     def begin(self, sample: Sample, reference: Reference, limits: Limits) -> None:
-        """Run ``sample`` through both and judge every output, as a validation does."""
+        """Run ``sample`` through both and judge every output, as a validation does; keep it if it is the worst."""
         from mobilekit.pipeline.measure import measure
         from mobilekit.report.bisection import OutputState
         from mobilekit.runners.batch import BatchRunner, split
@@ -196,11 +204,17 @@ class Session:
         judged = {
             name: judge(error, record.tolerances[name], record.doubts[name]) for name, error in record.errors.items()
         }
-        self.off = tuple(
+        off = tuple(
             name
             for name, each in judged.items()
             if each.verdict is Verdict.FAIL or _beyond(record.errors[name], record.tolerances[name], each)
         )
+        self._judgements += judged.values()
+        fails = any(each.verdict is Verdict.FAIL for each in judged.values())
+        distance = max((_distance(record.errors[name], record.tolerances[name]) for name in off), default=0.0)
+        if self.off and (fails, distance) <= self._badness:
+            return
+        self.off, self._badness = off, (fails, distance)
         self.sample, self.inputs, self.tolerances = sample, dict(sample.tensors), record.tolerances
         if batch is not None:
             self.inputs = {name: split(array, batch.places.get(name), batch.size)[0]
@@ -215,9 +229,12 @@ class Session:
 
     @property
     def verdict(self) -> Verdict:
+        """The sample's, where it is off; else over all samples."""
         from mobilekit.validate.tolerance import Judgement, overall
 
-        return overall(Judgement(state.verdict, state.reason) for state in self.states)
+        return overall(
+            (Judgement(state.verdict, state.reason) for state in self.states) if self.off else self._judgements
+        )
 
     def _compute(self, fed: Mapping[str, Array], wanted: Sequence[str]) -> dict[str, Array]:
         self.runs += 1
@@ -358,6 +375,13 @@ class Session:
         from mobilekit.pipeline.suspects import report_of
 
         return report_of(self, found, reference)
+
+
+def _distance(error: TensorError, tolerance: Tolerance) -> float:
+    """How many times its limit an output that is off is off by."""
+    if error.mismatch or not math.isfinite(error.relative_l2):
+        return math.inf
+    return error.relative_l2 / tolerance.rtol if tolerance.rtol else error.relative_l2
 
 
 def _beyond(error: TensorError, tolerance: Tolerance, judged: Judgement) -> bool:

@@ -90,6 +90,21 @@ def test_the_guilty_layer_is_named_with_its_node_numbers_and_params(good: Path, 
     assert report.runs <= 15
 
 
+def test_the_sample_that_is_furthest_off_is_looked_into_and_its_verdict_told(good: Path, tmp_path: Path) -> None:
+    editor = Editor(good, tmp_path / "bad")
+    stem = next(layer for layer in editor.layers if layer.name == "stem")
+    editor.set(stem, activation_type=3, activation_params=[0.0, 3.0])  # clipped, where small inputs are not
+    inputs = tmp_path / "inputs"
+    inputs.mkdir()
+    for name, scale in {"1_small": 0.05, "2_large": 4.0, "3_huge": 40.0, "4_small": 0.05}.items():
+        np.save(inputs / f"{name}.npy", rand(1, 3, 9, 7) * np.float32(scale))
+    report = bisect_bundle(editor.save(), "local", BisectOptions(inputs=inputs))
+    assert (report.sample.removesuffix(".npy"), report.verdict.value) == ("3_huge", "fail")
+    assert report.first is not None
+    assert report.first.layers[-1].name == "stem"
+    assert report.runs <= 15
+
+
 def test_few_bytes_a_run_find_the_same_layer(good: Path, tmp_path: Path) -> None:
     editor = Editor(good, tmp_path / "bad")
     guilty = swap_kernel(editor, "stem", (8, 3, 9))
