@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from mobilekit.tensors import Array
 
-__all__ = ["Preprocess", "load_picture"]
+__all__ = ["Preprocess", "load_picture", "open_picture", "placement"]
 
 _FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 """Plain raster formats only: others (EPS, say) start programs of their own."""
@@ -97,7 +97,7 @@ def load_picture(path: Path, spec: Preprocess, shape: tuple[int, ...], dtype: st
         raise UsageError(
             f"{_which(spec)} holds {dtype} values, which a picture cannot fill", hint="give a .npy file for it"
         )
-    pixels = _fit(_decode(path, "L" if spec.color == "GRAY" else "RGB"), spec, height, width, path)
+    pixels = _fit(open_picture(path, "L" if spec.color == "GRAY" else "RGB"), spec, height, width, path)
     if spec.color == "BGR":
         pixels = pixels[:, :, ::-1]
     mean, std = (np.array(v[:channels], dtype=np.float32) for v in (spec.mean, spec.std))
@@ -137,8 +137,8 @@ def _geometry(spec: Preprocess, shape: tuple[int, ...]) -> tuple[int, int, int]:
     return channels, height, width
 
 
-def _decode(path: Path, mode: str) -> Image.Image:
-    """The picture upright, in 8-bit ``mode`` (``RGB`` or ``L``)."""
+def open_picture(path: Path, mode: str) -> Image.Image:
+    """The picture at ``path``, upright, in 8-bit ``mode`` (``RGB`` or ``L``). Raises :class:`UsageError`."""
     from PIL import Image, ImageOps, UnidentifiedImageError
 
     too_large = UsageError(
@@ -194,7 +194,7 @@ def _fit(image: Image.Image, spec: Preprocess, height: int, width: int, path: Pa
     import numpy as np
     from PIL import Image
 
-    size, (left, top) = _placement(spec, image.size, height, width)
+    size, (left, top) = placement(spec, image.size, height, width)
     if size[0] * size[1] > _MAX_PIXELS:
         raise UsageError(
             f"{path} of {image.width}x{image.height} would have to be enlarged to {size[0]}x{size[1]}",
@@ -214,10 +214,11 @@ def _fit(image: Image.Image, spec: Preprocess, height: int, width: int, path: Pa
     return canvas
 
 
-def _placement(
+def placement(
     spec: Preprocess, size: tuple[int, int], height: int, width: int
 ) -> tuple[tuple[int, int], tuple[int, int]]:
-    """Resized ``(width, height)``, and where its left upper corner lies in the input; negative where it is cut."""
+    """Where a picture of ``size`` (width, height) comes to lie in an input of ``height`` x ``width``: its width and
+    height there, and the place (x, y) of its left upper corner, negative where it is cut."""
     w, h = size
     if spec.resize == "stretch":
         return (width, height), (0, 0)

@@ -46,6 +46,9 @@ def bisect(
     bundle_repro: Annotated[
         Path | None, typer.Option(help="Write the smallest model that shows the fault into this folder.")
     ] = None,
+    report_: Annotated[
+        Path | None, typer.Option("--report", help="Write a page with every layer's error: one HTML file.")
+    ] = None,
     json_: Annotated[
         Path | None, typer.Option("--json", help="Write the report as JSON; - prints it instead of the text.")
     ] = None,
@@ -57,14 +60,17 @@ def bisect(
     mobilekit bisect build/model --device local --inputs photos/
     mobilekit bisect build/model --device local --precision bf16 --mode local
     mobilekit bisect build/model --device local --bundle-repro build/repro
+    mobilekit bisect build/model --device local --report bisect.html
 
     \b
     Exit codes: 0 nothing is wrong, 1 the layer is named, 3 inconclusive, 4 no device or it went wrong.
     """
     from mobilekit.cli._common import give_report, terminal_progress
     from mobilekit.errors import UsageError
+    from mobilekit.paths import write_text
     from mobilekit.pipeline.bisect import BisectOptions, bisect_bundle
     from mobilekit.report.bisection_text import render
+    from mobilekit.report.html.layers import bisection_page
 
     if precision not in (None, "fp32", "fp16", "bf16"):
         raise UsageError(f"unknown precision {precision!r}", hint="fp32, fp16 or bf16")
@@ -86,6 +92,8 @@ def bisect(
     )
     with terminal_progress() as progress:
         report = bisect_bundle(bundle, device, options, progress)
+    if report_ is not None:
+        write_text(report_, bisection_page(report))
     give_report(report, json_, lambda: render(report))
     raise typer.Exit(report.verdict.exit_code)
 

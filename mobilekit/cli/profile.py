@@ -38,7 +38,8 @@ def profile(
     from mobilekit.cli._common import arithmetic, give_report, terminal_progress
     from mobilekit.paths import write_text
     from mobilekit.pipeline.profile import ProfileOptions, profile_bundle
-    from mobilekit.report.profile import page, render
+    from mobilekit.report.html.layers import profile_page
+    from mobilekit.report.profile import render
 
     options = ProfileOptions(
         inputs=inputs,
@@ -51,7 +52,7 @@ def profile(
     with terminal_progress() as progress:
         found = profile_bundle(bundle, device, options, progress)
     if report is not None:
-        write_text(report, page(found))
+        write_text(report, profile_page(found))
     give_report(found, json_, lambda: render(found))
 
 

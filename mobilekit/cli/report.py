@@ -13,7 +13,10 @@ __all__ = ["register"]
 def report(
     runs: Annotated[
         list[Path],
-        typer.Argument(help="What validate --json wrote; the first is reported, the others stand beside it."),
+        typer.Argument(
+            help="What validate --json wrote; the first is reported, the others stand beside it. Among these, what "
+            "bisect --json and profile --json wrote."
+        ),
     ],
     output: Annotated[Path, typer.Option("--output", "-o", help="The HTML file.")] = Path("report.html"),
     inputs: Annotated[Path | None, typer.Option(help="The folder of pictures that was validated.")] = None,
@@ -26,12 +29,13 @@ def report(
     mobilekit report run.json -o report.html
     mobilekit report new.json old.json phone.json -o report.html      runs of one model, side by side
     mobilekit report run.json --inputs photos/                        with the worst samples' pictures
+    mobilekit report run.json bisect.json profile.json                with each layer's error and time
     """
     from mobilekit.cli._common import remark
-    from mobilekit.pipeline.report import ReportFiles, read_report, write_reports
+    from mobilekit.pipeline.report import ReportFiles, read_beside, read_report, write_reports
 
     files = ReportFiles(html=output, junit=junit, markdown=markdown)
-    write_reports(read_report(runs[0]), files, inputs=inputs, others=runs[1:])
+    write_reports(read_report(runs[0]), files, inputs=inputs, beside=read_beside(runs[1:]))
     remark(f"wrote {output}")
 
 

@@ -168,9 +168,10 @@ def validate(
     )
     with terminal_progress() as progress:
         report = validate_bundle(bundle, device, options, progress)
+    report = report.model_copy(update={"command": ("mobilekit", *sys.argv[1:])})
     on_stdout = json_ is not None and str(json_) == "-"
     files = ReportFiles(report_, junit, markdown, None if on_stdout else json_)
-    write_reports(report, files, inputs=inputs, command=["mobilekit", *sys.argv[1:]])
+    write_reports(report, files, inputs=inputs)
     if on_stdout:
         typer.echo(json.dumps(report), nl=False)
     else:

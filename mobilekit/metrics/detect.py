@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from mobilekit.tensors import Array, NamedTensors
 
-__all__ = ["Detections", "average_precision", "decode", "f1", "iou_matrix"]
+__all__ = ["Detections", "average_precision", "decode", "f1", "iou_matrix", "match"]
 
 _SCORE = 0.25
 _OVERLAP = 0.45
@@ -30,7 +30,8 @@ def decode(outputs: NamedTensors, size: tuple[int, int]) -> Detections:
 
     Known layouts, each of one image:
 
-    * ``(1, n, 6)``, ``(n, 6)``: left, top, right, bottom, score, class; already selected;
+    * ``(1, n, 6)``, ``(n, 6)``: left, top, right, bottom, score, class; already selected. Where the last column is no
+      whole numbers, or there are as many rows as YOLOX has cells, it is the only class's score of the third layout;
     * ``(1, 4 + C, n)``: centre, size and ``C`` class scores along the second axis (YOLOv8 and later);
     * ``(1, n, 5 + C)``: centre, size, objectness, class scores; YOLOX's, whose rows are cells of strides 8, 16, 32,
       are told by their number;
@@ -45,14 +46,15 @@ def decode(outputs: NamedTensors, size: tuple[int, int]) -> Detections:
     shapes = [a.shape for a in arrays]
     if len(arrays) == 1:
         one = arrays[0][0] if arrays[0].ndim == 3 else arrays[0]
-        if one.ndim == 2 and one.shape[1] == 6:
+        cells = sum((size[0] // s) * (size[1] // s) for s in _YOLOX_STRIDES)
+        if one.ndim == 2 and one.shape[1] == 6 and len(one) != cells and bool(np.all(one[:, 5] == np.rint(one[:, 5]))):
             return _kept(one[:, :4], one[:, 4], one[:, 5].astype(np.int64), suppress=False)
         if one.ndim == 2 and one.shape[0] < one.shape[1] and one.shape[0] > 4:
             scores = one[4:].T
             return _best(_corners(one[:4].T), scores)
         if one.ndim == 2 and one.shape[1] > 5:
             boxes = one[:, :4]
-            if len(one) == sum((size[0] // s) * (size[1] // s) for s in _YOLOX_STRIDES) and _is_raw(boxes, size):
+            if len(one) == cells and _is_raw(boxes, size):
                 boxes = _yolox(boxes, size)
             return _best(_corners(boxes), one[:, 5:] * one[:, 4:5])
     if len(arrays) == 2:
@@ -107,11 +109,12 @@ def _kept(boxes: Any, scores: Any, classes: Any, *, suppress: bool) -> Detection
         order = order[: 10 * _MOST]
         overlaps = iou_matrix(boxes[order], boxes[order])
         same = classes[order][:, None] == classes[order][None, :]
-        chosen: list[int] = []
+        covers = same & (overlaps > _OVERLAP)
+        left = np.ones(len(order), dtype=bool)
         for index in range(len(order)):
-            if not any(same[index, other] and overlaps[index, other] > _OVERLAP for other in chosen):
-                chosen.append(index)
-        order = order[chosen]
+            if left[index]:
+                left[index + 1 :] &= ~covers[index, index + 1 :]
+        order = order[left]
     order = order[:_MOST]
     return Detections(boxes[order], scores[order], classes[order])
 
@@ -128,21 +131,28 @@ def iou_matrix(one: Any, other: Any) -> Any:
     return np.divide(shared, union, out=np.zeros_like(shared), where=union > 0)
 
 
-def _hits(found: Detections, wanted: Detections, overlap: float) -> list[bool]:
-    """For each of ``found``, best first: is it a box of ``wanted`` that none before it took?"""
+def match(found: Detections, wanted: Detections, overlap: float = 0.5) -> list[tuple[int | None, int | None]]:
+    """Each box of ``found``, best first, with the free box of ``wanted`` of its class that it overlaps most, by at
+    least ``overlap``, or with ``None``; then those of ``wanted`` that are left, with ``None`` before them."""
     overlaps = iou_matrix(found.boxes, wanted.boxes)
     taken: set[int] = set()
-    hits = []
+    pairs: list[tuple[int | None, int | None]] = []
     for index in range(len(found.scores)):
         free = [
             (float(overlaps[index, j]), j)
             for j in range(len(wanted.scores))
             if j not in taken and wanted.classes[j] == found.classes[index] and overlaps[index, j] >= overlap
         ]
-        hits.append(bool(free))
-        if free:
-            taken.add(max(free)[1])
-    return hits
+        other = max(free)[1] if free else None
+        pairs.append((index, other))
+        if other is not None:
+            taken.add(other)
+    return pairs + [(None, j) for j in range(len(wanted.scores)) if j not in taken]
+
+
+def _hits(found: Detections, wanted: Detections, overlap: float) -> list[bool]:
+    """For each of ``found``, best first: is it a box of ``wanted`` that none before it took?"""
+    return [other is not None for _, other in match(found, wanted, overlap)[: len(found.scores)]]
 
 
 def f1(found: Detections, wanted: Detections, overlap: float = 0.5) -> float:

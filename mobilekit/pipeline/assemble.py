@@ -45,6 +45,7 @@ def report_of(
     from mobilekit import __version__
     from mobilekit.pipeline.gpu_report import gpu_report
     from mobilekit.report.model import RunSettings, ValidationReport
+    from mobilekit.report.worst import WORST, worst_samples
     from mobilekit.validate.tolerance import Judgement, Verdict, overall
 
     manifest = bundle.manifest
@@ -52,6 +53,8 @@ def report_of(
     assert artifact is not None
     batch = manifest.ncnn.batch if target == "ncnn" and manifest.ncnn is not None else None
     timed = found.timed
+    errors = tuple(_errors(sample) for sample in found.samples)
+    worst = {one.name for one in worst_samples(errors)[:WORST]}
     outputs = tuple(_output(info, found.samples) for info in manifest.outputs)
     verdict = overall(Judgement(output.verdict, output.reason) for output in outputs)
     metrics = _metrics(found.samples, {metric.name: metric.least for metric in task.metrics})
@@ -81,7 +84,7 @@ def report_of(
             precision=artifact.precision if target == "tensorrt" else "fp16" if run.fp16 else "fp32",
         ),
         samples=tuple(sample.name for sample in found.samples),
-        sample_errors=tuple(_errors(sample) for sample in found.samples),
+        sample_errors=errors,
         outputs=outputs,
         verdict=verdict,
         sentence=_not_executed(facts, verdict) + sentence,
@@ -95,6 +98,8 @@ def report_of(
         peak_blob_bytes=timed.peak_blob_bytes if timed is not None else None,
         peak_workspace_bytes=timed.peak_workspace_bytes if timed is not None else None,
         answers=tuple(sample.answer for sample in found.samples if sample.answer is not None),
+        shown=tuple(s.shown for s in found.samples if s.shown is not None and s.name in worst),
+        preprocess=manifest.preprocess,
         gpu=None if timed is None or manifest.tensorrt is None else gpu_report(timed, manifest.tensorrt.flavour),
     )
 

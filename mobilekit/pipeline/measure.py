@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from mobilekit.errors import BundleError, ChildError, DeviceError, UsageError, VerificationError
+from mobilekit.pipeline.answers import answer_of
 from mobilekit.pipeline.warm import Warmth, warm_up
 from mobilekit.progress import SILENT, Progress
 from mobilekit.runners.base import RunOptions
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from mobilekit.metrics.tensors import TensorError
     from mobilekit.pipeline.partial import Partial
     from mobilekit.pipeline.reference import Reference
+    from mobilekit.report.answers import SampleAnswer
     from mobilekit.report.model import AnswerPair
     from mobilekit.runners.base import Runner, RunResult
     from mobilekit.tensors import NamedTensors
@@ -47,7 +49,8 @@ class SampleRecord:
     ``doubts``: how far the reference lies from itself computed in another way, where the sample failed (else 0).
     ``variation``: how far (relative L2) the reference's output lies from that for the first sample.
     ``top1``: the share of rows with the same best class, for a classifier's outputs. ``metrics``: by the name of the
-    task metric. ``right``: how right the device and the reference are, by the user's truth.
+    task metric. ``right``: how right the device and the reference are, by the user's truth. ``shown``: both answers in
+    the task's terms.
     """
 
     name: str
@@ -59,6 +62,7 @@ class SampleRecord:
     answer: AnswerPair | None = None
     metrics: Mapping[str, float] = field(default_factory=dict)
     right: tuple[float, float] | None = None
+    shown: SampleAnswer | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +132,9 @@ def measure(
             return Found(tuple(records), timed, warmth, error)
         timed = timed or result
         record = _record(bundle, sample, result.outputs, expected, first, reference, limits, run.timeout_s)
-        records.append(_judged(record, task, result.outputs, expected))
+        names = [metric.name for metric in task.metrics]
+        shown = answer_of(sample, result.outputs, expected, bundle.manifest, bundle.labels(), names)
+        records.append(replace(_judged(record, task, result.outputs, expected), shown=shown))
         if partial is not None:
             partial.add(digest, records[-1], timed if begun is None else None)
     if not records:

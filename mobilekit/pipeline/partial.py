@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Partial"]
 
-_VERSION = "1"
+_VERSION = "2"
 
 
 class Partial:
@@ -88,12 +88,14 @@ def _plain(record: SampleRecord) -> dict[str, Any]:
         "metrics": dict(record.metrics),
         "right": record.right,
         "answer": record.answer.model_dump() if record.answer is not None else None,
+        "shown": record.shown.model_dump(mode="json") if record.shown is not None else None,
     }
 
 
 def _record(raw: Mapping[str, Any]) -> SampleRecord:
     from mobilekit.metrics.tensors import TensorError
     from mobilekit.pipeline.measure import SampleRecord
+    from mobilekit.report.answers import SampleAnswer
     from mobilekit.report.model import AnswerPair
     from mobilekit.validate.tolerance import Tolerance
 
@@ -107,4 +109,5 @@ def _record(raw: Mapping[str, Any]) -> SampleRecord:
         metrics=raw["metrics"],
         right=None if raw["right"] is None else (raw["right"][0], raw["right"][1]),
         answer=None if raw["answer"] is None else AnswerPair(**raw["answer"]),
+        shown=None if raw["shown"] is None else SampleAnswer(**raw["shown"]),
     )

@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import io
-import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from mobilekit.errors import UsageError
 
 if TYPE_CHECKING:
+    from mobilekit.preprocess import Preprocess
+    from mobilekit.report.bisection import BisectionReport
     from mobilekit.report.html import Picture
     from mobilekit.report.model import ValidationReport
+    from mobilekit.report.profile import ProfileReport
 
-__all__ = ["ReportFiles", "read_report", "write_reports"]
+_Model = TypeVar("_Model", "BisectionReport", "ProfileReport")
 
-_MOST_PICTURES = 12
+__all__ = ["Beside", "ReportFiles", "read_beside", "read_report", "write_reports"]
+
 _THUMBNAIL = 320
 
 
@@ -31,19 +34,32 @@ class ReportFiles:
     json: Path | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Beside:
+    """What stands with a validation on its page: other runs by name, its first bad layer, its layers' times."""
+
+    runs: Sequence[tuple[str, ValidationReport]] = ()
+    bisection: BisectionReport | None = None
+    profile: ProfileReport | None = None
+
+    def models(self) -> list[tuple[str, str]]:
+        """The model of each."""
+        single = (("the bisection", self.bisection), ("the profile", self.profile))
+        return [(name, run.model) for name, run in self.runs] + [(n, one.model) for n, one in single if one is not None]
+
+
 def write_reports(
     report: ValidationReport,
     files: ReportFiles,
     *,
     inputs: Path | None = None,
-    command: Sequence[str] = (),
-    others: Sequence[Path] = (),
+    beside: Beside | None = None,
 ) -> None:
     """Each file whole or not at all.
 
-    ``inputs``: the folder that the samples came from, for the pictures of the worst ones. ``command`` is shown as what
-    repeats the run. ``others``: JSON reports of the same model that stand beside it in the HTML. Raises
-    :class:`UsageError` for one that is none, :class:`~mobilekit.errors.StorageError` where there is no room.
+    ``inputs``: the folder that the samples came from, for the pictures of the worst ones. ``beside``: what stands with
+    it in the HTML. Raises :class:`UsageError` where that is of another model,
+    :class:`~mobilekit.errors.StorageError` where there is no room.
     """
     from mobilekit.paths import write_text
     from mobilekit.report import json, junit, markdown
@@ -57,14 +73,56 @@ def write_reports(
     if files.html is not None:
         from mobilekit.report.html import Subject, page
 
-        beside = [(path.stem, read_report(path)) for path in others]
-        strange = next(
-            (path for path, (_, other) in zip(others, beside, strict=True) if other.model != report.model), None
-        )
-        if strange is not None:
-            raise UsageError(f"{strange} is a report of another model", hint=f"give reports of {report.model}")
-        subject = Subject(report, _pictures(report, inputs), shlex.join(command), beside)
+        beside = beside or Beside()
+        for name, model in beside.models():
+            if model != report.model:
+                raise UsageError(f"{name} is a report of another model", hint=f"give reports of {report.model}")
+        subject = Subject(report, _pictures(report, inputs), beside.runs, beside.bisection, beside.profile)
         write_text(files.html, page(subject))
+
+
+def read_beside(paths: Sequence[Path]) -> Beside:
+    """Reports to stand beside one: of validations, one of a bisection, one of a profile. Raises :class:`UsageError`."""
+    from mobilekit.report.bisection import BisectionReport
+    from mobilekit.report.profile import ProfileReport
+
+    runs: list[tuple[str, ValidationReport]] = []
+    bisections: list[BisectionReport] = []
+    profiles: list[ProfileReport] = []
+    for path in paths:
+        raw = _raw(path)
+        kind = raw.get("kind") if isinstance(raw, dict) else None
+        if kind == "bisection":
+            bisections.append(_parsed(path, BisectionReport))
+        elif kind == "profile":
+            profiles.append(_parsed(path, ProfileReport))
+        else:
+            runs.append((path.stem, read_report(path)))
+    for many, what in ((bisections, "bisections"), (profiles, "profiles")):
+        if len(many) > 1:
+            raise UsageError(f"these are {len(many)} {what}", hint="give one beside the validations")
+    return Beside(runs, next(iter(bisections), None), next(iter(profiles), None))
+
+
+def _raw(path: Path) -> object:
+    import json
+
+    try:
+        return json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{path} cannot be read: {error}", hint="give what --json wrote") from error
+
+
+def _parsed(path: Path, model: type[_Model]) -> _Model:
+    from pydantic import ValidationError
+
+    try:
+        return model.model_validate_json(path.read_text("utf-8"))
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        told = f"{path} is not valid: {where}: {first['msg']}"
+        raise UsageError(told, hint="make it again with this version") from error
 
 
 def read_report(path: Path) -> ValidationReport:
@@ -78,27 +136,39 @@ def read_report(path: Path) -> ValidationReport:
 
 
 def _pictures(report: ValidationReport, folder: Path | None) -> Mapping[str, Picture]:
-    """Small copies of the worst samples' pictures; a file that has gone, or is none, is left out."""
-    from PIL import Image, UnidentifiedImageError
-
+    """Small copies of the worst samples' pictures, upright; a file that has gone, or is none, is left out."""
+    from mobilekit.preprocess import open_picture
     from mobilekit.report.html import Picture
-    from mobilekit.report.html.sections import worst_samples
+    from mobilekit.report.worst import WORST, worst_samples
 
     found: dict[str, Picture] = {}
     if folder is None:
         return found
-    for one in worst_samples(report)[:_MOST_PICTURES]:
+    shown = {answer.sample: answer for answer in report.shown}
+    for one in worst_samples(report.sample_errors)[:WORST]:
         path = folder / one.name
         if path.parent != folder or path.suffix.lower() == ".npy":
             continue
         try:
-            with Image.open(path) as opened:
-                opened.draft("RGB", (_THUMBNAIL * 2, _THUMBNAIL * 2))
-                small = opened.convert("RGB")
-            small.thumbnail((_THUMBNAIL, _THUMBNAIL))
-        except (OSError, UnidentifiedImageError, ValueError, Image.DecompressionBombError):
+            small = open_picture(path, "RGB")
+        except UsageError:
             continue
+        answer = shown.get(one.name)
+        area = None if answer is None else _area(report.preprocess, small.size, answer.height, answer.width)
+        small.thumbnail((_THUMBNAIL, _THUMBNAIL))
         data = io.BytesIO()
         small.save(data, "JPEG", quality=80)
-        found[one.name] = Picture(data.getvalue(), *small.size)
+        found[one.name] = Picture(data.getvalue(), *small.size, area)
     return found
+
+
+def _area(
+    spec: Preprocess | None, size: tuple[int, int], height: int, width: int
+) -> tuple[float, float, float, float] | None:
+    """Where the picture lies in the model's input: left, top, width, height."""
+    from mobilekit.preprocess import placement
+
+    if spec is None:
+        return None
+    (wide, high), (left, top) = placement(spec, size, height, width)
+    return left, top, wide, high

@@ -74,6 +74,7 @@ class BisectionReport(Frozen):
     """
 
     schema_version: str = BISECTION_SCHEMA
+    kind: Literal["bisection"] = "bisection"
     mobilekit_version: str
     model: str
     model_sha256: str

@@ -6,6 +6,8 @@ from typing import Literal
 
 from pydantic import Field
 
+from mobilekit.preprocess import Preprocess
+from mobilekit.report.answers import SampleAnswer
 from mobilekit.report.base import Frozen
 from mobilekit.report.gpu import GpuReport
 from mobilekit.report.ladder import LadderReport
@@ -153,7 +155,11 @@ class RunSettings(Frozen):
 
 class ValidationReport(Frozen):
     """``precision`` is that of the stored weights; ``settings.precision`` that of the arithmetic asked for. ``gpu``
-    only where a plan was executed."""
+    only where a plan was executed.
+
+    ``shown``: both sides' whole answers for the worst samples; ``preprocess``: how a picture became the input that
+    these are about. ``command``: what was typed, word by word.
+    """
 
     schema_version: str = SCHEMA_VERSION
     mobilekit_version: str
@@ -180,3 +186,6 @@ class ValidationReport(Frozen):
     metrics: tuple[MetricReport, ...] = ()
     accuracy: AccuracyReport | None = None
     stopped: StoppedReport | None = None
+    shown: tuple[SampleAnswer, ...] = ()
+    preprocess: Preprocess | None = None
+    command: tuple[str, ...] = ()

@@ -1,8 +1,7 @@
-"""Where the time goes, layer by layer: as data, for the terminal and as a page."""
+"""Where the time goes, layer by layer: as data and for the terminal."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal
 
@@ -12,7 +11,7 @@ from mobilekit.report.model import DeviceFacts
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-__all__ = ["SCHEMA_VERSION", "LayerProfile", "Peak", "ProfileReport", "page", "render"]
+__all__ = ["SCHEMA_VERSION", "LayerProfile", "Peak", "ProfileReport", "by_type", "render"]
 
 SCHEMA_VERSION = "1.0"
 _MOST_ROWS = 30
@@ -116,52 +115,3 @@ def by_type(layers: Sequence[LayerProfile]) -> dict[str, tuple[int, float]]:
 
 def _figure(value: float | None) -> str:
     return "-" if value is None else f"{value:.2f}"
-
-
-def page(report: ProfileReport) -> str:
-    """One HTML file that opens offline: a flame-like chart by module, bars of the slowest layers, the whole table."""
-    from mobilekit.report.html.build import document, element, figure, table
-    from mobilekit.report.html.charts import Bar, Block, bars, icicle
-
-    ranked = sorted(report.layers, key=lambda layer: layer.mean_ms, reverse=True)
-    blocks = [Block(_path(layer), layer.mean_ms) for layer in report.layers]
-    kinds = [Bar(f"{kind} ({count})", ms) for kind, (count, ms) in by_type(report.layers).items()]
-    slow = [Bar(layer.name, layer.mean_ms, title=", ".join(layer.nodes)) for layer in ranked[:_MOST_ROWS]]
-    charts = [
-        figure(chart, caption)
-        for chart, caption in (
-            (icicle(blocks, "time by module", unit="ms"), "time by module: names split at dots and slashes"),
-            (bars(kinds, "time by type of layer", unit="ms"), "milliseconds by type of layer"),
-            (bars(slow, "the slowest layers", unit="ms"), "milliseconds of the slowest layers"),
-        )
-        if chart is not None
-    ]
-    header = ["layer", "type", "ONNX nodes", "ms", "share", "MMAC", "GFLOP/s", "GB/s", "of roof"]
-    rows = [
-        [
-            layer.name,
-            layer.type,
-            ", ".join(layer.nodes),
-            f"{layer.mean_ms:.4f}",
-            f"{layer.share:.1%}",
-            "-" if not layer.macs else f"{layer.macs / 1e6:.2f}",
-            _figure(layer.gflops),
-            _figure(layer.gbytes_s),
-            "-" if layer.of_roof is None else f"{layer.of_roof:.0%}",
-        ]
-        for layer in report.layers
-    ]
-    where = report.device.model or report.device.serial
-    summary = f"{report.precision} on {where}, {report.threads or 'auto'} threads: p50 {report.p50_ms:.3f} ms"
-    if report.device.virtual:
-        summary += " (a virtual device: times are the emulator's)"
-    main = element(
-        "main", element("h1", f"profile: {report.model}"), element("p", summary, class_="faint"), *charts,
-        element("h2", "All layers"), table(header, rows, caption="in the order of computing"),
-    )  # fmt: skip
-    return document(f"mobilekit profile: {report.model}", main)
-
-
-def _path(layer: LayerProfile) -> tuple[str, ...]:
-    name = layer.nodes[0] if layer.nodes else layer.name
-    return tuple(part for part in re.split(r"[/.]", name) if part) or (layer.name,)

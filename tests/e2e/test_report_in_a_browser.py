@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from mobilekit.report.html import page
-from tests.unit.report.reports import HOSTILE, large, subject
+from tests.unit.report.reports import HOSTILE, bisection, large, profile, subject
 
 if TYPE_CHECKING:
     from selenium.webdriver import Chrome
@@ -74,21 +74,57 @@ def test_nothing_overflows_on_any_screen(browser: Chrome, tmp_path: Path, width:
 def test_charts_are_drawn(browser: Chrome, tmp_path: Path) -> None:
     shown(browser, page(subject()), tmp_path)
     sizes = measured(
-        browser, "[...document.querySelectorAll('svg')].map(s => { const b = s.getBBox(); return [b.width, b.height] })"
+        browser,
+        "[...document.querySelectorAll('figure > svg')].map(s => s.getBBox()).map(b => [b.width, b.height])",
     )
-    assert len(sizes) >= 3
+    # The ladder, two outputs' errors, the layers' errors, the latency twice, the layers' times, side by side.
+    assert len(sizes) == 1 + 2 + 1 + 2 + 3 + 2
     assert all(width > 200 and height > 20 for width, height in sizes), sizes
     assert measured(browser, "document.querySelectorAll('svg rect.bar').length") > 8
-    assert measured(browser, "document.querySelectorAll('svg polyline').length") == 1
-    # Every mark lies inside its drawing.
-    assert measured(
+    assert measured(browser, "document.querySelectorAll('svg polyline').length") == 3
+    assert measured(browser, "document.querySelectorAll('svg circle').length") > 35
+    outside = measured(
         browser,
-        "[...document.querySelectorAll('svg')].every(s => [...s.querySelectorAll('rect,circle,text')].every(m => {"
-        " const a = m.getBoundingClientRect(), b = s.getBoundingClientRect();"
-        " return a.left >= b.left - 2 && a.right <= b.right + 2 && a.top >= b.top - 2 && a.bottom <= b.bottom + 2 }))",
+        "[...document.querySelectorAll('figure > svg')].flatMap(s => [...s.querySelectorAll('rect,circle,text,path')]"
+        ".filter(m => { const a = m.getBoundingClientRect(), b = s.getBoundingClientRect();"
+        " return a.left < b.left - 2 || a.right > b.right + 2 || a.top < b.top - 2 || a.bottom > b.bottom + 2 })"
+        ".map(m => s.getAttribute('aria-label') + ': ' + m.outerHTML))",
     )
+    assert outside == []
     assert measured(browser, "[...document.images].every(i => i.complete && i.naturalWidth > 0)")
-    assert measured(browser, "document.images.length") == 2
+    # One with boxes; one twice, with either side's regions.
+    assert measured(browser, "document.images.length") == 3
+
+
+def test_both_answers_are_drawn_on_the_picture(browser: Chrome, tmp_path: Path) -> None:
+    shown(browser, page(subject()), tmp_path)
+    # Of three boxes a NaN has no place; one is the device's alone and reaches far beyond the picture.
+    assert measured(browser, "document.querySelectorAll('.over rect.theirs').length") == 1
+    assert measured(browser, "document.querySelectorAll('.over rect.ours').length") == 2
+    # The model's input of 320 x 320 shows the picture from 40 on, 240 high.
+    left, top = measured(
+        browser,
+        "(() => { const p = document.querySelector('.over').parentElement.getBoundingClientRect(),"
+        " b = document.querySelector('.over rect.theirs').getBoundingClientRect();"
+        " return [(b.left - p.left) / p.width, (b.top - p.top) / p.height] })()",
+    )
+    assert left == pytest.approx(20 / 320, abs=0.02)
+    assert top == pytest.approx((60 - 40) / 240, abs=0.02)
+    assert measured(browser, "document.querySelectorAll('.over image').length") == 2
+    lines = measured(browser, "[...document.querySelectorAll('.card td')].map(e => e.innerText)")
+    assert lines[:3] == ["boxes", "none", "90.0%"]
+
+
+def test_a_bisection_and_a_profile_have_pages_of_their_own(browser: Chrome, tmp_path: Path) -> None:
+    from mobilekit.report.html.layers import bisection_page, profile_page
+
+    for text, word in ((bisection_page(bisection(HOSTILE)), "fail"), (profile_page(profile(HOSTILE)), "profile")):
+        shown(browser, text, tmp_path, width=360, dark=True)
+        assert word in measured(browser, "document.body.innerText").lower()
+        assert measured(browser, "document.documentElement.scrollWidth") <= 360
+        assert measured(browser, "document.querySelectorAll('figure > svg').length") >= 1
+        assert browser.get_log("browser") == []
+        assert measured(browser, "typeof window.pwned") == "undefined"
 
 
 def test_no_console_error_and_no_request(browser: Chrome, tmp_path: Path) -> None:
@@ -119,8 +155,8 @@ def test_dark_and_light_both_have_contrast(browser: Chrome, tmp_path: Path) -> N
     for dark in (False, True):
         shown(browser, text, tmp_path, dark=dark)
         back = measured(browser, "getComputedStyle(document.body).backgroundColor")
-        for selector in ("body", ".faint", "dt", ".word", "svg text"):
-            part = "fill" if selector.startswith("svg") else "color"
+        for selector in ("body", ".faint", "dt", ".word", "figure > svg text"):
+            part = "fill" if "svg" in selector else "color"
             ink = measured(browser, f"getComputedStyle(document.querySelector('{selector}')).{part}")
             assert _contrast(ink, back) >= 4.5, (dark, selector, ink, back)
         seen.add(back)
@@ -132,17 +168,13 @@ def test_all_that_scrolls_or_opens_is_reached_by_keyboard(browser: Chrome, tmp_p
     from selenium.webdriver.common.keys import Keys
 
     shown(browser, page(subject()), tmp_path)
-    wanted = measured(browser, "document.querySelectorAll('.scroll, summary, svg, pre').length")
-    visible = measured(
-        browser, "[...document.querySelectorAll('.scroll, summary, svg, pre')].filter(e => e.checkVisibility()).length"
-    )
+    every = "[...document.querySelectorAll('.scroll, summary, figure > svg, pre')]"
+    wanted = measured(browser, f"{every}.length")
+    visible = measured(browser, f"{every}.filter(e => e.checkVisibility()).length")
     reached = set()
     for _ in range(3 * wanted):
         ActionChains(browser).send_keys(Keys.TAB).perform()
-        place = measured(
-            browser,
-            "[...document.querySelectorAll('.scroll, summary, svg, pre')].indexOf(document.activeElement)",
-        )
+        place = measured(browser, f"{every}.indexOf(document.activeElement)")
         if place in reached and place >= 0:
             break
         reached.add(place)

@@ -11,29 +11,37 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from mobilekit.report.bisection import BisectionReport
     from mobilekit.report.model import ValidationReport
+    from mobilekit.report.profile import ProfileReport
 
 __all__ = ["Picture", "Subject", "page"]
 
 
 @dataclass(frozen=True, slots=True)
 class Picture:
-    """A small JPEG of one sample: its bytes and its size in pixels."""
+    """A small JPEG of one sample: its bytes and its size in pixels.
+
+    ``area``: left, top, width and height of the whole picture in pixels of the model's input, some of it perhaps cut
+    off there; ``None`` where that is not known.
+    """
 
     jpeg: bytes
     width: int
     height: int
+    area: tuple[float, float, float, float] | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Subject:
-    """What a page is about. ``pictures`` by sample name; ``command`` repeats the run; ``others``: earlier runs of the
-    same model, to stand beside it, by name."""
+    """What a page is about. ``pictures`` by sample name; beside it, of the same model: ``others``, runs by name,
+    ``bisection`` and ``profile``."""
 
     report: ValidationReport
     pictures: Mapping[str, Picture] = field(default_factory=dict)
-    command: str = ""
     others: Sequence[tuple[str, ValidationReport]] = ()
+    bisection: BisectionReport | None = None
+    profile: ProfileReport | None = None
 
 
 def page(subject: Subject) -> str:

@@ -8,7 +8,7 @@ from xml.etree import ElementTree
 from mobilekit.report.console import plain
 from mobilekit.report.html.style import STYLE
 
-__all__ = ["Element", "document", "element", "figure", "table"]
+__all__ = ["Element", "document", "element", "figure", "legend", "table"]
 
 Element = ElementTree.Element
 _LONGEST = 4000
@@ -51,6 +51,12 @@ def figure(drawing: Element, caption: str, data: Element | None = None) -> Eleme
     """A drawing with a caption, and the numbers behind it for those who cannot see it or want to copy them."""
     more = element("details", element("summary", "the numbers"), data) if data is not None else None
     return element("figure", drawing, element("figcaption", caption), more)
+
+
+def legend(*entries: tuple[str, str]) -> Element:
+    """What colours mean: (text, class of the style sheet)."""
+    marks = [element("span", element("span", class_=f"key {style}"), f" {text}") for text, style in entries]
+    return element("p", *marks, class_="legend faint")
 
 
 def document(title: str, body: Element) -> str:

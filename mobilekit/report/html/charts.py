@@ -1,7 +1,7 @@
 """Charts as SVG: bars, histograms, series. Each has a name for a screen reader and a title on every mark.
 
 Drawn here and not by a plotting library: those that draw for a browser put 4 MB of script into every report, do not
-follow the reader's dark mode, and cannot be reached by keyboard (docs/decisions/0010).
+follow the reader's dark mode, and cannot be reached by keyboard (docs/decisions/0005).
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ from dataclasses import dataclass, replace
 
 from mobilekit.report.html.build import Element, element
 
-__all__ = ["Bar", "Block", "bars", "histogram", "icicle", "series"]
+__all__ = ["Bar", "Block", "Curve", "bars", "curves", "histogram", "icicle", "series"]
 
 _WIDTH, _HEIGHT = 520, 200
 _MOST = 1e30
 _DEEPEST = 8
-_LEFT, _RIGHT, _TOP, _BOTTOM = 56, 12, 12, 34
+_LEFT, _RIGHT, _TOP, _BOTTOM = 56, 12, 22, 34
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,25 +52,49 @@ def _drawable(values: Iterable[float], *, log: bool = False) -> list[float]:
 
 
 def _number(value: float) -> str:
-    return f"{value:.3g}"
+    """Three digits, plain where that is short."""
+    if 1e-3 <= abs(value) < 1e6 or not value:
+        return f"{value:,.{max(0, 2 - math.floor(math.log10(abs(value))))}f}" if value else "0"
+    return f"{value:.2e}"
 
 
-def _frame(low: float, high: float, bottom: str, top: str, *, unit: str, log: bool = False) -> list[Element]:
-    """The axes: the value axis from ``low`` to ``high`` along the bottom, ``bottom`` to ``top`` at the left."""
-    y = _HEIGHT - _BOTTOM
-    parts = [_line(_LEFT, y, _WIDTH - _RIGHT, y), _line(_LEFT, _TOP, _LEFT, y)]
-    for step in range(5):
-        share = step / 4
-        x = _LEFT + share * (_WIDTH - _LEFT - _RIGHT)
-        anchor = "start" if step == 0 else "end" if step == 4 else "middle"
-        parts += [_line(x, y, x, y + 4), _text(x, y + 16, _tick(low + share * (high - low), log), anchor)]
-    parts += [_text(_LEFT - 6, _TOP + 8, top, "end"), _text(_LEFT - 6, y, bottom, "end")]
-    parts.append(_text((_LEFT + _WIDTH - _RIGHT) / 2, _HEIGHT - 4, unit))
+def _ticks(low: float, high: float, *, log: bool = False, whole: bool = False) -> list[tuple[float, str]]:
+    """Places from ``low`` to ``high`` (``log``: of decimal logarithms) that are round numbers, and their names;
+    ``whole`` ones only."""
+    if log and high - low >= 1.5:
+        step = max(1, math.ceil((high - low) / 6))
+        return [(float(n), f"1e{n:g}") for n in range(math.ceil(low), math.floor(high) + 1) if n % step == 0]
+    if log:
+        return [(low + share * (high - low), f"{10 ** (low + share * (high - low)):.1e}") for share in (0, 0.5, 1)]
+    rough = (high - low) / 4
+    power = 10.0 ** math.floor(math.log10(rough)) if rough > 0 else 0.0
+    if power == 0.0 or not math.isfinite(power):
+        return [(low, _number(low)), (high, _number(high))]
+    wide = next((power * part for part in (1.0, 2.0, 5.0) if power * part >= rough * 0.999), power * 10)
+    wide = max(wide, 1.0) if whole else wide
+    first, count = math.ceil(low / wide - 1e-9), math.floor((high - low) / wide + 1e-9) + 1
+    places = [(first + n) * wide for n in range(count)]
+    digits = max(0, -math.floor(math.log10(wide)))
+    return [(at, f"{at:,.{digits}f}" if 1e-4 <= wide < 1e7 else f"{at:.3g}") for at in places if at <= high]
+
+
+def _frame(
+    low: float, high: float, top: float, *, unit: str, across: str, log: bool = False, counts: bool = False
+) -> list[Element]:
+    """The axes: ``across`` from ``low`` to ``high`` along the bottom, ``unit`` from 0 to ``top`` at the left;
+    ``counts``: that is a number of things, else the bottom is."""
+    y, wide = _HEIGHT - _BOTTOM, _WIDTH - _LEFT - _RIGHT
+    parts = [_line(_LEFT, y, _WIDTH - _RIGHT, y)]
+    for place, text in _ticks(low, high, log=log, whole=not counts):
+        share = (place - low) / (high - low)
+        x = _LEFT + share * wide
+        anchor = "start" if share < 0.03 else "end" if share > 0.95 else "middle"
+        parts += [_line(x, y, x, y + 4), _text(x, y + 16, text, anchor)]
+    for place, text in _ticks(0.0, top, whole=counts):
+        height = y - place / top * (y - _TOP)
+        parts += [_line(_LEFT, height, _WIDTH - _RIGHT, height), _text(_LEFT - 6, height + 4, text, "end")]
+    parts += [_text((_LEFT + _WIDTH - _RIGHT) / 2, _HEIGHT - 3, across), _text(2, 11, unit, "start")]
     return parts
-
-
-def _tick(value: float, log: bool) -> str:
-    return f"{10**value:.1e}" if log else _number(value)
 
 
 def histogram(
@@ -88,7 +112,8 @@ def histogram(
     marks = [*points] + ([place(limit)] if limit is not None and (limit > 0 or not log) else [])
     low, high = min(marks), max(marks)
     pad = (high - low) * 0.05 or max(abs(high) * 0.05, 0.5 if log else 1e-12)
-    low, high = low - pad, high + pad
+    # No time is below 0, and no axis either.
+    low, high = low - pad if log or low < 0 else max(0.0, low - pad), high + pad
     count = max(8, min(40, round(math.sqrt(len(points)) * 2)))
     bins = [0] * count
     for point in points:
@@ -107,19 +132,19 @@ def histogram(
         drawn.append(mark)
     if limit is not None and (limit > 0 or not log):
         x = _LEFT + (place(limit) - low) / (high - low) * (_WIDTH - _LEFT - _RIGHT)
-        drawn += [_line(x, _TOP, x, _HEIGHT - _BOTTOM, "limit"), _text(x - 4, _TOP + 8, "limit", "end")]
-    return _canvas(name, *_frame(low, high, "0", str(max(bins)), unit=unit, log=log), *drawn)
+        drawn += [_line(x, _TOP, x, _HEIGHT - _BOTTOM, "limit"), _text(x - 4, _TOP - 4, "limit", "end")]
+    frame = _frame(low, high, float(max(bins)), unit="how many", across=unit, log=log, counts=True)
+    return _canvas(name, *frame, *drawn)
 
 
 def series(values: Sequence[float], name: str, *, unit: str, across: str) -> Element | None:
-    """Values in order, as a line. ``None`` for fewer than two."""
+    """Values from 0 upwards in order, as a line. ``None`` for fewer than two."""
     usable = _drawable(values)
     if len(usable) < 2:
         return None
-    top, bottom = max(usable), min(0.0, min(usable))
-    span, tall = (top - bottom) or 1.0, _HEIGHT - _TOP - _BOTTOM
-    step = (_WIDTH - _LEFT - _RIGHT) / (len(usable) - 1)
-    places = [(_LEFT + i * step, _HEIGHT - _BOTTOM - (v - bottom) / span * tall) for i, v in enumerate(usable)]
+    top = max(usable) if max(usable) > 0 else 1.0
+    tall, step = _HEIGHT - _TOP - _BOTTOM, (_WIDTH - _LEFT - _RIGHT) / (len(usable) - 1)
+    places = [(_LEFT + i * step, _HEIGHT - _BOTTOM - max(v, 0.0) / top * tall) for i, v in enumerate(usable)]
     line = element("polyline", points=" ".join(f"{x:.1f},{y:.1f}" for x, y in places), class_="line")
     dots = []
     if len(usable) <= 120:
@@ -128,7 +153,7 @@ def series(values: Sequence[float], name: str, *, unit: str, across: str) -> Ele
                     class_="dot")
             for i, ((x, y), v) in enumerate(zip(places, usable, strict=True))
         ]  # fmt: skip
-    frame = _frame(1, len(usable), _number(bottom), f"{_number(top)} {unit}", unit=across)
+    frame = _frame(1, len(usable), top, unit=unit, across=across)
     return _canvas(name, *frame, line, *dots)
 
 
@@ -167,6 +192,71 @@ def bars(
     # As tall as its rows: the sheet's limit is for charts of one height.
     made.set("style", f"max-height: {height * 1.5:.0f}px")
     return made
+
+
+@dataclass(frozen=True, slots=True)
+class Curve:
+    """``values``: one for each place along the bottom, ``None`` where there is none; ``style``: ``""`` or ``"b"``."""
+
+    name: str
+    values: Sequence[float | None]
+    style: str = ""
+
+
+def curves(
+    drawn: Sequence[Curve],
+    names: Sequence[str],
+    name: str,
+    *,
+    unit: str,
+    across: str,
+    limits: Sequence[float] = (),
+    mark: int | None = None,
+) -> Element | None:
+    """Values over an ordinal axis (layers, say) by their logarithms. ``names``: of the places; ``mark``: one of them.
+
+    Zeros lie on the bottom; what is not finite, on the top edge as a cross. ``None`` where nothing can be drawn.
+    """
+    every = [value for curve in drawn for value in curve.values if value is not None]
+    usable = [math.log10(value) for value in _drawable([*every, *limits], log=True)]
+    if not every or not names or not usable:
+        return None
+    low, high = math.floor(min(usable) - 0.2), math.ceil(max(usable) + 0.2)
+    y, wide, tall = _HEIGHT - _BOTTOM, _WIDTH - _LEFT - _RIGHT, _HEIGHT - _BOTTOM - _TOP
+    step = wide / max(1, len(names) - 1)
+    parts: list[Element] = [_text(2, 11, unit, "start"), _text(_LEFT + wide / 2, _HEIGHT - 3, across)]
+    for place, text in _ticks(low, high, log=True):
+        height = y - (place - low) / (high - low) * tall
+        parts += [_line(_LEFT, height, _WIDTH - _RIGHT, height), _text(_LEFT - 6, height + 4, text, "end")]
+    for place, text in _ticks(1, max(2, len(names)), whole=True):
+        x = _LEFT + (place - 1) * step
+        if x <= _WIDTH - _RIGHT:
+            parts += [_line(x, y, x, y + 4), _text(x, y + 16, text, "end" if x > _WIDTH - 30 else "middle")]
+    if mark is not None and 0 <= mark < len(names):
+        x = _LEFT + mark * step
+        parts.append(_line(x, _TOP, x, y, "mark"))
+    for limit in _drawable(limits, log=True):
+        height = y - (math.log10(limit) - low) / (high - low) * tall
+        parts.append(_line(_LEFT, height, _WIDTH - _RIGHT, height, "limit"))
+    for curve in drawn:
+        places: list[tuple[float, float]] = []
+        dots = []
+        for index, value in enumerate(curve.values[: len(names)]):
+            if value is None:
+                continue
+            x = _LEFT + index * step
+            title = element("title", f"{names[index]}: {curve.name} {value:.3g}")
+            if not math.isfinite(value):
+                dots.append(element("path", title, d=f"M{x - 4:.1f} {_TOP}l8 8m0 -8l-8 8", class_="cross"))
+                continue
+            shown = math.log10(_drawable([value], log=True)[0]) if value > 0 else float(low)
+            height = y - max(shown - low, 0.0) / (high - low) * tall
+            places.append((x, height))
+            dots.append(element("circle", title, cx=f"{x:.1f}", cy=f"{height:.1f}", r=2.6,
+                                class_=f"dot {curve.style}".strip()))  # fmt: skip
+        points = " ".join(f"{x:.1f},{height:.1f}" for x, height in places)
+        parts += [element("polyline", points=points, class_=f"line {curve.style}".strip()), *dots]
+    return _canvas(name, *parts)
 
 
 @dataclass(frozen=True, slots=True)

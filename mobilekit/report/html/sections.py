@@ -3,23 +3,29 @@
 
 from __future__ import annotations
 
-import base64
-from collections.abc import Callable, Sequence
+import math
+import shlex
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from mobilekit.report.console import doubts
-from mobilekit.report.html.build import Element, element, figure, table
+from mobilekit.report.gpu import rows as gpu_rows
+from mobilekit.report.html.build import Element, element, figure, legend, table
 from mobilekit.report.html.charts import Bar, bars, histogram, series
+from mobilekit.report.html.layers import bisection_parts, profile_parts
+from mobilekit.report.html.samples import cards
 from mobilekit.validate.tolerance import Verdict
 
 if TYPE_CHECKING:
     from mobilekit.report.html import Subject
-    from mobilekit.report.model import OutputReport, SampleErrors, ValidationReport
+    from mobilekit.report.model import OutputReport, ValidationReport
 
-__all__ = ["SECTIONS", "section", "worst_samples"]
+__all__ = ["SECTIONS", "section"]
 
+_INPUTS = {"seeded": "seeded, from {seed} on", "files": "the user's files", "recorded": "recorded with the reference"}
+_MOST_CHARTS = 24
+_MOST_NUMBERS = 500
 SECTIONS: list[Callable[[Subject], Element | None]] = []
-_MOST_CARDS = 12
 
 
 def section(draw: Callable[[Subject], Element | None]) -> Callable[[Subject], Element | None]:
@@ -35,8 +41,14 @@ def _word(verdict: Verdict) -> Element:
     return element("span", verdict.value, class_=f"word {verdict.value}")
 
 
+def _facts(facts: Iterable[tuple[str, str]]) -> Element:
+    return element("dl", *(part for name, value in facts for part in (element("dt", name), element("dd", value))))
+
+
 def _milliseconds(value: float) -> str:
-    return f"{value:.3g} ms"
+    if value >= 100:
+        return f"{value:,.0f} ms"
+    return f"{value:.1f} ms" if value >= 10 else f"{value:.3g} ms"
 
 
 @section
@@ -52,18 +64,21 @@ def verdict(subject: Subject) -> Element:
             class_=f"verdict {report.verdict.value}",
         ),
         element("p", f"{report.target}, {report.precision}, on {where}{remark}", class_="faint"),
+        *([element("p", f"{stopped.error}. {stopped.hint}")] if (stopped := report.stopped) is not None else []),
     )  # fmt: skip
 
 
 @section
 def outputs(subject: Subject) -> Element:
-    rows = [_output_row(output) for output in subject.report.outputs]
-    header = ["output", "verdict", "relative L2", "limit", "cosine", "PSNR", "max abs", "top-1", "why"]
+    classifies = any(output.top1_agreement is not None for output in subject.report.outputs)
+    rows = [_output_row(output, classifies) for output in subject.report.outputs]
+    header = ["output", "verdict", "relative L2", "limit", "cosine", "PSNR", "max abs", *["top-1"] * classifies, "why"]
     return _part("Outputs", table(header, rows, caption="each output's worst sample, against the reference"))
 
 
-def _output_row(output: OutputReport) -> list[Element | str]:
+def _output_row(output: OutputReport, classifies: bool) -> list[Element | str]:
     limit = output.limits.rtol
+    top1 = "-" if output.top1_agreement is None else f"{output.top1_agreement:.1%}"
     return [
         element("span", output.name, element("br"), element("span", _shape(output), class_="faint")),
         _word(output.verdict),
@@ -72,13 +87,31 @@ def _output_row(output: OutputReport) -> list[Element | str]:
         f"{output.cosine:.9f}",
         f"{output.psnr_db:.1f} dB",
         f"{output.max_abs:.3g}",
-        "-" if output.top1_agreement is None else f"{output.top1_agreement:.1%}",
+        *[top1] * classifies,
         output.reason,
     ]
 
 
 def _shape(output: OutputReport) -> str:
     return f"{output.dtype} {'x'.join(map(str, output.shape)) or 'scalar'}"
+
+
+@section
+def task(subject: Subject) -> Element | None:
+    """How far both sides agree in the terms of the task, and how right each is."""
+    report = subject.report
+    rows: list[list[Element | str]] = []
+    for metric in report.metrics:
+        judged = "-" if metric.least is None else _word(Verdict.PASS if metric.passes else Verdict.FAIL)
+        least = "-" if metric.least is None else f"{metric.least:g}"
+        rows.append([metric.name, judged, f"{metric.mean:.4f}", least, f"{metric.worst:.4f}", metric.worst_sample])
+    header = ["metric", "verdict", "mean", "at least", "worst", "of sample"]
+    agree = table(header, rows, caption="how far device and reference agree, 0 to 1") if rows else None
+    right = None
+    if (accuracy := report.accuracy) is not None:
+        told = f"right by the given truth: device {accuracy.device:.1%}, reference {accuracy.reference:.1%}"
+        right = element("p", f"{told} of {accuracy.samples} samples")
+    return _part("Task", agree, right) if agree is not None or right is not None else None
 
 
 @section
@@ -113,59 +146,48 @@ def ladder(subject: Subject) -> Element | None:
 def errors(subject: Subject) -> Element | None:
     """How the error is spread over the samples, output by output."""
     drawn = []
-    for output in subject.report.outputs:
-        found = [(one.name, one.relative_l2[output.name]) for one in subject.report.sample_errors]
+    for output in subject.report.outputs[:_MOST_CHARTS]:
+        found = [(one.name, one.relative_l2.get(output.name, math.nan)) for one in subject.report.sample_errors]
         name = f"errors of {output.name} over {len(found)} samples"
         chart = histogram([error for _, error in found], name, unit="relative L2", limit=output.limits.rtol, log=True)
         if chart is not None and len(found) > 1:
-            data = table(["sample", "relative L2"], [[sample, f"{error:.6g}"] for sample, error in found[:500]])
-            drawn.append(figure(chart, f"{output.name}: relative L2 of each sample, and its limit", data))
-    return _part("Errors", *drawn) if drawn else None
+            rows = [[sample, f"{error:.6g}"] for sample, error in found[:_MOST_NUMBERS]]
+            caption = f"{output.name}: relative L2 of each sample, and its limit{_undrawn(found)}"
+            drawn.append(figure(chart, caption, table(["sample", "relative L2"], rows)))
+    return _part("Errors", element("div", *drawn, class_="charts")) if drawn else None
+
+
+def _undrawn(found: Sequence[tuple[str, float]]) -> str:
+    """What a logarithmic axis has no place for."""
+    exact = sum(error == 0 for _, error in found)
+    broken = sum(not math.isfinite(error) for _, error in found)
+    said = [f"{exact} without any error" if exact else "", f"{broken} not finite" if broken else ""]
+    return f"; not drawn: {', '.join(filter(None, said))}" if any(said) else ""
 
 
 @section
 def samples(subject: Subject) -> Element | None:
     """The worst samples, with their pictures and both sides' answers."""
-    report = subject.report
-    answers = {pair.sample: pair for pair in report.answers}
-    ranked = worst_samples(report)[:_MOST_CARDS]
-    cards = []
-    for one in ranked:
-        picture, pair = subject.pictures.get(one.name), answers.get(one.name)
-        if picture is None and pair is None and len(report.sample_errors) < 2:
-            continue
-        shown = None
-        if picture is not None:
-            source = "data:image/jpeg;base64," + base64.b64encode(picture.jpeg).decode()
-            shown = element("img", alt=f"the sample {one.name}", width=picture.width, height=picture.height)
-            shown.set("src", source)
-        said = None
-        if pair is not None:
-            said = element(
-                "dl",
-                element("dt", "reference"), element("dd", f"{pair.reference_label} {pair.reference_probability:.1%}"),
-                element("dt", "device"), element("dd", f"{pair.device_label} {pair.device_probability:.1%}"),
-            )  # fmt: skip
-        worst = max(one.relative_l2.items(), key=lambda item: item[1], default=("", 0.0))
-        line = element("div", _word(one.verdict), f" {one.name}")
-        error = element("div", f"relative L2 {worst[1]:.3g} ({worst[0]})", class_="faint")
-        cards.append(element("div", shown, line, error, said, class_="card"))
-    if not cards:
+    grid = cards(subject)
+    if grid is None:
         return None
-    more = len(report.sample_errors) - len(cards)
+    key = None
+    if any(answer.boxes for answer in subject.report.shown):
+        key = legend(("reference, broad", "theirs"), ("device, narrow", "ours"))
+    elif any(answer.mask is not None for answer in subject.report.shown):
+        key = legend(("on the device another class", "differs"))
+    more = len(subject.report.sample_errors) - len(grid)
     note = element("p", f"and {more} more, all nearer to the reference", class_="faint") if more > 0 else None
-    return _part("Worst samples", element("div", *cards, class_="grid"), note)
+    return _part("Worst samples", key, grid, note)
 
 
-def worst_samples(report: ValidationReport) -> list[SampleErrors]:
-    """All samples, those that failed first, then by error."""
-    return sorted(report.sample_errors, key=_badness, reverse=True)
-
-
-def _badness(one: SampleErrors) -> tuple[bool, float]:
-    errors = list(one.relative_l2.values())
-    # A NaN is worse than any number.
-    return one.verdict is Verdict.FAIL, max((float("inf") if e != e else e for e in errors), default=0.0)
+@section
+def first_bad_layer(subject: Subject) -> Element | None:
+    found = subject.bisection
+    if found is None:
+        return None
+    said = element("p", _word(found.verdict), f" {found.sentence}")
+    return _part("Error by layer", said, *bisection_parts(found))
 
 
 @section
@@ -173,16 +195,15 @@ def latency(subject: Subject) -> Element | None:
     found = subject.report.latency
     if found is None:
         return None
-    rows = [
-        ["p50", f"{_milliseconds(found.p50_ms)} ({found.p50_low_ms:.4g} to {found.p50_high_ms:.4g}, 95%)"],
-        ["p90", _milliseconds(found.p90_ms)],
-        ["p95", _milliseconds(found.p95_ms)],
-        ["p99", _milliseconds(found.p99_ms)],
-        ["mean", _milliseconds(found.mean_ms)],
-        ["least, most", f"{_milliseconds(found.min_ms)}, {_milliseconds(found.max_ms)}"],
-        ["CV", f"{found.cv:.1%}"],
-        *([["doubts", "; ".join(said)]] if (said := doubts(found)) else []),
-        *([["temperature", "{:.0f} to {:.0f} °C".format(*heat)]] if (heat := found.temperatures_celsius) else []),
+    speeds = found.frequencies_khz
+    facts = [
+        ("p50", f"{_milliseconds(found.p50_ms)}, 95% within {found.p50_low_ms:,.4g} to {found.p50_high_ms:,.4g}"),
+        ("p90, p95, p99", ", ".join(map(_milliseconds, (found.p90_ms, found.p95_ms, found.p99_ms)))),
+        ("mean, CV", f"{_milliseconds(found.mean_ms)}, {found.cv:.1%}"),
+        ("least, most", f"{_milliseconds(found.min_ms)}, {_milliseconds(found.max_ms)}"),
+        *([("doubts", "; ".join(said))] if (said := doubts(found)) else []),
+        *([("temperature", "{:.0f} to {:.0f} °C".format(*heat))] if (heat := found.temperatures_celsius) else []),
+        *([("cores' clocks", "{:.1f} to {:.1f} GHz in all".format(*(khz / 1e6 for khz in speeds)))] if speeds else []),
     ]
     remark = f"{found.iterations} inferences" + (f" of {found.batch} samples each" if found.batch > 1 else "")
     if not found.comparable:
@@ -195,7 +216,13 @@ def latency(subject: Subject) -> Element | None:
         )
         if chart is not None
     ]
-    return _part("Latency", element("p", remark, class_="faint"), table(["", "value"], rows), *charts)
+    drawn = element("div", *charts, class_="charts")
+    return _part("Latency", element("p", remark, class_="faint"), _facts(facts), drawn)
+
+
+@section
+def time_by_layer(subject: Subject) -> Element | None:
+    return None if subject.profile is None else _part("Time by layer", *profile_parts(subject.profile))
 
 
 @section
@@ -205,14 +232,44 @@ def side_by_side(subject: Subject) -> Element | None:
     columns = [("this run", subject.report), *subject.others]
     rows: list[list[Element | str]] = [
         ["verdict", *(_word(report.verdict) for _, report in columns)],
+        ["target", *(report.target for _, report in columns)],
         ["device", *(report.device.model or report.device.serial for _, report in columns)],
         ["precision", *(f"{report.precision}, {report.settings.precision} arithmetic" for _, report in columns)],
+        ["samples", *(str(len(report.samples)) for _, report in columns)],
         ["p50", *("-" if r.latency is None else _milliseconds(r.latency.p50_ms) for _, r in columns)],
+        ["95% of p50", *(_interval(report) for _, report in columns)],
     ]
     for output in subject.report.outputs:
         rows.append([f"error of {output.name}", *(_error(report, output.name) for _, report in columns)])
     header = ["", *(name for name, _ in columns)]
-    return _part("Side by side", table(header, rows, caption="runs of the same model"))
+    times = [
+        Bar(name, report.latency.p50_ms, style="" if report.latency.comparable else "faded")
+        for name, report in columns
+        if report.latency is not None
+    ]
+    errors_ = [
+        Bar(f"{name}: {output.name}" if len(report.outputs) > 1 else name, output.relative_l2, output.verdict.value)
+        for name, report in columns
+        for output in report.outputs[:_MOST_CHARTS]
+    ]
+    charts = [
+        figure(chart, caption)
+        for chart, caption in (
+            (bars(errors_, "errors side by side", unit="relative L2", log=True), "relative L2 of each output"),
+            (bars(times, "latency side by side", unit="ms"), "p50 in ms; pale: an emulator's, not comparable"),
+        )
+        if chart is not None
+    ]
+    drawn = element("div", *charts, class_="charts")
+    return _part("Side by side", table(header, rows, caption="runs of the same model"), drawn)
+
+
+def _interval(report: ValidationReport) -> str:
+    found = report.latency
+    if found is None:
+        return "-"
+    text = f"{found.p50_low_ms:,.4g} to {found.p50_high_ms:,.4g}"
+    return text if found.comparable else f"{text}, not comparable"
 
 
 def _error(report: ValidationReport, name: str) -> str:
@@ -223,7 +280,7 @@ def _error(report: ValidationReport, name: str) -> str:
 def fingerprint(subject: Subject) -> Element:
     report, device = subject.report, subject.report.device
     settings = report.settings
-    facts: Sequence[tuple[str, str]] = [
+    facts: list[tuple[str, str]] = [
         ("model sha256", report.model_sha256),
         ("licence", report.model_license),
         ("device", " ".join(filter(None, (device.manufacturer, device.model)))),
@@ -233,21 +290,24 @@ def fingerprint(subject: Subject) -> Element:
         ("CPU features", " ".join(device.cpu_features)),
         ("virtual", f"yes: {device.cpu_profile}" if device.virtual else ""),
         ("computed by", f"{device.runner} {device.runner_version}"),
-        ("reference", f"{report.reference.name} {report.reference.version}"),
+        ("reference", " ".join((report.reference.name, report.reference.version, report.reference.gpu)).strip()),
         ("arithmetic", settings.precision),
         ("threads", str(settings.threads or "the runner's choice")),
-        ("inputs", "seeded" if settings.inputs == "seeded" else "the user's files"),
+        ("inputs", _INPUTS[settings.inputs].format(seed=settings.seed)),
         ("samples", str(len(report.samples))),
         ("load", "-" if report.load_ms is None else _milliseconds(report.load_ms)),
         ("peak blobs", "" if report.peak_blob_bytes is None else f"{report.peak_blob_bytes / 1e6:.1f} MB"),
+        ("peak workspace", "" if not report.peak_workspace_bytes else f"{report.peak_workspace_bytes / 1e6:.1f} MB"),
         ("mobilekit", report.mobilekit_version),
     ]
-    pairs = [part for name, value in facts if value for part in (element("dt", name), element("dd", value))]
-    return _part("What ran where", element("dl", *pairs))
+    if report.gpu is not None:
+        facts += gpu_rows(report.gpu)
+    return _part("What ran where", _facts((name, value) for name, value in facts if value))
 
 
 @section
 def again(subject: Subject) -> Element | None:
-    if not subject.command:
+    command = subject.report.command
+    if not command:
         return None
-    return _part("Once more", element("pre", element("code", subject.command), tabindex=0))
+    return _part("To repeat it", element("pre", element("code", shlex.join(command)), tabindex=0))

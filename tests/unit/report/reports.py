@@ -8,6 +8,8 @@ import math
 import numpy as np
 from PIL import Image
 
+from mobilekit.report.answers import Box, BoxPair, ClassPair, Mask, MaskPair, SampleAnswer
+from mobilekit.report.bisection import BisectionReport, LayerLine, OutputState, Point, Suspect, TensorRange
 from mobilekit.report.html import Picture, Subject
 from mobilekit.report.ladder import LadderReport, RungOutput, RungReport
 from mobilekit.report.limits import LimitReport
@@ -21,9 +23,11 @@ from mobilekit.report.model import (
     SampleErrors,
     ValidationReport,
 )
+from mobilekit.report.profile import LayerProfile, Peak, ProfileReport
+from mobilekit.report.worst import worst_samples
 from mobilekit.validate.tolerance import Verdict
 
-__all__ = ["HOSTILE", "large", "output", "report", "subject"]
+__all__ = ["HOSTILE", "bisection", "large", "output", "profile", "report", "subject"]
 
 HOSTILE = (
     "<script>window.pwned=1</script>",
@@ -117,7 +121,71 @@ def picture(seed: int) -> Picture:
     pixels = np.random.default_rng(seed).integers(0, 255, (24, 32, 3)).astype(np.uint8)
     data = io.BytesIO()
     Image.fromarray(pixels).resize((320, 240)).save(data, "JPEG", quality=80)
-    return Picture(data.getvalue(), 320, 240)
+    return Picture(data.getvalue(), 320, 240, (0, 40, 320, 240))
+
+
+def answers(samples, label):
+    """Of three samples: boxes, one of them on either side only and one of NaN; a region; classes."""
+    box = Box(left=20, top=60, right=120, bottom=200, score=0.9)
+    far = Box(left=250, top=100, right=900, bottom=math.nan, score=0.5)
+    pairs = (
+        BoxPair(label=label, reference=box, device=box.model_copy(update={"left": 24.0, "score": 0.88})),
+        BoxPair(label=label, reference=None, device=box.model_copy(update={"right": 5000.0})),
+        BoxPair(label=label, reference=far, device=None),
+    )
+    mask = Mask(width=4, height=2, runs=((0, 3), (1, 2), (2, 3)))
+    other = mask.model_copy(update={"runs": ((0, 4), (1, 1), (2, 300))})
+    made = [
+        {"boxes": pairs, "more_boxes": 3},
+        {"mask": MaskPair(reference=mask, device=other, agreement=0.875)},
+        {"classes": (ClassPair(label=label, reference=0.75, device=0.7),)},
+    ]
+    return tuple(
+        SampleAnswer(sample=name, width=320, height=320, **each) for name, each in zip(samples, made, strict=False)
+    )
+
+
+def bisection(names=("demo", "prob", "conv", "node"), count=30):
+    """Of ``count`` layers: the error begins at the twentieth; one is exact, one not finite, one was not measured."""
+    model, out, layer, node = names
+    rng = np.random.default_rng(2)
+    spread = TensorRange(tensor=out, shape=(1, 8, 4, 4), minimum=-3.0, maximum=4.0, nonfinite=0)
+    points = []
+    for index in range(count):
+        far = float(10 ** rng.normal(-6.5, 0.2)) if index < 20 else float(10 ** rng.normal(-2, 0.3))
+        far = 0.0 if index == 3 else math.nan if index == count - 1 else far
+        local = None if index % 3 else far
+        points.append(Point(blob=f"blob{index}", tensor=f"{layer}{index}", rank=index, accumulated=far, local=local))
+    suspect = Suspect(
+        tensor=f"{layer}20", blob="blob20", layers=(LayerLine(type="Convolution", name=layer, params={"pad": "1"}),),
+        nodes=(node,), operators=("Conv",), accumulated=0.01, local=0.009, inputs=(spread,), expected=spread,
+        actual=spread, causes=(f"a bias is missing in {layer}",),
+    )  # fmt: skip
+    plain = report()
+    state = OutputState(name=out, verdict=Verdict.FAIL, reason=layer, relative_l2=0.01)
+    return BisectionReport(
+        mobilekit_version="0.1.0", model=model, model_sha256="0" * 64, precision="fp32", device=plain.device,
+        reference=plain.reference, mode="auto", sample="seed 0", seed=0, verdict=Verdict.FAIL,
+        sentence=f"{layer} is wrong", outputs=(state,), stage="layer", confirmed=True, first=suspect, limit=1e-4,
+        local_limit=1e-4, runs=5, run_limit=15, exhausted=False, unmapped=(layer,), curve=tuple(points),
+    )  # fmt: skip
+
+
+def profile(names=("demo", "prob", "conv", "node"), count=40):
+    model, out, layer, node = names
+    layers = tuple(
+        LayerProfile(
+            name=f"{layer}{index}", type=("Convolution", "ReLU")[index % 2], nodes=(f"{node}/block{index // 8}/{out}",),
+            mean_ms=0.1 + index % 7, min_ms=0.1, share=1 / count, macs=10**6, moved_bytes=10**5, gflops=3.0,
+            gbytes_s=2.0, of_roof=0.4, bound="compute",
+        )
+        for index in range(count)
+    )  # fmt: skip
+    total = sum(one.mean_ms for one in layers)
+    return ProfileReport(
+        mobilekit_version="0.1.0", model=model, precision="fp32", device=report().device, threads=1, iterations=5,
+        p50_ms=total * 1.05, layers_ms=total, peak=Peak(gflops=20.0, gbytes_s=9.0), layers=layers,
+    )  # fmt: skip
 
 
 def large(count: int, names: tuple[str, ...] = ()) -> Subject:
@@ -152,6 +220,7 @@ def large(count: int, names: tuple[str, ...] = ()) -> Subject:
             first="onnxruntime", samples=(fourth,), rungs=tuple(rungs), lost_at="device CPU", sentence=f"{first} did it"
         ),
         model=first,
+        command=("mobilekit", "validate", f"build/{first}", "--device"),
         outputs=(output(second, reason=first), output(third, shape=(1, 8400, 84))),
         samples=tuple(samples),
         sample_errors=tuple(errors),
@@ -167,9 +236,11 @@ def large(count: int, names: tuple[str, ...] = ()) -> Subject:
             for name in samples[:3]
         ),
     )
-    worst = sorted(errors, key=lambda one: max(one.relative_l2.values()), reverse=True)
+    worst = worst_samples(errors)
     pictures = {one.name: picture(index) for index, one in enumerate(worst[: 2 if count < 100 else 12])}
-    return Subject(made, pictures, f"mobilekit validate build/{first} --device", [("before", made)])
+    made = made.model_copy(update={"shown": answers([one.name for one in worst], third)})
+    parts = (first, second, third, fourth)
+    return Subject(made, pictures, [("before", made)], bisection(parts), profile(parts))
 
 
 def subject(names: tuple[str, ...] = ()) -> Subject:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import base64
+import io
+import math
 import re
 from html.parser import HTMLParser
 from pathlib import Path
@@ -13,16 +16,17 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from mobilekit.errors import UsageError
-from mobilekit.pipeline.report import ReportFiles, write_reports
+from mobilekit.pipeline.report import ReportFiles, read_beside, read_report, write_reports
 from mobilekit.report import json, junit, markdown
-from mobilekit.report.html import page
-from mobilekit.report.html.charts import Bar, bars, histogram, series
+from mobilekit.report.answers import Mask, MaskPair, SampleAnswer
+from mobilekit.report.html import Subject, page
+from mobilekit.report.html.charts import Bar, Curve, bars, curves, histogram, series
 from mobilekit.report.metrics import MetricReport
 from mobilekit.report.model import SampleErrors
 from mobilekit.report.stopped import StoppedReport
 from mobilekit.validate.tolerance import Verdict
 from tests.e2e.bench import mobilekit
-from tests.unit.report.reports import HOSTILE, large, output, report, subject
+from tests.unit.report.reports import HOSTILE, bisection, large, output, profile, report, subject
 
 
 class Page(HTMLParser):
@@ -52,7 +56,7 @@ def test_the_verdict_comes_first() -> None:
     )
 
 
-@settings(deadline=None, max_examples=40, suppress_health_check=[HealthCheck.too_slow])
+@settings(deadline=None, max_examples=20, suppress_health_check=[HealthCheck.too_slow])
 @given(st.lists(st.text(min_size=1, max_size=40), min_size=4, max_size=4, unique=True))
 def test_no_name_becomes_markup(names: list[str]) -> None:
     usual, found = Page(page(subject())), Page(page(subject(tuple(names))))
@@ -75,8 +79,6 @@ def test_five_hundred_samples_stay_below_ten_megabytes() -> None:
 
 def test_no_samples_and_no_latency_make_a_page_too() -> None:
     bare = report(samples=(), outputs=(), latency=None, load_ms=None, answers=(), verdict=Verdict.INCONCLUSIVE)
-    from mobilekit.report.html import Subject
-
     assert "inconclusive" in page(Subject(bare))
     assert "inconclusive" in markdown.dumps(bare)
     assert ElementTree.fromstring(junit.dumps(bare)).tag == "testsuites"
@@ -143,6 +145,7 @@ def test_charts_stay_inside_their_frame(values: list[float], log: bool) -> None:
         histogram(values, "h", unit="x", log=log),
         series(values, "s", unit="x", across="y"),
         bars([Bar(str(index), value) for index, value in enumerate(values)], "b", unit="x", log=log),
+        curves([Curve("c", values)], [str(index) for index in range(len(values))], "c", unit="x", across="y"),
     ]
     for chart in drawn:
         if chart is None:
@@ -156,6 +159,9 @@ def test_charts_stay_inside_their_frame(values: list[float], log: bool) -> None:
             assert h >= 0
             assert x + w <= width + 0.5
             assert y + h <= height + 0.5
+        for mark in chart.iter("circle"):
+            assert 0 <= float(mark.get("cx", "nan")) <= width
+            assert 0 <= float(mark.get("cy", "nan")) <= height
 
 
 def test_pictures_are_of_the_worst_samples_and_missing_ones_are_left_out(tmp_path: Path) -> None:
@@ -186,8 +192,62 @@ def test_reports_are_made_later_and_side_by_side(tmp_path: Path) -> None:
     assert done.returncode == 2
     assert "another model" in done.stderr
     assert not (tmp_path / "no.html").exists()
+    (tmp_path / "layers.json").write_text(bisection(HOSTILE).model_dump_json())
+    (tmp_path / "times.json").write_text(profile().model_dump_json())
+    done = mobilekit("report", *(tmp_path / f"{name}.json" for name in ("new", "times", "old")), "-o", out)
+    assert done.returncode == 0, done.stderr
+    assert "Time by layer" in out.read_text("utf-8")
+    assert "Side by side" in out.read_text("utf-8")
+    for beside, said in (("layers", "another model"), ("another", "another model")):
+        done = mobilekit("report", tmp_path / "new.json", tmp_path / f"{beside}.json", "-o", tmp_path / "no.html")
+        assert done.returncode == 2
+        assert said in done.stderr
+    with pytest.raises(UsageError, match="2 profiles"):
+        read_beside([tmp_path / "times.json"] * 2)
+    (tmp_path / "short.json").write_text('{"kind": "bisection"}')
+    with pytest.raises(UsageError, match="is not valid"):
+        read_beside([tmp_path / "short.json"])
     (tmp_path / "x.json").write_text("[]")
-    with pytest.raises(UsageError):
-        from mobilekit.pipeline.report import read_report
+    for read in (read_report, lambda path: read_beside([path])):
+        with pytest.raises(UsageError):
+            read(tmp_path / "x.json")
+        with pytest.raises(UsageError):
+            read(tmp_path / "none.json")
 
-        read_report(tmp_path / "x.json")
+
+def test_samples_that_are_not_finite_are_counted_and_come_first(tmp_path: Path) -> None:
+    names = ("good", "exact", "nan", "infinite")
+    values = (1e-6, 0.0, math.nan, math.inf)
+    errors = [
+        SampleErrors(name=name, verdict=Verdict.PASS, relative_l2={"prob": value})
+        for name, value in zip(names, values, strict=True)
+    ]
+    made = report(
+        samples=names,
+        sample_errors=tuple(errors),
+        outputs=(output(relative_l2=math.nan, cosine=math.nan, psnr_db=math.nan, max_abs=math.inf),),
+    )
+    json.write(made, tmp_path / "r.json")
+    write_reports(read_report(tmp_path / "r.json"), ReportFiles(html=tmp_path / "r.html"))
+    text = Page((tmp_path / "r.html").read_text("utf-8")).text
+    assert "not drawn: 1 without any error, 2 not finite" in text
+    cards = text[text.index("Worst samples") :]
+    assert cards.index("nan") < cards.index("good") < cards.index("exact")
+
+
+def test_a_sample_may_lack_an_output_in_a_report_that_was_edited() -> None:
+    errors = (SampleErrors(name="a", verdict=Verdict.PASS, relative_l2={}),) * 2
+    assert "demo" in page(Subject(report(sample_errors=errors)))
+
+
+@settings(deadline=None, max_examples=25, suppress_health_check=[HealthCheck.too_slow])
+@given(st.lists(st.tuples(st.integers(-5, 300), st.integers(-(10**9), 10**9)), max_size=6))
+def test_regions_of_an_untrusted_report_are_as_large_as_they_say(runs: list[tuple[int, int]]) -> None:
+    mask = Mask(width=6, height=4, runs=tuple(runs))
+    pair = MaskPair(reference=mask, device=mask, agreement=1.0)
+    shown = (SampleAnswer(sample="a", width=64, height=64, mask=pair),)
+    errors = (SampleErrors(name="a", verdict=Verdict.PASS, relative_l2={"prob": 1e-6}),)
+    text = page(Subject(report(sample_errors=errors, shown=shown)))
+    pictures = [base64.b64decode(found) for found in re.findall(r"data:image/png;base64,([^\"]+)", text)]
+    assert len(pictures) == 2
+    assert all(Image.open(io.BytesIO(found)).size == (6, 4) for found in pictures)
