@@ -2,7 +2,8 @@
 
 What stays float32: inputs and outputs, what an operator's schema wants as float32 (``Resize``'s scales), operators
 that have no 16-bit form, and nodes that would leave the format's range: those that read a constant which is too large
-for it or whose smallest numbers vanish in it, and powers and sums of squares with what directly follows them.
+for it or whose smallest numbers vanish in it, powers and sums of squares with what directly follows them, and in
+float16 the logarithms and quotients of small numbers (:mod:`mobilekit.precision.small`).
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import onnx
 from mobilekit.errors import Finding, UnsupportedModelError
 from mobilekit.graph import Graph, Node, Value
 from mobilekit.importers.tensors import elem_type
+from mobilekit.precision.small import small_numbers
 
 if TYPE_CHECKING:
     from mobilekit.tensors import Array
@@ -85,6 +87,7 @@ class _Converter:
         self._casts: dict[tuple[int, str], Value] = {}
         self._kept: dict[str, str] = {}
         self._wide: set[int] = set()
+        self._small = small_numbers(graph) if dtype == "float16" else frozenset[int]()
         self._schemas: dict[str, onnx.defs.OpSchema | None] = {}
 
     def run(self) -> HalfReport:
@@ -135,6 +138,8 @@ class _Converter:
                 found = _out_of_range(value.const, self._dtype)
                 if found:
                     return found
+        if id(node) in self._small:
+            return "its numbers are too small for float16"
         rest = [value for value in node.inputs if value is not None and value.const is None]
         if node.op in _FOLLOWING and rest and all(id(value) in self._wide for value in rest):
             return "it follows a node that stays in float32"

@@ -12,6 +12,7 @@ import numpy as np
 from mobilekit.bundle import MAX_DEPTH, NcnnBlob
 from mobilekit.errors import Finding
 from mobilekit.passes.bounds import DOMAIN
+from mobilekit.precision.small import small_numbers
 from mobilekit.targets.ncnn.depth import depth_of
 from mobilekit.targets.ncnn.layers import LAYERS, OWN_LAYERS
 from mobilekit.targets.ncnn.layout import Dims, Groups, dims_of, kept_axes, match, merged, natural, unique
@@ -71,7 +72,8 @@ class Layer:
     params: dict[str, ParamValue]
     weights: tuple[Weights, ...] = ()
     exact: bool = False
-    """It carries whole numbers (or their bits), which half precision would round: it stays in float32 on a device."""
+    """It carries whole numbers (or their bits), or numbers so small that half precision would lose them: it stays in
+    float32 on a device."""
 
 
 @dataclass(eq=False, slots=True)
@@ -123,6 +125,7 @@ class Emission:
         self._names: set[str] = set()
         self._node: Node | None = None
         self._exact = False
+        self._small = small_numbers(graph)
         self._made: dict[str, list[str]] = {}
         self._absorbed: set[int] = set()
         self._counts: dict[str, int] = {}
@@ -316,6 +319,10 @@ class Emission:
             return None
         return value.consumers[0]
 
+    def may_absorb(self, node: Node) -> bool:
+        """Not where ``node`` has to stay in float32 and what is being emitted has not."""
+        return self._exact or id(node) not in self._small
+
     def absorb(self, node: Node) -> None:
         """``node`` is done by the current node's layers; the walk skips it."""
         self._absorbed.add(id(node))
@@ -336,7 +343,9 @@ class Emission:
         for node in self.graph.nodes:
             if id(node) not in self._absorbed:
                 self._node = node
-                self._exact = any(_is_whole(value) for value in [*node.inputs, *node.outputs] if value is not None)
+                self._exact = id(node) in self._small or any(
+                    _is_whole(value) for value in [*node.inputs, *node.outputs] if value is not None
+                )
                 findings += self._emit(node)
         self._node, self._exact = None, False
         outputs: list[tuple[NcnnBlob, Blob]] = []

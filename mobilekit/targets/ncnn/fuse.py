@@ -64,7 +64,7 @@ def clip_bounds(node: NodeView) -> tuple[float, float] | None:
 def take_activation(value: Value, out: Emission) -> tuple[Activation, Value]:
     """The activation that alone reads ``value`` and the tensor it makes; ``(Activation(0), value)`` if none."""
     reader = out.only_reader(value)
-    if reader is None or reader.domain:
+    if reader is None or reader.domain or not out.may_absorb(reader):
         return Activation(0), value
     view = NodeView(reader, out.graph.opset)
     found = activation(view) if view.node.inputs[0] is value else None

@@ -145,7 +145,9 @@ def _take_bias(value: Value, out: Emission, columns: int) -> tuple[Value, Array 
     """The constant that alone is added to ``value`` along its last axis, and the tensor that makes."""
     reader = out.only_reader(value)
     shape = static_shape(value)
-    if reader is None or reader.domain or reader.op != "Add" or not shape or shape[-1] != columns:
+    if reader is None or reader.domain or reader.op != "Add" or not out.may_absorb(reader):
+        return value, None
+    if not shape or shape[-1] != columns:
         return value, None
     other = next((i for i in reader.inputs if i is not value), None)
     result = reader.outputs[0]
