@@ -11,13 +11,24 @@ import subprocess
 import sys
 import tempfile
 import zipfile
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from _timing import Cost, run_process
 
-__all__ = ["MODELS", "Job", "Peer", "clean_env", "command", "machine", "prepare_peers"]
+__all__ = [
+    "MODELS",
+    "Job",
+    "Peer",
+    "clean_env",
+    "command",
+    "counting_harness",
+    "instructions",
+    "machine",
+    "prepare_peers",
+]
 
 PNNX = "20261020"
 MODELS = (
@@ -62,6 +73,28 @@ def prepare_peers() -> Peer:
         subprocess.run([sys.executable, "-m", "venv", venv], check=True)
         subprocess.run([venv / "bin" / "pip", "install", "-q", "onnxsim", "onnxruntime"], check=True)
     return Peer(venv / "bin" / "onnxsim", binary)
+
+
+def counting_harness() -> Path:
+    """The arm64 harness whose instructions are counted; says what is missing where they cannot be."""
+    from mobilekit.device.harness.locate import find_harness
+    from mobilekit.device.virtual.plugin import build_plugin
+
+    build_plugin()
+    return find_harness("arm64-v8a")
+
+
+def instructions(
+    harness: Path, param: Path, weights: Path, inputs: Mapping[str, Any], outputs: Sequence[str]
+) -> int | None:
+    """Of one inference on one thread; ``None`` where the model does not run. Inputs are in ncnn's dims."""
+    from mobilekit.device.virtual.instructions import count_instructions
+    from mobilekit.errors import DeviceError
+
+    try:
+        return count_instructions(harness, param, weights, inputs, outputs).total
+    except DeviceError:
+        return None
 
 
 def machine() -> dict[str, Any]:

@@ -25,8 +25,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # as latency_vs_pnnx.py has it; read when ncnn is loaded
 
 import numpy as np
-from _instructions import Counter
-from _peers import MODELS, machine
+from _peers import MODELS, counting_harness, instructions, machine
 from _runtimes import feed_of, in_turn, ncnn_model
 
 FUSIONS = (
@@ -90,20 +89,20 @@ def build(model: str, left_out: str, folder: Path, *, marks: bool = True) -> Bui
     return param.read_text(), param, folder / "model.bin", inputs, list(extracted(artifact.outputs))
 
 
-def attribute(model: str, counter: Counter, loops: int) -> Iterator[dict[str, Any]]:
+def attribute(model: str, harness: Path, loops: int) -> Iterator[dict[str, Any]]:
     from mobilekit.errors import MobilekitError
     from mobilekit.passes.legalise import FAST_RULES
 
     with tempfile.TemporaryDirectory() as name:
         whole, *files = build(model, "", Path(name) / "all")
-        total = counter.count(*files)
+        total = instructions(harness, *files)
         assert total is not None
         for rule in (*(rule.name for rule in FAST_RULES), *FUSIONS, IN_LAYER):
             try:
                 text, *others = build(model, rule, Path(name) / rule)
             except MobilekitError:
                 continue  # without it, ncnn cannot take the model
-            if text != whole and (count := counter.count(*others)) is not None:
+            if text != whole and (count := instructions(harness, *others)) is not None:
                 saved = round(1 - total / count, 4)
                 yield {"model": model, "rule": rule, "with": total, "without": count, "saved": saved}
         plain, *unmarked = build(model, "", Path(name) / "unmarked", marks=False)
@@ -123,12 +122,10 @@ def main() -> None:
     parser.add_argument("--loops", type=int, default=60)
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
-    counter = Counter()
-    if counter.missing:
-        raise SystemExit(f"{counter.missing} is missing")
+    harness = counting_harness()
     rows: list[dict[str, Any]] = []
     for model in options.models:
-        for row in attribute(model, counter, options.loops):
+        for row in attribute(model, harness, options.loops):
             what = "time on two threads" if row["rule"] == MARKS else f"{row['without']:,} instructions"
             print(f"{model}: {row['rule']} saves {row['saved']:.2%} of {what}", flush=True)
             rows.append(row | {"load": round(os.getloadavg()[0], 1)})

@@ -30,8 +30,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parent))
 
 import numpy as np
-from _instructions import Counter
-from _peers import MODELS, Job, Peer, machine, prepare_peers
+from _peers import MODELS, Job, Peer, counting_harness, instructions, machine, prepare_peers
 from _runtimes import feed_of, ncnn_files
 
 MNN = "3.6.1"
@@ -79,7 +78,7 @@ def interval(ours: list[list[float]], theirs: list[list[float]]) -> tuple[float,
     return math.exp(statistics.fmean(float(np.median(runs)) for runs in logs)), float(low), float(high)
 
 
-def measure(model: str, peer: Peer, mnn: Path, counter: Counter | None, options: argparse.Namespace) -> dict[str, Any]:
+def measure(model: str, peer: Peer, mnn: Path, harness: Path | None, options: argparse.Namespace) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         job = Job(model, peer, folder)
@@ -112,10 +111,10 @@ def measure(model: str, peer: Peer, mnn: Path, counter: Counter | None, options:
             good = [result for result in results if "ms" in result]
             row[f"{kind}_ms"] = round(statistics.median(r["ms"] for r in good), 3) if good else None
         row["mnn_rel_l2"] = max((r["rel_l2"] for r in others["mnn"] if "rel_l2" in r), default=None)
-        return row | _structure(folder, asked, counter)
+        return row | _structure(folder, asked, harness)
 
 
-def _structure(folder: Path, asked: dict[str, Any], counter: Counter | None) -> dict[str, Any]:
+def _structure(folder: Path, asked: dict[str, Any], harness: Path | None) -> dict[str, Any]:
     """Instructions, and the layer types of which one model has more than the other: [ours, pnnx's]."""
     found: dict[str, Any] = {}
     tallies = []
@@ -124,8 +123,8 @@ def _structure(folder: Path, asked: dict[str, Any], counter: Counter | None) -> 
         if not param.is_file():
             continue
         tallies.append(Tally(line.split()[0] for line in param.read_text().splitlines()[2:] if line.strip()))
-        if counter is not None:
-            found[f"{kind}_instructions"] = counter.count(param, weights, arrays, outputs)
+        if harness is not None:
+            found[f"{kind}_instructions"] = instructions(harness, param, weights, arrays, outputs)
     if len(tallies) == 2:
         ours, theirs = tallies
         found["layers"] = {t: [ours[t], theirs[t]] for t in sorted(ours | theirs) if ours[t] != theirs[t]}
@@ -189,6 +188,8 @@ def _table(rows: list[dict[str, Any]]) -> None:
 
 
 def main() -> None:
+    from mobilekit.errors import MobilekitError
+
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("models", nargs="*", default=(*MODELS, "pp_ocrv6_rec"))
     parser.add_argument("--rounds", type=int, default=5)
@@ -197,16 +198,18 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     peer, mnn = prepare_peers(), mnn_python()
-    counter = None if options.no_count else Counter()
-    if counter is not None and counter.missing:
-        print(f"instructions are not counted: {counter.missing} is missing", file=sys.stderr)
-        counter = None
+    harness = None
+    if not options.no_count:
+        try:
+            harness = counting_harness()
+        except MobilekitError as error:
+            print(f"instructions are not counted: {error}", file=sys.stderr)
     rows = []
     about = machine() | {"mnn": MNN, "rounds": options.rounds, "loops": options.loops}
     for model in options.models:
         print(f"measuring {model}", file=sys.stderr)
         about["load"] = round(os.getloadavg()[0], 1)
-        rows.append(measure(model, peer, mnn, counter, options) | {"load": about.pop("load")})
+        rows.append(measure(model, peer, mnn, harness, options) | {"load": about.pop("load")})
         if options.json:  # after each model: an interrupted run keeps what it has
             options.json.write_text(json.dumps({"machine": about, "rows": rows}, indent=1) + "\n")
     _table(rows)

@@ -20,7 +20,8 @@ def compare(
         typer.Option(help="A serial of `mobilekit devices`, virtual, or local. Default: the one connected."),
     ] = None,
     gate: Annotated[
-        list[str] | None, typer.Option(help="latency:+5%, error, error:+20%. May be given several times.")
+        list[str] | None,
+        typer.Option(help="latency:+5%, on a virtual device instructions:+1%; error, error:+20%. Repeatable."),
     ] = None,
     margin: Annotated[str, typer.Option(help="What counts as the same speed: 3% or 0.03.")] = "3%",
     budget: Annotated[float, typer.Option(min=0, help="Seconds that timing may take.")] = 120.0,
@@ -39,6 +40,7 @@ def compare(
     mobilekit compare build/old build/new --device                    better, worse, same or inconclusive
     mobilekit compare build/old build/new --device local --gate latency:+5% --gate error
     mobilekit compare baseline.json build/new --device --json -       against a recorded run
+    mobilekit compare build/old build/new --device virtual --gate instructions:+1%     exact, by instruction counts
 
     \b
     Exit codes: 0 every gate holds (or none is given), 1 a gate fails, 3 inconclusive, 4 no device or it went wrong.

@@ -34,21 +34,35 @@ def _build(
     mobilekit harness build --toolchain zig       with nothing but pip packages
 
     The best toolchain present is used: an Android NDK (ANDROID_NDK_HOME; adds Vulkan), gcc, or zig from PyPI. The
-    first build of an ABI takes minutes, since it compiles ncnn.
+    first build of an ABI takes minutes, since it compiles ncnn. With arm64-v8a goes the plugin by which qemu counts a
+    virtual device's instructions, where this machine has qemu-user and a C compiler.
     """
-    from mobilekit.cli._common import print_json, terminal_progress
+    from mobilekit.cli._common import print_json, remark, terminal_progress
     from mobilekit.device.harness.build import build_harness
+    from mobilekit.device.virtual.plugin import build_plugin
+    from mobilekit.errors import SetupError
 
     built = []
+    counter, lacking = None, ""
     with terminal_progress() as progress:
         for name in abi or _ABIS:
             built.append(build_harness(name, toolchain=toolchain, jobs=jobs, progress=progress))
+            if name == "arm64-v8a":
+                try:
+                    counter = build_plugin().path
+                except SetupError as error:
+                    lacking = f"the instruction counter is left out: {error.message} ({error.hint})"
     if as_json:
-        print_json([{"abi": b.abi, "path": str(b.path), "toolchain": b.toolchain, "cached": b.cached} for b in built])
+        rows = [{"abi": b.abi, "path": str(b.path), "toolchain": b.toolchain, "cached": b.cached} for b in built]
+        print_json([row | {"counter": counter and str(counter)} if row["abi"] == "arm64-v8a" else row for row in rows])
     else:
         for b in built:
             size = b.path.stat().st_size / 1e6
             typer.echo(f"{b.abi:10}  {b.path}  ({size:.1f} MB, {b.toolchain}{', cached' if b.cached else ''})")
+        if counter is not None:
+            typer.echo(f"{'':10}  {counter}  (counts instructions under qemu)")
+    if lacking:
+        remark(lacking)
 
 
 @_harness.command("wheel")

@@ -12,17 +12,23 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, cast
 
 from mobilekit.errors import DeviceError, UsageError
-from mobilekit.pipeline.place import LOCAL, open_place
+from mobilekit.pipeline.place import LOCAL, is_virtual, open_place
 from mobilekit.pipeline.validate import ValidateOptions, validate_bundle
 from mobilekit.progress import SILENT, Progress
 from mobilekit.runners.base import RunOptions
 
 if TYPE_CHECKING:
     from mobilekit.bundle import Bundle
-    from mobilekit.report.comparison import ComparisonReport, GateResult, LatencyDifference, Side
+    from mobilekit.report.comparison import (
+        ComparisonReport,
+        GateResult,
+        InstructionDifference,
+        LatencyDifference,
+        Side,
+    )
     from mobilekit.report.model import ValidationReport
     from mobilekit.runners.base import Runner
     from mobilekit.tensors import NamedTensors
@@ -40,25 +46,29 @@ _MOST_ITERATIONS = 200
 _WARMUP = 3
 _ROUNDING = 1e-6
 """Relative L2 that another order of summation gives: below it no error is larger than another."""
+_SAME_COUNT = 0.001
+"""Fewer instructions than that are no change to anybody; what malloc does differently comes to a tenth of it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Gate:
     """``error``: B must pass, and with a ``limit`` its error may exceed A's by that share at most; ``latency``: B may
-    be slower by ``limit`` (a share) at most."""
+    be slower by ``limit`` (a share) at most; ``instructions``: it may take so many more, on a virtual device."""
 
-    kind: Literal["latency", "error"]
+    kind: Literal["latency", "instructions", "error"]
     limit: float | None
     text: str
 
 
 def parse_gate(text: str) -> Gate:
-    """``latency:+5%``, ``error``, ``error:+20%``. Raises :class:`UsageError`."""
-    found = re.fullmatch(r"(latency|error)(?::\+?(\d+(?:\.\d+)?)%)?", text.strip())
-    if found is None or (found[1] == "latency" and found[2] is None):
-        raise UsageError(f"the gate {text!r} is not understood", hint="latency:+5%, error or error:+20%")
+    """``latency:+5%``, ``instructions:+1%``, ``error``, ``error:+20%``. Raises :class:`UsageError`."""
+    found = re.fullmatch(r"(latency|instructions|error)(?::\+?(\d+(?:\.\d+)?)%)?", text.strip())
+    if found is None or (found[1] != "error" and found[2] is None):
+        raise UsageError(
+            f"the gate {text!r} is not understood", hint="latency:+5%, instructions:+1%, error or error:+20%"
+        )
     limit = None if found[2] is None else float(found[2]) / 100
-    return Gate("latency" if found[1] == "latency" else "error", limit, text.strip())
+    return Gate(cast("Literal['latency', 'instructions', 'error']", found[1]), limit, text.strip())
 
 
 def parse_share(text: str) -> float:
@@ -97,7 +107,9 @@ def compare(
 
     Both bundles are validated first, then timed in turns on the same device
     (:mod:`mobilekit.validate.regression` says how that becomes an answer). A recorded A cannot take turns: its
-    answer is no better than the machine is steady, and says so. Raises what ``validate_bundle`` raises.
+    answer is no better than the machine is steady, and says so. On a virtual device nothing is timed: exact instruction
+    counts answer. Raises what ``validate_bundle`` raises, and :class:`UsageError` for a gate that ``device`` cannot
+    answer.
     """
     from mobilekit.bundle import open_bundle
     from mobilekit.report.comparison import ComparisonReport
@@ -105,8 +117,9 @@ def compare(
     options = options or CompareOptions()
     recorded = Path(a).is_file()
     # Both before the work begins: what is no bundle is said now, not after minutes. They are hashed when they are used.
-    for path in (b,) if recorded else (a, b):
-        open_bundle(Path(path), check=False)
+    for path in (b,) if recorded else (a, b):  # B last
+        judged = open_bundle(Path(path), check=False)
+    _check_gates(options.gates, lambda: is_virtual(judged, device, progress))
     how = ValidateOptions(
         inputs=options.inputs,
         samples=options.samples,
@@ -127,10 +140,11 @@ def compare(
                 f"{report.model} was not validated to its end: {report.stopped.error}", hint=report.stopped.hint
             )
     latency: LatencyDifference | None = None
+    counted: InstructionDifference | None = None
     times: tuple[float | None, float | None] = (_p50(first) if recorded else None, None)
     remark = ""
     if second.device.virtual:
-        remark = "a virtual device's times are the emulator's: only the errors are compared"
+        counted, remark = _by_instructions(first, second)
     elif recorded:
         latency = _against_recording(first, second, options)
         times = (_p50(first), _p50(second))
@@ -138,7 +152,7 @@ def compare(
     else:
         found, sessions, times = measure(a, b, device, options, progress)
         latency = _as_report(found, sessions, interleaved=True)
-    gates = tuple(_gate(gate, first, second, latency) for gate in options.gates)
+    gates = tuple(_gate(gate, first, second, latency or counted, remark) for gate in options.gates)
     from mobilekit import __version__
 
     return ComparisonReport(
@@ -148,10 +162,11 @@ def compare(
         device=second.device,
         threads=second.settings.threads,
         latency=latency,
+        instructions=counted,
         remark=remark,
         gates=gates,
         verdict=_worst(gates),
-        sentence=_sentence(first, second, latency, remark),
+        sentence=_sentence(first, second, latency or counted, remark),
     )
 
 
@@ -313,6 +328,55 @@ def _side(name: str, report: ValidationReport, p50_ms: float | None, *, recorded
         verdict=report.verdict,
         relative_l2=_error(report),
         p50_ms=p50_ms,
+        instructions=_total(report),
+    )
+
+
+def _total(report: ValidationReport) -> int | None:
+    return None if report.instructions is None else report.instructions.total
+
+
+def _check_gates(gates: Sequence[Gate], virtual: Callable[[], bool]) -> None:
+    """:class:`UsageError` for a gate that has no answer there, before any work is done."""
+    kinds = {gate.kind: gate for gate in gates}
+    if not {"latency", "instructions"} & set(kinds):
+        return
+    if virtual():
+        if (gate := kinds.get("latency")) is not None:
+            raise UsageError(
+                f"the gate {gate.text} has no answer on a virtual device: its times are the emulator's",
+                hint=f"--gate instructions:{gate.text.partition(':')[2]} compares exact instruction counts",
+            )
+    elif (gate := kinds.get("instructions")) is not None:
+        raise UsageError(
+            f"the gate {gate.text} is for a virtual device: no other counts instructions",
+            hint=f"--device virtual, or --gate latency:{gate.text.partition(':')[2]}",
+        )
+
+
+def _by_instructions(first: ValidationReport, second: ValidationReport) -> tuple[InstructionDifference | None, str]:
+    """The answer, and what is to be said of it; none where the counts are not of one CPU and one harness."""
+    from mobilekit.report.comparison import InstructionDifference
+    from mobilekit.validate.regression import Answer
+
+    for side, report in (("A", first), ("B", second)):
+        if _total(report) is None:
+            why = report.instructions.remark if report.instructions is not None else "an older report"
+            return None, f"{side}'s instructions are not known: {why}; a virtual device's times are the emulator's"
+    for what in ("cpu_profile", "runner_version"):
+        old, new = (getattr(report.device, what) for report in (first, second))
+        if old != new:
+            return None, f"A ran on {old}, B on {new}: their instructions cannot be compared"
+    before, after = _total(first), _total(second)
+    assert before is not None
+    assert after is not None
+    ratio = after / max(before, 1)
+    answer = Answer.SAME
+    if abs(ratio - 1) >= _SAME_COUNT:
+        answer = Answer.WORSE if ratio > 1 else Answer.BETTER
+    return (
+        InstructionDifference(answer=answer, ratio=ratio),
+        "a virtual device's times are the emulator's: exact instruction counts answer",
     )
 
 
@@ -321,9 +385,13 @@ def _error(report: ValidationReport) -> float | None:
 
 
 def _gate(
-    gate: Gate, first: ValidationReport, second: ValidationReport, latency: LatencyDifference | None
+    gate: Gate,
+    first: ValidationReport,
+    second: ValidationReport,
+    found: LatencyDifference | InstructionDifference | None,
+    remark: str,
 ) -> GateResult:
-    from mobilekit.report.comparison import GateResult
+    from mobilekit.report.comparison import GateResult, InstructionDifference
     from mobilekit.validate.tolerance import Verdict
 
     if gate.kind == "error":
@@ -338,13 +406,17 @@ def _gate(
                 verdict, reason = Verdict.FAIL, f"B's error {new:.3g} is above {most:.3g}, A's and {gate.limit:.0%}"
         return GateResult(gate=gate.text, verdict=verdict, reason=reason)
     assert gate.limit is not None
-    if latency is None:
-        return GateResult(gate=gate.text, verdict=Verdict.INCONCLUSIVE, reason="the times cannot be compared")
+    if found is None:
+        reason = remark if gate.kind == "instructions" else "the times cannot be compared"
+        return GateResult(gate=gate.text, verdict=Verdict.INCONCLUSIVE, reason=reason)
     limit = 1 + gate.limit
-    interval = f"B takes {latency.low:.3f} to {latency.high:.3f} of A's time"
-    if latency.low > limit:
+    if isinstance(found, InstructionDifference):
+        verdict = Verdict.PASS if found.ratio <= limit else Verdict.FAIL
+        return GateResult(gate=gate.text, verdict=verdict, reason=f"B takes {found.ratio:.4f} of A's instructions")
+    interval = f"B takes {found.low:.3f} to {found.high:.3f} of A's time"
+    if found.low > limit:
         return GateResult(gate=gate.text, verdict=Verdict.FAIL, reason=interval)
-    if latency.high <= limit:
+    if found.high <= limit:
         return GateResult(gate=gate.text, verdict=Verdict.PASS, reason=interval)
     return GateResult(gate=gate.text, verdict=Verdict.INCONCLUSIVE, reason=f"{interval}, on both sides of {limit:g}")
 
@@ -356,20 +428,29 @@ def _worst(gates: Sequence[GateResult]) -> Verdict:
     return next((v for v in (Verdict.FAIL, Verdict.INCONCLUSIVE) if v in verdicts), Verdict.PASS)
 
 
-def _sentence(first: ValidationReport, second: ValidationReport, latency: LatencyDifference | None, remark: str) -> str:
+def _sentence(
+    first: ValidationReport,
+    second: ValidationReport,
+    found: LatencyDifference | InstructionDifference | None,
+    remark: str,
+) -> str:
+    from mobilekit.report.comparison import InstructionDifference
     from mobilekit.validate.regression import Answer
 
-    if latency is None:
+    if found is None:
         return remark or "the times cannot be compared: other devices, other settings, or too few of them"
-    change = latency.ratio - 1
-    interval = f"{latency.low - 1:+.1%} to {latency.high - 1:+.1%} at {latency.confidence:.1%} confidence"
-    said = {
-        Answer.WORSE: f"B is {change:.1%} slower than A ({interval})",
-        Answer.BETTER: f"B is {-change:.1%} faster than A ({interval})",
-        Answer.SAME: f"B is as fast as A within {latency.margin:.0%} ({interval})",
-        Answer.INCONCLUSIVE: f"no answer: B's time differs from A's by {interval}; "
-        f"less than {latency.detectable:.1%} could not have been told from none",
-    }[latency.answer]
+    change = found.ratio - 1
+    if isinstance(found, InstructionDifference):
+        said = f"B takes {change:+.2%} instructions, {_total(second):,} against A's {_total(first):,}"
+    else:
+        interval = f"{found.low - 1:+.1%} to {found.high - 1:+.1%} at {found.confidence:.1%} confidence"
+        said = {
+            Answer.WORSE: f"B is {change:.1%} slower than A ({interval})",
+            Answer.BETTER: f"B is {-change:.1%} faster than A ({interval})",
+            Answer.SAME: f"B is as fast as A within {found.margin:.0%} ({interval})",
+            Answer.INCONCLUSIVE: f"no answer: B's time differs from A's by {interval}; "
+            f"less than {found.detectable:.1%} could not have been told from none",
+        }[found.answer]
     if first.verdict is not second.verdict:
         said += f"; A's outputs: {first.verdict.value}, B's: {second.verdict.value}"
     return f"{said}. {remark[:1].upper()}{remark[1:]}" if remark else said

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     _R = TypeVar("_R", bound=Runner)
 
-__all__ = ["LOCAL", "Target", "choose_target", "open_blobs", "open_place", "open_timed"]
+__all__ = ["LOCAL", "Target", "choose_target", "is_virtual", "open_blobs", "open_place", "open_timed"]
 
 LOCAL = "local"
 Target = Literal["ncnn", "tensorrt"]
@@ -40,6 +40,15 @@ def choose_target(bundle: Bundle, target: Target | None = None, device: str | No
         what = "ncnn model" if target == "ncnn" else "TensorRT plan"
         raise BundleError(f"{bundle.root} holds no {what}", hint=f"export it with --target {target}")
     return target
+
+
+def is_virtual(bundle: Bundle, device: str | None = None, progress: Progress = SILENT) -> bool:
+    """Whether :func:`open_place` would run the bundle on an emulated CPU. Starts a virtual device that is asked for."""
+    from mobilekit.device.select import open_device
+
+    if device == LOCAL or choose_target(bundle, None, device) == "tensorrt":
+        return False
+    return open_device(device, progress).info().virtual
 
 
 @contextmanager

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Literal
 
 from mobilekit.errors import UsageError
 from mobilekit.pipeline.assemble import report_of
+from mobilekit.pipeline.emulated import instruction_report
 from mobilekit.pipeline.ladder import MOST_SAMPLES, climb
 from mobilekit.pipeline.measure import Task, measure
 from mobilekit.pipeline.partial import Partial
@@ -175,7 +176,7 @@ def validate_bundle(
             )
             if options.resume:
                 progress.note(f"{partial.count} samples are known from before")
-            samples = _Kept(recorded or files or seeded, MOST_SAMPLES if options.ladder else 0)
+            samples = _Kept(recorded or files or seeded, MOST_SAMPLES if options.ladder else 1)
             # An emulator's times never settle, and a plan's runner sees to it itself.
             settle = options.warmup is None and facts.kind in ("local", "adb") and not facts.virtual
             found = measure(
@@ -193,7 +194,11 @@ def validate_bundle(
             ladder = climb(opened, runner, facts, reference, samples.first, form, run, overrides, progress)
     fed: Literal["recorded", "files", "seeded"] = "recorded" if recorded else "files" if files else "seeded"
     report = report_of(opened, target, options, run, facts, against, found, fed, task)
-    return report if ladder is None else report.model_copy(update={"ladder": ladder})
+    # Not on the device, so it need not be held for that.
+    counted = None
+    if found.stopped is None:
+        counted = instruction_report(opened, facts, samples.first[0].tensors, run, progress)
+    return report.model_copy(update={"ladder": ladder, "instructions": counted})
 
 
 class _Kept:

@@ -14,9 +14,17 @@ from mobilekit.validate.tolerance import Verdict
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-__all__ = ["SCHEMA_VERSION", "ComparisonReport", "GateResult", "LatencyDifference", "Side", "render"]
+__all__ = [
+    "SCHEMA_VERSION",
+    "ComparisonReport",
+    "GateResult",
+    "InstructionDifference",
+    "LatencyDifference",
+    "Side",
+    "render",
+]
 
-SCHEMA_VERSION = "1.0"
+SCHEMA_VERSION = "1.1"
 _STYLE = {
     Answer.BETTER: "bold green",
     Answer.SAME: "bold green",
@@ -29,7 +37,8 @@ _STYLE = {
 
 
 class Side(Frozen):
-    """One of the two. ``relative_l2`` is its worst output's error against its own reference over the samples."""
+    """One of the two. ``relative_l2`` is its worst output's error against its own reference over the samples;
+    ``instructions`` of an inference, on a virtual device."""
 
     name: str
     model: str
@@ -39,6 +48,7 @@ class Side(Frozen):
     verdict: Verdict
     relative_l2: float | None
     p50_ms: float | None
+    instructions: int | None = None
 
 
 class LatencyDifference(Frozen):
@@ -56,6 +66,13 @@ class LatencyDifference(Frozen):
     sessions: tuple[tuple[float, ...], ...] = ()
 
 
+class InstructionDifference(Frozen):
+    """``ratio``: B's instructions over A's, exact."""
+
+    answer: Answer
+    ratio: float
+
+
 class GateResult(Frozen):
     gate: str
     verdict: Verdict
@@ -63,7 +80,9 @@ class GateResult(Frozen):
 
 
 class ComparisonReport(Frozen):
-    """``verdict``: the worst of the gates, ``pass`` where there are none: then the answer is for the reader."""
+    """``verdict``: the worst of the gates, ``pass`` where there are none: then the answer is for the reader.
+
+    On a virtual device ``instructions`` answer, and ``latency`` is ``None``."""
 
     schema_version: str = SCHEMA_VERSION
     kind: Literal["comparison"] = "comparison"
@@ -73,6 +92,7 @@ class ComparisonReport(Frozen):
     device: DeviceFacts
     threads: int = Field(ge=0)
     latency: LatencyDifference | None
+    instructions: InstructionDifference | None = None
     remark: str = ""
     gates: tuple[GateResult, ...] = ()
     verdict: Verdict
@@ -99,11 +119,14 @@ def render(report: ComparisonReport) -> RenderableType:
         ("relative L2", ["-" if side.relative_l2 is None else f"{side.relative_l2:.3g}" for side in sides]),
         ("latency p50", ["-" if side.p50_ms is None else f"{side.p50_ms:.3f} ms" for side in sides]),
     ]
+    if any(side.instructions is not None for side in sides):
+        rows.append(("instructions", ["-" if s.instructions is None else f"{s.instructions:,}" for s in sides]))
     for name, values in rows:
         table.add_row(Text(name, style="bold"), *(Text(value) for value in values))
     lines: list[RenderableType] = [table]
-    if report.latency is not None:
-        answer = report.latency.answer
+    found = report.latency or report.instructions
+    if found is not None:
+        answer = found.answer
         lines.append(Text.assemble((answer.value.upper(), _STYLE[answer]), f": {plain(report.sentence, 400)}"))
     else:
         lines.append(Text(plain(report.sentence, 400)))

@@ -58,6 +58,7 @@ def render(report: ValidationReport) -> RenderableType:
 def _facts(report: ValidationReport) -> list[tuple[str, str | Text]]:
     from rich.text import Text
 
+    from mobilekit.report import instructions
     from mobilekit.report.gpu import rows as gpu_rows
 
     device, settings = report.device, report.settings
@@ -88,6 +89,9 @@ def _facts(report: ValidationReport) -> list[tuple[str, str | Text]]:
         ("latency spread", _spread(report)),
         ("load, peak memory", _memory(report)),
     ]
+    if report.instructions is not None:
+        rows.append(("instructions", plain(instructions.cost(report.instructions), 200)))
+        rows += [("ISA paths", plain(line, 200)) for line in instructions.paths(report.instructions)]
     if report.gpu is not None:
         rows += [(name, plain(value, 200)) for name, value in gpu_rows(report.gpu)]
     for metric in report.metrics:

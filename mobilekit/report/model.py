@@ -10,6 +10,7 @@ from mobilekit.preprocess import Preprocess
 from mobilekit.report.answers import SampleAnswer
 from mobilekit.report.base import Frozen
 from mobilekit.report.gpu import GpuReport
+from mobilekit.report.instructions import InstructionReport
 from mobilekit.report.ladder import LadderReport
 from mobilekit.report.limits import LimitReport
 from mobilekit.report.metrics import AccuracyReport, MetricReport
@@ -155,7 +156,7 @@ class RunSettings(Frozen):
 
 class ValidationReport(Frozen):
     """``precision`` is that of the stored weights; ``settings.precision`` that of the arithmetic asked for. ``gpu``
-    only where a plan was executed.
+    only where a plan was executed, ``instructions`` only of a virtual device.
 
     ``shown``: both sides' whole answers for the worst samples; ``preprocess``: how a picture became the input that
     these are about. ``command``: what was typed, word by word.
@@ -183,6 +184,7 @@ class ValidationReport(Frozen):
     answers: tuple[AnswerPair, ...] = ()
     gpu: GpuReport | None = None
     ladder: LadderReport | None = None
+    instructions: InstructionReport | None = None
     metrics: tuple[MetricReport, ...] = ()
     accuracy: AccuracyReport | None = None
     stopped: StoppedReport | None = None

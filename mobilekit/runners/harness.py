@@ -16,7 +16,15 @@ if TYPE_CHECKING:
     from mobilekit.device.harness.reports import LoadReport
     from mobilekit.tensors import Array
 
-__all__ = ["HarnessModel"]
+__all__ = ["HarnessModel", "load_options"]
+
+
+def load_options(options: RunOptions) -> LoadOptions:
+    """What the harness is asked for. Raises :class:`UsageError` for an unknown cluster."""
+    if options.cluster not in ("all", "little", "big"):
+        raise UsageError(f"unknown core cluster {options.cluster!r}", hint="all, little or big")
+    precision = "fp16" if options.fp16 else "bf16" if options.bf16 else "fp32"
+    return LoadOptions.for_precision(precision, threads=options.threads, cluster=options.cluster)
 
 
 class HarnessModel:
@@ -35,10 +43,7 @@ class HarnessModel:
 
     def _load(self, options: RunOptions) -> LoadReport:
         """Load the model, unless it already is with these options."""
-        if options.cluster not in ("all", "little", "big"):
-            raise UsageError(f"unknown core cluster {options.cluster!r}", hint="all, little or big")
-        precision = "fp16" if options.fp16 else "bf16" if options.bf16 else "fp32"
-        wanted = LoadOptions.for_precision(precision, threads=options.threads, cluster=options.cluster)
+        wanted = load_options(options)
         if self._loaded is None or self._loaded[0] != wanted:
             self._loaded = None
             self._loaded = (wanted, self._session.load(*self._paths, wanted, timeout_s=options.timeout_s))

@@ -8,6 +8,7 @@ import shlex
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING
 
+from mobilekit.report import instructions
 from mobilekit.report.console import doubts
 from mobilekit.report.gpu import rows as gpu_rows
 from mobilekit.report.html.build import Element, element, figure, legend, table
@@ -223,6 +224,29 @@ def latency(subject: Subject) -> Element | None:
 @section
 def time_by_layer(subject: Subject) -> Element | None:
     return None if subject.profile is None else _part("Time by layer", *profile_parts(subject.profile))
+
+
+@section
+def instruction_counts(subject: Subject) -> Element | None:
+    """What an inference costs on an emulated CPU, and which of its extensions it used."""
+    found = subject.report.instructions
+    if found is None:
+        return None
+    rows: list[list[Element | str]] = [
+        [path.name, "yes" if path.offered else "no", "-" if path.instructions is None else f"{path.instructions:,}"]
+        for path in found.paths
+    ]
+    drawn = bars(
+        [Bar(path.name, path.instructions) for path in found.paths if path.instructions],
+        "instructions by extension", unit="instructions",
+    )  # fmt: skip
+    data = table(["extension", "the CPU has it", "instructions that need it"], rows) if rows else None
+    return _part(
+        "Instructions",
+        element("p", f"{instructions.cost(found)}. {'; '.join(instructions.paths(found))}"),
+        figure(drawn, "which extensions an inference used") if drawn is not None else None,
+        data,
+    )
 
 
 @section

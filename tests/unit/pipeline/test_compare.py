@@ -141,9 +141,10 @@ def test_what_is_no_report_is_refused(two: tuple[Path, Path], tmp_path: Path) ->
 def test_gates_and_shares_are_read() -> None:
     assert parse_gate("latency:+5%").limit == pytest.approx(0.05)
     assert parse_gate("error").limit is None
+    assert parse_gate("instructions:+1%").kind == "instructions"
     assert parse_gate("error:20%").limit == pytest.approx(0.2)
     assert parse_share("3%") == pytest.approx(parse_share("0.03"))
-    for text in ("latency", "latency:-5%", "speed:+5%", "latency:5", ""):
+    for text in ("latency", "instructions", "latency:-5%", "speed:+5%", "latency:5", ""):
         with pytest.raises(UsageError):
             parse_gate(text)
     with pytest.raises(UsageError):
