@@ -333,6 +333,7 @@ def _make_plan(
     clock: _Clock,
     progress: Progress,
 ) -> PlanReport:
+    from mobilekit.bundle import Bundle
     from mobilekit.pipeline.tensorrt import make_plan
 
     samples: list[Mapping[str, Array]] = []
@@ -342,7 +343,8 @@ def _make_plan(
         seeded = seeded_samples(plan.inputs, seed=options.seed, count=options.samples, preprocess=manifest.preprocess)
         samples = [{**sample.tensors, **source.fixed} for sample in seeded]
     with clock("tensorrt"):
-        return make_plan(root, plan, source.path, samples, preprocess=manifest.preprocess, progress=progress)
+        bundle = Bundle(root, manifest)
+        return make_plan(bundle, plan, source.path, samples, timeout_s=options.timeout_s, progress=progress)
 
 
 def _pass_verifier(

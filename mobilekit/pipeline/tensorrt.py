@@ -15,7 +15,7 @@ from mobilekit.pipeline.infos import tensor_info
 from mobilekit.progress import Progress
 
 if TYPE_CHECKING:
-    from mobilekit.bundle import TensorInfo, TensorRTArtifact
+    from mobilekit.bundle import Bundle, TensorInfo, TensorRTArtifact
     from mobilekit.graph import Graph, Value
     from mobilekit.importers.onnx import SourceModel
     from mobilekit.metrics.tensors import TensorError
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from mobilekit.targets.tensorrt.flavour import Flavour
     from mobilekit.targets.tensorrt.host import WorkerHost
     from mobilekit.tensors import Array
+    from mobilekit.validate.tolerance import Tolerance
 
 __all__ = ["PlanReport", "PreparedPlan", "check_plan", "make_plan", "prepare_plan", "runnable"]
 
@@ -163,48 +164,54 @@ def check_plan(prepared: PreparedPlan) -> tuple[Finding, ...]:
 
 
 def make_plan(
-    root: Path,
+    bundle: Bundle,
     prepared: PreparedPlan,
     source: Path,
     samples: Sequence[Mapping[str, Array]],
     *,
-    preprocess: Preprocess | None,
+    timeout_s: float,
     progress: Progress,
 ) -> PlanReport:
-    """Write ``root/tensorrt``. ``samples`` are what verification feeds both models, none where it is off.
+    """Write the folder ``tensorrt`` of ``bundle``, which holds the original already. ``samples`` are what verification
+    feeds both models, none where it is off.
 
     The graph in float32 is held against the original first, then the one in its number format: an error of the
     preparation cannot hide in the rounding. Raises :class:`VerificationError`, and what building raises.
     """
     from mobilekit.targets.tensorrt import MODEL, build
 
-    model = root / MODEL
+    model = bundle.root / MODEL
     model.parent.mkdir(parents=True)
     errors: dict[str, TensorError] = {}
     verified = False
     if samples:
-        kept, errors, verified = _verified(model, prepared, source, samples, preprocess, progress)
+        kept, errors, verified = _verified(bundle, prepared, source, samples, timeout_s, progress)
     else:
-        kept = _into_format(model, prepared, preprocess, progress)
+        kept = _into_format(model, prepared, bundle.manifest.preprocess, progress)
     where = f" on {prepared.host.name}" if prepared.options.on is not None else ""
     progress.step(f"building the plan with {prepared.flavour.product} {prepared.flavour.version()}{where}")
-    artifact = build(root, prepared.flavour, prepared.options, prepared.host, progress)
+    artifact = build(bundle.root, prepared.flavour, prepared.options, prepared.host, progress)
     return PlanReport(replace(artifact, verified=verified), errors, kept)
 
 
 def _verified(
-    model: Path,
+    bundle: Bundle,
     prepared: PreparedPlan,
     source: Path,
     samples: Sequence[Mapping[str, Array]],
-    preprocess: Preprocess | None,
+    timeout_s: float,
     progress: Progress,
 ) -> tuple[Mapping[str, str], dict[str, TensorError], bool]:
     """As :func:`_into_format`, held against ``source`` before and after."""
+    from mobilekit.pipeline.validate import plan_format
     from mobilekit.runners.base import RunOptions
     from mobilekit.runners.ort import OrtRunner
+    from mobilekit.targets.tensorrt import MODEL
     from mobilekit.validate.doubt import Doubt
+    from mobilekit.validate.rounding import RoundingCost
+    from mobilekit.validate.tolerance import derived
 
+    model = bundle.root / MODEL
     expected = _run(source, samples)
     precision = prepared.options.precision
     with Doubt(lambda: OrtRunner(source)) as doubt:  # as everybody runs it, with optimisations
@@ -212,14 +219,23 @@ def _verified(
         def doubts(index: int) -> Mapping[str, float]:
             return doubt.of(samples[index], expected[index], RunOptions())
 
+        def costs(index: int) -> Mapping[str, Tolerance]:
+            form = plan_format(precision)
+            if isinstance(form, str):
+                return {}
+            inputs = {info.name: samples[index][info.name] for info in bundle.manifest.inputs}
+            # The files have no checksums yet, by which a cost could be found again.
+            with RoundingCost(bundle, form, cache=False) as cost:
+                return {name: derived(form, one) for name, one in cost.of(inputs, timeout_s).items()}
+
         progress.step("verifying the prepared model against ONNX Runtime")
-        errors, verified = _judge(_run(prepared.exact, samples), expected, "fp32", doubts)
-        kept = _into_format(model, prepared, preprocess, progress)
+        errors, verified = _judge(_run(prepared.exact, samples), expected, "fp32", doubts, lambda _: {})
+        kept = _into_format(model, prepared, bundle.manifest.preprocess, progress)
         if precision not in ("fp32", "tf32"):  # no CPU computes in TF32
             progress.step(f"verifying it in {precision}")
             with Scratch("tensorrt") as folder:
                 in_format = _run(runnable(model, precision, folder), samples)
-            errors, verified = _judge(in_format, expected, precision, doubts)
+            errors, verified = _judge(in_format, expected, precision, doubts, costs)
     return kept, errors, verified
 
 
@@ -316,8 +332,10 @@ def _judge(
     expected: Sequence[Mapping[str, Array]],
     precision: str,
     doubts: Callable[[int], Mapping[str, float]],
+    costs: Callable[[int], Mapping[str, Tolerance]],
 ) -> tuple[dict[str, TensorError], bool]:
-    """``doubts``: how unsure the original is of its own answer to a sample; asked only where one fails."""
+    """``doubts``: how unsure the original is of its own answer to a sample; ``costs``: the limits that follow from
+    what the number format by itself costs there. Both are asked only where one fails, and the wider limit counts."""
     from mobilekit.metrics.tensors import compare, worst
     from mobilekit.validate.tolerance import Judgement, Verdict, judge, overall, tolerance_for
 
@@ -328,8 +346,14 @@ def _judge(
         errors = {name: compare(ours[name], theirs[name]) for name in measured}
         verdicts = {name: judge(error, tolerance) for name, error in errors.items()}
         if any(verdict.verdict is Verdict.FAIL for verdict in verdicts.values()):
-            own = doubts(index)
-            verdicts = {name: judge(error, tolerance, own.get(name, 0.0)) for name, error in errors.items()}
+            own, derived = doubts(index), costs(index)
+            limits = {
+                name: replace(tolerance.at_least(one.rtol), cost=one.cost, form=one.form, coarse=one.coarse)
+                for name, one in derived.items()
+            }
+            verdicts = {
+                name: judge(error, limits.get(name, tolerance), own.get(name, 0.0)) for name, error in errors.items()
+            }
         for name, error in errors.items():
             measured[name].append(error)
             judged[name].append(verdicts[name])

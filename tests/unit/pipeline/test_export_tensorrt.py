@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -13,9 +14,11 @@ from onnx import helper
 
 from mobilekit.bundle import open_bundle
 from mobilekit.errors import BundleError, UnsupportedModelError, UsageError, VerificationError
+from mobilekit.graph import Graph
 from mobilekit.pipeline import tensorrt as pipeline
 from mobilekit.pipeline.export import ExportOptions, export_model
 from mobilekit.pipeline.inspect_plan import inspect_plan
+from mobilekit.precision import half
 from mobilekit.targets.tensorrt import TensorRTOptions
 from mobilekit.targets.tensorrt.flavour import FLAVOURS, installed
 from mobilekit.targets.tensorrt.prepare import Profile
@@ -162,6 +165,24 @@ def test_a_wrong_preparation_is_never_written(model: Path, tmp_path: Path, monke
     monkeypatch.setattr(pipeline, "_write", wrong)
     with pytest.raises(VerificationError, match="fp32"):
         export_model(model, tmp_path / "out", options("fp16"))
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("precision", ["fp16", "bf16"])
+def test_a_wrong_number_format_is_never_written(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, precision: str
+) -> None:
+    """A weight changes on the way to it: what the format by itself costs here allows for no such thing."""
+    right = half.to_half
+
+    def wrong(graph: Graph, *arguments: Any, **settings: Any) -> half.HalfReport:
+        weight = next(value for value in graph.values() if value.const is not None and value.const.ndim == 4)
+        weight.const = weight.const * np.float32(-1.0)  # type: ignore[operator]
+        return right(graph, *arguments, **settings)
+
+    monkeypatch.setattr(half, "to_half", wrong)
+    with pytest.raises(VerificationError, match=precision):
+        export_model(model, tmp_path / "out", options(precision))
     assert not (tmp_path / "out").exists()
 
 
