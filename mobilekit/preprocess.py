@@ -16,7 +16,7 @@ import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal, NamedTuple
 
 from mobilekit.errors import UsageError
 
@@ -25,7 +25,18 @@ if TYPE_CHECKING:
 
     from mobilekit.tensors import Array
 
-__all__ = ["Preprocess", "load_picture", "open_picture", "placement"]
+__all__ = [
+    "Placement",
+    "Preprocess",
+    "canvas_of",
+    "load_picture",
+    "on_canvas",
+    "open_picture",
+    "picture_size",
+    "placement",
+    "read_pixels",
+    "tensor_of",
+]
 
 _FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 """Plain raster formats only: others (EPS, say) start programs of their own."""
@@ -91,16 +102,39 @@ def load_picture(path: Path, spec: Preprocess, shape: tuple[int, ...], dtype: st
     """
     import numpy as np
 
-    channels, height, width = _geometry(spec, shape)
+    _, height, width = picture_size(spec, shape)
     kind = np.dtype(dtype)
     if kind.kind not in "fiu":
         raise UsageError(
             f"{_which(spec)} holds {dtype} values, which a picture cannot fill", hint="give a .npy file for it"
         )
-    pixels = _fit(open_picture(path, "L" if spec.color == "GRAY" else "RGB"), spec, height, width, path)
-    if spec.color == "BGR":
-        pixels = pixels[:, :, ::-1]
-    mean, std = (np.array(v[:channels], dtype=np.float32) for v in (spec.mean, spec.std))
+    return tensor_of(_fit(open_picture(path, _mode(spec)), spec, height, width, str(path)), spec, shape, dtype)
+
+
+def read_pixels(path: Path) -> Array:
+    """The decoded picture: ``(H, W, 3) uint8``, RGB, upright. Raises as :func:`load_picture` does."""
+    import numpy as np
+
+    pixels: Array = np.asarray(open_picture(path, "RGB"))
+    return pixels
+
+
+def canvas_of(pixels: Array, spec: Preprocess, height: int, width: int, what: str = "the picture") -> Array:
+    """Pillow's part of :func:`load_picture`: ``pixels`` ``(h, w, 3) uint8`` RGB, resized and placed on the input:
+    ``(height, width, C) float32``, 0 to 255, RGB or grey. ``what`` names the picture in an error."""
+    from PIL import Image
+
+    return _fit(Image.fromarray(pixels).convert(_mode(spec)), spec, height, width, what)
+
+
+def tensor_of(canvas: Array, spec: Preprocess, shape: tuple[int, ...], dtype: str = "float32") -> Array:
+    """``canvas`` as :func:`canvas_of` gives it, in the order, with the scale, mean and std, and of the layout, shape
+    and dtype that the model takes."""
+    import numpy as np
+
+    kind = np.dtype(dtype)
+    pixels = np.asarray(canvas[:, :, ::-1] if spec.color == "BGR" else canvas, dtype=np.float32)
+    mean, std = (np.array(v[: canvas.shape[2]], dtype=np.float32) for v in (spec.mean, spec.std))
     tensor = (pixels * np.float32(spec.scale) - mean) / std
     if spec.layout == "NCHW":
         tensor = tensor.transpose(2, 0, 1)
@@ -111,11 +145,15 @@ def load_picture(path: Path, spec: Preprocess, shape: tuple[int, ...], dtype: st
     return result
 
 
+def _mode(spec: Preprocess) -> Literal["RGB", "L"]:
+    return "L" if spec.color == "GRAY" else "RGB"
+
+
 def _which(spec: Preprocess) -> str:
     return f"input {spec.input!r}" if spec.input else "the input"
 
 
-def _geometry(spec: Preprocess, shape: tuple[int, ...]) -> tuple[int, int, int]:
+def picture_size(spec: Preprocess, shape: tuple[int, ...]) -> tuple[int, int, int]:
     """``(C, H, W)`` of the input, or :class:`UsageError` where a picture cannot fill it."""
     wanted = 1 if spec.color == "GRAY" else 3
     shown = "x".join(map(str, shape)) or "scalar"
@@ -189,24 +227,32 @@ def _flatten(image: Image.Image, path: Path) -> Image.Image:
     return image
 
 
-def _fit(image: Image.Image, spec: Preprocess, height: int, width: int, path: Path) -> Any:
+def _fit(image: Image.Image, spec: Preprocess, height: int, width: int, what: str) -> Array:
     """The picture resized, cut and padded: ``(H, W, C)`` float32, 0 to 255."""
     import numpy as np
     from PIL import Image
 
-    size, (left, top) = placement(spec, image.size, height, width)
-    if size[0] * size[1] > _MAX_PIXELS:
+    place = placement(spec, image.size, height, width)
+    if place.width * place.height > _MAX_PIXELS:
         raise UsageError(
-            f"{path} of {image.width}x{image.height} would have to be enlarged to {size[0]}x{size[1]}",
+            f"{what} of {image.width}x{image.height} would have to be enlarged to {place.width}x{place.height}",
             hint="give a picture with a more usual aspect ratio",
         )
-    if size != image.size:
-        image = image.resize(size, Image.Resampling[spec.interpolation.upper()])
-    pixels = np.asarray(image, dtype=np.float32)
+    if (place.width, place.height) != image.size:
+        image = image.resize((place.width, place.height), Image.Resampling[spec.interpolation.upper()])
+    pixels: Array = np.asarray(image, dtype=np.float32)
+    return on_canvas(pixels, spec, place, height, width)
+
+
+def on_canvas(pixels: Array, spec: Preprocess, place: Placement, height: int, width: int) -> Array:
+    """Resized ``pixels`` ``(h, w)`` or ``(h, w, C)`` where ``place`` says, on an input of ``height`` x ``width`` that
+    is ``spec.pad_value`` elsewhere: ``(height, width, C) float32``."""
+    import numpy as np
+
     pixels = pixels.reshape(*pixels.shape[:2], -1)
     canvas = np.full((height, width, pixels.shape[2]), spec.pad_value, dtype=np.float32)
     into, of_picture = [], []
-    for offset, length, room in ((top, pixels.shape[0], height), (left, pixels.shape[1], width)):
+    for offset, length, room in ((place.top, pixels.shape[0], height), (place.left, pixels.shape[1], width)):
         start, stop = max(offset, 0), min(offset + length, room)
         into.append(slice(start, stop))
         of_picture.append(slice(start - offset, stop - offset))
@@ -214,22 +260,29 @@ def _fit(image: Image.Image, spec: Preprocess, height: int, width: int, path: Pa
     return canvas
 
 
-def placement(
-    spec: Preprocess, size: tuple[int, int], height: int, width: int
-) -> tuple[tuple[int, int], tuple[int, int]]:
-    """Where a picture of ``size`` (width, height) comes to lie in an input of ``height`` x ``width``: its width and
-    height there, and the place (x, y) of its left upper corner, negative where it is cut."""
+class Placement(NamedTuple):
+    """A picture's resized size in pixels, and where its left upper corner lies in the input; negative where it is
+    cut."""
+
+    width: int
+    height: int
+    left: int = 0
+    top: int = 0
+
+
+def placement(spec: Preprocess, size: tuple[int, int], height: int, width: int) -> Placement:
+    """Where a picture of ``size`` (width, height) goes in an input of ``height`` x ``width``."""
     w, h = size
     if spec.resize == "stretch":
-        return (width, height), (0, 0)
+        return Placement(width, height)
     if spec.resize == "height":
-        return (min(width, math.ceil(height * w / h)), height), (0, 0)
+        return Placement(min(width, math.ceil(height * w / h)), height)
     if spec.resize == "letterbox":
         ratio = min(height / h, width / w)
         new = (min(width, max(1, round(w * ratio))), min(height, max(1, round(h * ratio))))
         if spec.anchor == "top-left":
-            return new, (0, 0)
-        return new, ((width - new[0]) // 2, (height - new[1]) // 2)
+            return Placement(*new)
+        return Placement(*new, (width - new[0]) // 2, (height - new[1]) // 2)
     short = spec.resize_to or max(height, width)
     new = (short, int(short * h / w)) if w <= h else (int(short * w / h), short)
-    return new, (-round((new[0] - width) / 2), -round((new[1] - height) / 2))
+    return Placement(*new, -round((new[0] - width) / 2), -round((new[1] - height) / 2))

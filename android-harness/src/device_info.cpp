@@ -13,6 +13,7 @@
 #include <sstream>
 #include <vector>
 
+#include "pixels.h"
 #include "wire.h"
 
 namespace mobilekit {
@@ -103,6 +104,7 @@ std::string info_json() {
     json.open_object()
         .field("harness_version", MOBILEKIT_HARNESS_VERSION)
         .field("protocol_version", static_cast<int>(kProtocolVersion))
+        .field("pixels_version", kPixelsVersion)
         .field("ncnn_version", NCNN_VERSION_STRING)
         .field("abi", abi())
         .field("toolchain", MOBILEKIT_TOOLCHAIN)

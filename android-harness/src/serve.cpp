@@ -18,6 +18,7 @@
 #include "device_info.h"
 #include "files.h"
 #include "model.h"
+#include "pixels.h"
 
 namespace mobilekit {
 
@@ -217,11 +218,14 @@ public:
                 if (!model_) throw Error(ErrorCode::kNoModel, "no model is loaded");
                 InferReport report;
                 work(model_->worker(), connection_, [&] { report = model_->infer(request); });
-                std::vector<uint8_t> body = encode_infer_ok(infer_json(request, report), report.outputs);
-                if (body.size() > options_.max_frame)
-                    throw Error(ErrorCode::kRequest, "the outputs take " + std::to_string(body.size()) +
-                                                         " bytes, a frame at most " + std::to_string(options_.max_frame));
-                connection_.send(MessageType::kInferOk, body);
+                send_tensors(MessageType::kInferOk, encode_infer_ok(infer_json(request, report), report.outputs));
+                return true;
+            }
+            case MessageType::kPixels: {
+                const PixelsRequest request = decode_pixels(frame.body);
+                const uint64_t begin = monotonic_ns();
+                const Tensor made = tensor_of_pixels(request);
+                send_tensors(MessageType::kPixelsOk, encode_infer_ok(pixels_json(monotonic_ns() - begin), {made}));
                 return true;
             }
             case MessageType::kBye:
@@ -233,6 +237,13 @@ public:
     }
 
 private:
+    void send_tensors(MessageType type, const std::vector<uint8_t>& body) {
+        if (body.size() > options_.max_frame)
+            throw Error(ErrorCode::kRequest, "the outputs take " + std::to_string(body.size()) +
+                                                 " bytes, a frame at most " + std::to_string(options_.max_frame));
+        connection_.send(type, body);
+    }
+
     Connection& connection_;
     const ServeOptions& options_;
     std::unique_ptr<Model> model_;

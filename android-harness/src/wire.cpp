@@ -49,6 +49,12 @@ std::vector<uint8_t> encode_frame(MessageType type, const std::vector<uint8_t>& 
 void Writer::u32(uint32_t value) { put(bytes_, value); }
 void Writer::u64(uint64_t value) { put(bytes_, value); }
 
+void Writer::f32(float value) {
+    uint32_t bits = 0;
+    std::memcpy(&bits, &value, sizeof(bits));
+    u32(bits);
+}
+
 void Writer::text(const std::string& value) {
     u32(static_cast<uint32_t>(value.size()));
     bytes_.insert(bytes_.end(), value.begin(), value.end());
@@ -74,6 +80,18 @@ const uint8_t* Reader::take(uint64_t size) {
 uint8_t Reader::u8() { return *take(1); }
 uint32_t Reader::u32() { return get<uint32_t>(take(4)); }
 uint64_t Reader::u64() { return get<uint64_t>(take(8)); }
+
+float Reader::f32() {
+    const uint32_t bits = u32();
+    float value = 0;
+    std::memcpy(&value, &bits, sizeof(value));
+    return value;
+}
+
+std::vector<uint8_t> Reader::bytes(uint64_t size) {
+    const uint8_t* start = take(size);
+    return std::vector<uint8_t>(start, start + size);
+}
 
 std::string Reader::text() {
     const uint32_t size = u32();

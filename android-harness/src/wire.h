@@ -25,11 +25,13 @@ enum class MessageType : uint16_t {
     kLoad = 0x03,
     kInfer = 0x04,
     kBye = 0x05,
+    kPixels = 0x07,
     kHelloOk = 0x81,
     kInfoOk = 0x82,
     kLoadOk = 0x83,
     kInferOk = 0x84,
     kByeOk = 0x85,
+    kPixelsOk = 0x87,
     kError = 0xff,
 };
 
@@ -48,6 +50,8 @@ public:
     void u8(uint8_t value) { bytes_.push_back(value); }
     void u32(uint32_t value);
     void u64(uint64_t value);
+    void f32(float value);
+    void bytes(const std::vector<uint8_t>& value) { bytes_.insert(bytes_.end(), value.begin(), value.end()); }
     void text(const std::string& value);
     void tensor(const Tensor& value);
     std::vector<uint8_t> take() { return std::move(bytes_); }
@@ -64,8 +68,10 @@ public:
     uint8_t u8();
     uint32_t u32();
     uint64_t u64();
+    float f32();
     std::string text();
     Tensor tensor();
+    std::vector<uint8_t> bytes(uint64_t size);
     uint32_t count();  // a number of items, at most kMaxItems and at most what is left could hold
     void end() const;  // throws where bytes are left over
 

@@ -14,13 +14,13 @@ from mobilekit.progress import SILENT, Progress
 if TYPE_CHECKING:
     from mobilekit.bundle import Bundle, Manifest
     from mobilekit.report.model import DeviceFacts
-    from mobilekit.runners.base import BlobRunner, Runner
+    from mobilekit.runners.base import BlobRunner, PixelRunner, Runner
     from mobilekit.targets.tensorrt.host import WorkerHost
     from mobilekit.targets.tensorrt.runner import GpuOptions
 
     _R = TypeVar("_R", bound=Runner)
 
-__all__ = ["LOCAL", "Target", "choose_target", "is_virtual", "open_blobs", "open_place", "open_timed"]
+__all__ = ["LOCAL", "Target", "choose_target", "is_virtual", "open_blobs", "open_pixels", "open_place", "open_timed"]
 
 LOCAL = "local"
 Target = Literal["ncnn", "tensorrt"]
@@ -103,6 +103,15 @@ def open_timed(
     """Like :func:`open_blobs`, by a runner that times layers: on this machine the harness, not the wheel."""
     with _opened(bundle, device, _one_sample, None, progress, harness=True) as found:
         yield found
+
+
+@contextmanager
+def open_pixels(
+    bundle: Bundle, device: str | None = None, *, wait_s: float | None = None, progress: Progress = SILENT
+) -> Iterator[tuple[PixelRunner, DeviceFacts]]:
+    """Like :func:`open_timed`, by a runner that takes pictures too."""
+    with _opened(bundle, device, _one_sample, None, progress, harness=True, wait_s=wait_s) as found:
+        yield cast("tuple[PixelRunner, DeviceFacts]", found)
 
 
 def _one_sample(manifest: Manifest, make: Callable[[Manifest], BlobRunner]) -> BlobRunner:

@@ -170,5 +170,5 @@ def _area(
 
     if spec is None:
         return None
-    (wide, high), (left, top) = placement(spec, size, height, width)
+    wide, high, left, top = placement(spec, size, height, width)
     return left, top, wide, high

@@ -7,10 +7,11 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from mobilekit.device.harness.reports import LayerTime
+    from mobilekit.device.harness.pixels import PixelRequest
+    from mobilekit.device.harness.reports import LayerTime, PixelsReport
     from mobilekit.tensors import Array, NamedTensors
 
-__all__ = ["BlobRunner", "RunOptions", "RunResult", "Runner", "RunnerInfo"]
+__all__ = ["BlobRunner", "PixelRunner", "RunOptions", "RunResult", "Runner", "RunnerInfo"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,4 +76,12 @@ class BlobRunner(Runner, Protocol):
         """The ``wanted`` blobs as ncnn has them, of one run that is fed ``fed`` (by blob name, float32 or int32, with
         the Mat's dims, outermost first). What is fed is not computed. ``wanted`` in the order of the layers: ncnn
         lets go of a blob once it was read."""
+        ...
+
+
+class PixelRunner(Runner, Protocol):
+    """A runner whose machine can also prepare pictures."""
+
+    def pixels(self, request: PixelRequest, options: RunOptions) -> PixelsReport:
+        """The picture as ncnn's own functions make a tensor of it there."""
         ...

@@ -13,7 +13,8 @@ from mobilekit.runners.blobs import extracted, input_blobs, output_tensors
 if TYPE_CHECKING:
     from mobilekit.bundle import Manifest
     from mobilekit.device.harness.client import HarnessSession
-    from mobilekit.device.harness.reports import LoadReport
+    from mobilekit.device.harness.pixels import PixelRequest
+    from mobilekit.device.harness.reports import LoadReport, PixelsReport
     from mobilekit.tensors import Array
 
 __all__ = ["HarnessModel", "load_options"]
@@ -83,3 +84,7 @@ class HarnessModel:
         """Implements :meth:`mobilekit.runners.base.BlobRunner.blobs`."""
         self._load(options)
         return dict(self._session.infer(fed, wanted, timeout_s=options.timeout_s).outputs)
+
+    def pixels(self, request: PixelRequest, options: RunOptions) -> PixelsReport:
+        """Implements :meth:`mobilekit.runners.base.PixelRunner.pixels`."""
+        return self._session.pixels(request, timeout_s=options.timeout_s)

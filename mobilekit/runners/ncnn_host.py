@@ -25,6 +25,8 @@ from mobilekit.runners.blobs import extracted, input_blobs, output_tensors
 if TYPE_CHECKING:
     from mobilekit.bundle import Manifest, NcnnArtifact
     from mobilekit.device.harness.client import HarnessSession
+    from mobilekit.device.harness.pixels import PixelRequest
+    from mobilekit.device.harness.reports import PixelsReport
     from mobilekit.runners.harness import HarnessModel
     from mobilekit.tensors import Array
 
@@ -42,7 +44,7 @@ class NcnnHostRunner:
     The model is loaded with the first input and stays loaded until the ``with`` block ends (without one, for that
     input alone), or until a run asks for other threads or another precision, or fails: then the next run has a fresh
     process. A model with own layers needs a harness for this machine, which the first run builds where there is none;
-    ``harness`` asks for it with any model, since it alone times layers.
+    ``harness`` asks for it with any model, since it alone times layers and takes pictures.
     """
 
     def __init__(self, root: Path, manifest: Manifest, *, harness: bool = False, progress: Progress = SILENT) -> None:
@@ -82,6 +84,12 @@ class NcnnHostRunner:
         """Implements :meth:`mobilekit.runners.base.BlobRunner.blobs`; raises what :meth:`run` does."""
         with self._kept():
             return self._engine.blobs(fed, wanted, options)
+
+    def pixels(self, request: PixelRequest, options: RunOptions) -> PixelsReport:
+        """Implements :meth:`mobilekit.runners.base.PixelRunner.pixels`, made with ``harness``."""
+        assert isinstance(self._engine, _HarnessEngine), "only the harness takes pictures"
+        with self._kept():
+            return self._engine.pixels(request, options)
 
     @contextmanager
     def _kept(self) -> Iterator[None]:
@@ -190,6 +198,9 @@ class _HarnessEngine:
     def blobs(self, fed: Mapping[str, Array], wanted: Sequence[str], options: RunOptions) -> dict[str, Array]:
         return (self._model or self._started()).blobs(fed, wanted, options)
 
+    def pixels(self, request: PixelRequest, options: RunOptions) -> PixelsReport:
+        return (self._model or self._started()).pixels(request, options)
+
     def _started(self) -> HarnessModel:
         from mobilekit.device.harness.client import HarnessSession
         from mobilekit.runners.harness import HarnessModel
@@ -206,7 +217,7 @@ class _HarnessEngine:
         from mobilekit.device.harness.locate import find_harness
         from mobilekit.device.harness.toolchains import ABIS
 
-        why = "layers are timed by the harness"
+        why = "layers are timed, and pictures prepared, by the harness"
         if self._layers:
             why = f"the model has layers of mobilekit's own ({', '.join(self._layers)}), which run in the harness"
         instead = "; or export with --stock-only, or unverified (--no-verify)"

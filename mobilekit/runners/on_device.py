@@ -18,7 +18,8 @@ from mobilekit.runners.harness import HarnessModel
 if TYPE_CHECKING:
     from mobilekit.bundle import Bundle
     from mobilekit.device.base import Device
-    from mobilekit.device.harness.reports import HarnessInfo
+    from mobilekit.device.harness.pixels import PixelRequest
+    from mobilekit.device.harness.reports import HarnessInfo, PixelsReport
     from mobilekit.tensors import Array
 
 __all__ = ["DeviceRunner"]
@@ -113,3 +114,8 @@ class DeviceRunner:
         """Implements :meth:`mobilekit.runners.base.BlobRunner.blobs`."""
         assert self._model is not None, "use the runner in a with statement"
         return self._model.blobs(fed, wanted, options)
+
+    def pixels(self, request: PixelRequest, options: RunOptions) -> PixelsReport:
+        """Implements :meth:`mobilekit.runners.base.PixelRunner.pixels`."""
+        assert self._model is not None, "use the runner in a with statement"
+        return self._model.pixels(request, options)

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from mobilekit.device.harness import protocol
+from mobilekit.device.harness.pixels import PixelRequest, encode_pixels
 from mobilekit.device.harness.protocol import LoadOptions, MessageType
 
 __all__ = ["vectors"]
@@ -30,6 +31,18 @@ def vectors() -> dict[str, bytes]:
     infer = protocol.encode_infer(inputs, ["logits", "größe/0:0"], warmup=2, iterations=5, layer_times=True)
     load = protocol.encode_load(
         "/data/local/tmp/m.param", "/data/local/tmp/m.bin", LoadOptions.for_precision("fp16", threads=4, cluster="big")
+    )
+    pixels = encode_pixels(
+        PixelRequest(
+            pixels=np.arange(18, dtype=np.uint8).reshape(2, 3, 3),
+            resized=(4, 5),
+            size=(6, 4),
+            place=(1, -1),
+            order="BGR",
+            pad=114.0,
+            mean=(1.0, 2.0, 3.0),
+            norm=(0.5, 0.25, 0.125),
+        )
     )
     output = _text("logits") + struct.pack("<BB2IQ2f", 1, 2, 1, 2, 8, 0.25, -8.0)
     return {
@@ -51,6 +64,7 @@ def vectors() -> dict[str, bytes]:
         "infer_ok": protocol.encode_frame(
             MessageType.INFER_OK, _text('{"latencies_ns":[1,2]}') + struct.pack("<I", 1) + output
         ),
+        "pixels": protocol.encode_frame(MessageType.PIXELS, pixels),
         "error": protocol.encode_frame(MessageType.ERROR, struct.pack("<I", 4) + _text("the model has no blob 'x'")),
     }
 

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, TypeVar
 from mobilekit.device.base import Device
 from mobilekit.device.harness import protocol
 from mobilekit.device.harness.launch import Running, launch_local, launch_on_device
+from mobilekit.device.harness.pixels import PIXELS_VERSION, PixelRequest, encode_pixels
 from mobilekit.device.harness.protocol import ErrorCode, LoadOptions, MessageType, ServerHello
-from mobilekit.device.harness.reports import HarnessInfo, InferReport, LoadReport, parse
+from mobilekit.device.harness.reports import HarnessInfo, InferReport, LoadReport, PixelsReport, parse
 from mobilekit.errors import (
     DeviceError,
     DeviceLostError,
@@ -59,6 +60,7 @@ class HarnessSession:
         )
         self._running: Running | None = None
         self._hello: ServerHello | None = None
+        self._pixels_version: int | None = None
 
     @classmethod
     def connect_local(
@@ -85,6 +87,7 @@ class HarnessSession:
         )
         session._running = None
         session._hello = None
+        session._pixels_version = None
         return session
 
     def __enter__(self) -> HarnessSession:
@@ -158,6 +161,24 @@ class HarnessSession:
             if outputs and list(arrays) != list(outputs):
                 raise ProtocolError(f"the harness returned {list(arrays)}, asked for were {list(outputs)}")
             return parse(InferReport, {**report, "outputs": arrays})
+
+        return self._decoded(decode)
+
+    def pixels(self, request: PixelRequest, *, timeout_s: float = 60.0) -> PixelsReport:
+        """A picture as ncnn makes a tensor of it; needs no model. :class:`HarnessError` for sizes that it refuses."""
+        if self._pixels_version is None:
+            self._pixels_version = self.info().pixels_version
+        if self._pixels_version != PIXELS_VERSION:
+            raise HarnessError(
+                "this harness does not take pictures as this mobilekit gives them",
+                hint="mobilekit harness build; where MOBILEKIT_HARNESS_DIR or a mobilekit-harness wheel gives the "
+                "harness, renew that",
+            )
+        body = self._request(MessageType.PIXELS, encode_pixels(request), MessageType.PIXELS_OK, timeout_s)
+
+        def decode() -> PixelsReport:
+            report, tensors = protocol.decode_infer_ok(body)
+            return parse(PixelsReport, {**report, "tensor": tensors.get("pixels")})
 
         return self._decoded(decode)
 

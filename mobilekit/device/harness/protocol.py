@@ -65,11 +65,13 @@ class MessageType(enum.IntEnum):
     LOAD = 0x03
     INFER = 0x04
     BYE = 0x05
+    PIXELS = 0x07
     HELLO_OK = 0x81
     INFO_OK = 0x82
     LOAD_OK = 0x83
     INFER_OK = 0x84
     BYE_OK = 0x85
+    PIXELS_OK = 0x87
     ERROR = 0xFF
 
 

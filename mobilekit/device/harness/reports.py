@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from mobilekit.errors import ProtocolError
 
-__all__ = ["CpuCluster", "HarnessInfo", "InferReport", "LayerTime", "LoadReport", "State", "parse"]
+__all__ = ["CpuCluster", "HarnessInfo", "InferReport", "LayerTime", "LoadReport", "PixelsReport", "State", "parse"]
 
 
 class _Report(BaseModel):
@@ -29,10 +29,12 @@ class CpuCluster(_Report):
 
 
 class HarnessInfo(_Report):
-    """``cpu_features`` is what ncnn found on the CPU; which of them have kernels depends on the harness's build."""
+    """``cpu_features`` is what ncnn found on the CPU; which of them have kernels depends on the harness's build.
+    ``pixels_version`` is that of the request PIXELS; 0: a harness of before."""
 
     harness_version: str
     protocol_version: int
+    pixels_version: int = 0
     ncnn_version: str
     abi: str
     toolchain: str
@@ -92,6 +94,13 @@ class InferReport(_Report):
     peak_total_bytes: int
     layers: tuple[LayerTime, ...] = ()
     state: State = State()
+
+
+class PixelsReport(_Report):
+    """``tensor``: ``(channels, height, width)`` float32; ``elapsed_ns``: what making it took, transport left out."""
+
+    tensor: Any
+    elapsed_ns: int
 
 
 _Parsed = TypeVar("_Parsed", bound=_Report)
