@@ -1,6 +1,6 @@
 """Write ``opencv_golden.npz``: what OpenCV itself makes of a few pictures.
 
-In an environment with opencv-python-headless: ``python tests/unit/preprocess/opencv_golden.py`` from the checkout's root.
+In an environment with opencv-python-headless, from the root: ``python tests/unit/preprocess/opencv_golden.py``.
 """
 
 from __future__ import annotations

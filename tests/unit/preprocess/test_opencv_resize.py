@@ -1,4 +1,4 @@
-"""OpenCV's arithmetic in numpy, against what OpenCV itself made (``opencv_golden.py``), and itself where it is there."""
+"""OpenCV's arithmetic in numpy, against what OpenCV made (``opencv_golden.py``), and itself where it is there."""
 
 from __future__ import annotations
 
