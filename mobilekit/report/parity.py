@@ -149,9 +149,8 @@ def sentence(
     if ours is None or theirs is None:
         return "none", "no output of the model says anything for these pictures, so no gap can be told"
     gap, error = ours.median, theirs.median
-    who = TITLES[pair.second]
     figures = (
-        f"{who}'s pixels instead of Pillow's move {ours.output} by {gap:.2g} (relative L2, median), "
+        f"pixels of {TITLES[pair.second]} instead of Pillow's move {ours.output} by {gap:.2g} (relative L2, median), "
         f"the device's arithmetic moves {theirs.output} by {error:.2g}"
     )
     changes = [
@@ -186,7 +185,6 @@ def _rows(report: ParityReport) -> list[list[str]]:
                 f"{pair.max_levels:.2f}",
                 f"{pair.mean_levels:.3f}",
                 f"{pair.relative_l2:.3g}",
-                f"{pair.worst_sample}: {_place(pair.worst)}",
                 "-" if effect is None else f"{effect.median:.2e} {effect.output}",
                 _agreements(pair.agreement, pair.changed),
             ]
@@ -195,7 +193,7 @@ def _rows(report: ParityReport) -> list[list[str]]:
     if error is not None:
         moved = f"{error.median:.2e} {error.output}"
         agreed = _agreements(report.model_agreement, report.model_changed)
-        rows.append(["the model's own error", "", "", "", "the same tensors there and here", moved, agreed])
+        rows.append(["the model's own error", "", "", "", moved, agreed])
     return rows
 
 
@@ -203,15 +201,18 @@ def _agreements(agreement: dict[str, float], changed: dict[str, int]) -> str:
     return ", ".join(f"{name} {value:.3f} ({changed[name]} changed)" for name, value in agreement.items()) or "-"
 
 
-_HEADER = ["prepared by", "max levels", "mean levels", "relative L2", "largest in", "moves the model", "answers"]
+_HEADER = ["prepared by", "max", "mean", "relative L2", "moves the model", "answers"]
 
 
-def _causes(report: ParityReport) -> list[str]:
-    return [
-        f"{TITLES[pair.first]} / {TITLES[pair.second]}: {pair.cause.text}"
-        for pair in report.pairs
-        if pair.cause is not None
-    ]
+def _remarks(report: ParityReport) -> list[str]:
+    """Where each pair differs most; and the cause, of the pair that the sentence is not about."""
+    found = []
+    for pair in report.pairs:
+        name = f"{TITLES[pair.first]} / {TITLES[pair.second]}"
+        found.append(f"{name}: largest in {pair.worst_sample}, {_place(pair.worst)}")
+        if pair.cause is not None and (pair.first, pair.second) != report.subject:
+            found.append(f"{name}: {pair.cause.text}")
+    return found
 
 
 def _summary(report: ParityReport) -> str:
@@ -228,12 +229,13 @@ def render(report: ParityReport) -> RenderableType:
 
     from mobilekit.report.console import plain
 
-    table = Table(box=SIMPLE, title=Text(f"mobilekit parity: {plain(report.model)}"))
+    title = f"mobilekit parity: {plain(report.model)}, grey levels of 0 to 255"
+    table = Table(box=SIMPLE, title=Text(title))
     for index, name in enumerate(_HEADER):
         table.add_column(name, overflow="fold", justify="right" if 1 <= index <= 3 else "left")
     for row in _rows(report):
         table.add_row(*(Text(plain(cell, 160)) for cell in row))
-    lines = [plain(f"prepared as: {report.preprocess}", 300), *(plain(line, 400) for line in _causes(report))]
+    lines = [plain(f"prepared as: {report.preprocess}", 300), *(plain(line, 400) for line in _remarks(report))]
     told = Text.assemble((plain(report.sentence, 700), "bold"))
     return Group(table, Text("\n".join(lines)), told)
 
@@ -245,7 +247,7 @@ def markdown(report: ParityReport) -> str:
     lines = [
         f"### Pre-processing parity of {code(report.model)}",
         "",
-        code(report.sentence) if len(report.sentence) <= 200 else _escaped(report.sentence),
+        _escaped(report.sentence),
         "",
         f"{report.samples} pictures, {report.precision} on {code(report.device.model or report.device.serial)}, "
         f"prepared as {code(report.preprocess)}",
@@ -253,8 +255,8 @@ def markdown(report: ParityReport) -> str:
         "| " + " | ".join(_HEADER) + " |",
         "|" + "---|" * len(_HEADER),
     ]
-    lines += ["| " + " | ".join(code(cell) if cell else "" for cell in row) + " |" for row in _rows(report)]
-    lines += ["", *(f"- {_escaped(line)}" for line in _causes(report))]
+    lines += ["| " + " | ".join(_escaped(cell) for cell in row) + " |" for row in _rows(report)]
+    lines += ["", *(f"- {_escaped(line)}" for line in _remarks(report))]
     lines += ["", f"<sub>mobilekit {report.mobilekit_version}, model {code(report.model_sha256[:12])}</sub>"]
     return "\n".join(lines) + "\n"
 
@@ -310,6 +312,7 @@ def page(report: ParityReport) -> str:
         "main", element("h1", f"pre-processing parity: {report.model}"),
         element("p", report.sentence, class_="verdict"), element("p", _summary(report), class_="faint"),
         element("p", f"prepared as: {report.preprocess}", class_="faint"), drawn,
-        table(_HEADER, _rows(report), caption="each pair of ways to prepare the same pictures, in grey levels"), *parts,
+        table(_HEADER, _rows(report), caption="each pair of ways to prepare the same pictures, in grey levels"),
+        *(element("p", line) for line in _remarks(report)), *parts,
     )  # fmt: skip
     return document(f"mobilekit parity: {report.model}", main)
