@@ -176,7 +176,7 @@ def test_a_wrong_number_format_is_never_written(
     right = half.to_half
 
     def wrong(graph: Graph, *arguments: Any, **settings: Any) -> half.HalfReport:
-        weight = next(value for value in graph.values() if value.const is not None and value.const.ndim == 4)
+        weight = next(value for value in graph.values() if value.const is not None and value.const.ndim == 2)
         weight.const = weight.const * np.float32(-1.0)  # type: ignore[operator]
         return right(graph, *arguments, **settings)
 
