@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from mobilekit.pipeline.record import RecordOptions, record_reference
     from mobilekit.pipeline.repair import RepairOptions, repair_bundle
     from mobilekit.pipeline.run import run as run_bundle
+    from mobilekit.pipeline.tune import TuneOptions, tune_bundle
     from mobilekit.pipeline.validate import ValidateOptions, validate_bundle
     from mobilekit.report.comparison import ComparisonReport
     from mobilekit.report.model import ValidationReport
@@ -40,6 +41,7 @@ __all__ = [
     "ModelReport",
     "RecordOptions",
     "RepairOptions",
+    "TuneOptions",
     "ValidateOptions",
     "ValidationReport",
     "bisect_bundle",
@@ -50,6 +52,7 @@ __all__ = [
     "record_reference",
     "repair_bundle",
     "run_bundle",
+    "tune_bundle",
     "validate_bundle",
 ]
 
@@ -64,6 +67,7 @@ _HOME = {
     "ModelReport": "pipeline.inspect:ModelReport",
     "RecordOptions": "pipeline.record:RecordOptions",
     "RepairOptions": "pipeline.repair:RepairOptions",
+    "TuneOptions": "pipeline.tune:TuneOptions",
     "ValidateOptions": "pipeline.validate:ValidateOptions",
     "ValidationReport": "report.model:ValidationReport",
     "bisect_bundle": "pipeline.bisect:bisect_bundle",
@@ -74,6 +78,7 @@ _HOME = {
     "record_reference": "pipeline.record:record_reference",
     "repair_bundle": "pipeline.repair:repair_bundle",
     "run_bundle": "pipeline.run:run",
+    "tune_bundle": "pipeline.tune:tune_bundle",
     "validate_bundle": "pipeline.validate:validate_bundle",
 }
 

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from mobilekit.errors import BundleError
 from mobilekit.preprocess import Preprocess
 from mobilekit.tensors import format_shape
+from mobilekit.tuning import Tuned
 
 if TYPE_CHECKING:
     from mobilekit.tensors import Array
@@ -48,6 +49,7 @@ __all__ = [
     "TensorRTArtifact",
     "file_entries",
     "is_bundle",
+    "manifest_text",
     "open_bundle",
     "sha256_of",
     "write_manifest",
@@ -56,7 +58,7 @@ __all__ = [
 MAX_DEPTH = 32_768
 """Layers one behind another: so many were run, on the host and on arm64. ncnn recurses once for each."""
 
-SCHEMA_VERSION = "1.1"
+SCHEMA_VERSION = "1.2"
 
 _FICLONE = 0x40049409
 """Linux's ioctl for "the same blocks as that file, until one of them is written"."""
@@ -316,7 +318,7 @@ class Manifest(_Strict):
 
     ``rtol``: how far, in relative L2, a right conversion may lie off the original, where that is further than the
     precision allows; ``rtol_reason`` says why. ``fake_quant=False``: the model keeps digits that the quantised
-    original rounds.
+    original rounds. ``tuned``: the fastest settings by kind of device, at most one for each (``mobilekit tune``).
     """
 
     mobilekit_version: str
@@ -335,6 +337,7 @@ class Manifest(_Strict):
     task: str = ""
     verified: bool = False
     sizes: tuple[dict[str, tuple[int, ...]], ...] = ()
+    tuned: tuple[Tuned, ...] = ()
     files: tuple[FileEntry, ...] = ()
 
     def __post_init__(self) -> None:
@@ -429,9 +432,13 @@ def file_entries(root: Path, known: Mapping[str, str] | None = None) -> tuple[Fi
 def write_manifest(root: Path, manifest: Manifest, known: Mapping[str, str] | None = None) -> Manifest:
     """Complete ``manifest`` with the files found below ``root`` and write it there, in canonical form."""
     complete = replace(manifest, files=file_entries(root, known))
-    text = json.dumps(complete.to_json(), indent=1, sort_keys=True, ensure_ascii=False)
-    (root / MANIFEST).write_text(text + "\n", encoding="utf-8")
+    (root / MANIFEST).write_text(manifest_text(complete), encoding="utf-8")
     return complete
+
+
+def manifest_text(manifest: Manifest) -> str:
+    """The canonical form."""
+    return json.dumps(manifest.to_json(), indent=1, sort_keys=True, ensure_ascii=False) + "\n"
 
 
 def open_bundle(path: Path, *, check: bool = True) -> Bundle:

@@ -29,6 +29,7 @@ def show_bundle(bundle: Bundle) -> None:
     if manifest.sizes:
         sizes = ["; ".join(format_shape(shape) for shape in each.values()) for each in manifest.sizes]
         rows.append(("sizes tried", ", ".join(sizes)))
+    rows += [("tuned", f"{tuned.setting}; on {tuned.place}") for tuned in manifest.tuned]
     for key, value in rows:
         facts.add_row(key, escape(value))
     console.print(facts)

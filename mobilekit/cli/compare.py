@@ -30,6 +30,9 @@ def compare(
     seed: Annotated[int, typer.Option(help="Seed of the first.")] = 0,
     threads: Annotated[int, typer.Option(min=0, max=256, help="0: as ncnn chooses.")] = 0,
     precision: Annotated[str | None, typer.Option(help="fp32 or fp16 arithmetic for both.")] = None,
+    tuned: Annotated[
+        bool, typer.Option("--tuned/--no-tuned", help="As `mobilekit tune` found fastest there, or as ncnn chooses.")
+    ] = True,
     json_: Annotated[
         Path | None, typer.Option("--json", help="Write the comparison as JSON; - prints it instead of the table.")
     ] = None,
@@ -56,6 +59,7 @@ def compare(
         seed=seed,
         threads=threads,
         precision=arithmetic(precision),
+        tuned=tuned,
         margin=parse_share(margin),
         budget_s=budget,
         gates=tuple(parse_gate(text) for text in gate or ()),

@@ -23,6 +23,9 @@ def profile(
     threads: Annotated[int, typer.Option(min=0, max=256, help="0: as ncnn chooses; 1 on a virtual device.")] = 0,
     iterations: Annotated[int | None, typer.Option(min=1, help="Timed runs. Default: 20; 2 where virtual.")] = None,
     precision: Annotated[str | None, typer.Option(help="fp32 or fp16 arithmetic.")] = None,
+    tuned: Annotated[
+        bool, typer.Option("--tuned/--no-tuned", help="As `mobilekit tune` found fastest there, or as ncnn chooses.")
+    ] = True,
     peak: Annotated[bool, typer.Option(help="Measure what the device can do, for the roofline.")] = True,
     report: Annotated[Path | None, typer.Option(help="Write a page with a flame-like chart: one HTML file.")] = None,
     json_: Annotated[
@@ -47,6 +50,7 @@ def profile(
         threads=threads,
         iterations=iterations,
         precision=arithmetic(precision),
+        tuned=tuned,
         peak=peak,
     )
     with terminal_progress() as progress:

@@ -34,6 +34,9 @@ def run(
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Write raw outputs here, as NAME.npy.")] = None,
     top: Annotated[int, typer.Option(min=1, help="How many answers of a classifier to show.")] = 5,
     threads: Annotated[int, typer.Option(min=0, help="CPU threads; 0: the runner's choice.")] = 0,
+    tuned: Annotated[
+        bool, typer.Option("--tuned/--no-tuned", help="As `mobilekit tune` found fastest there, or as ncnn chooses.")
+    ] = True,
     plugin: Annotated[
         list[str] | None,
         typer.Option(metavar="MODULE:CLASS", help="Creator of a plugin that the plan needs. Its code runs."),
@@ -71,6 +74,7 @@ def run(
         top=top,
         output=output,
         threads=threads,
+        tuned=tuned,
         plugins=tuple(plugin or ()),
         shapes=dict(parse_named_shape(text) for text in input_shape or ()),
         timeout_s=timeout,

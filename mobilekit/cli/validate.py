@@ -49,6 +49,9 @@ def validate(
     precision: Annotated[
         str | None, typer.Option(help="fp32 or fp16 arithmetic. Default: what the bundle was exported for.")
     ] = None,
+    tuned: Annotated[
+        bool, typer.Option("--tuned/--no-tuned", help="As `mobilekit tune` found fastest there, or as ncnn chooses.")
+    ] = True,
     rtol: Annotated[
         list[str] | None,
         typer.Option(help="Largest relative L2 error: 1e-3, or OUTPUT=1e-3. Default: derived, see docs/validate.md."),
@@ -154,6 +157,7 @@ def validate(
         warmup=warmup,
         iterations=iterations,
         precision=arithmetic(precision),
+        tuned=tuned,
         rtol=_limits("--rtol", rtol),
         atol=_limits("--atol", atol),
         cosine=_limits("--cosine", cosine),

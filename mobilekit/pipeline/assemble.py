@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from mobilekit.runners.base import RunOptions
     from mobilekit.validate.tolerance import Tolerance, Verdict
 
-__all__ = ["report_of"]
+__all__ = ["output_reports", "report_of"]
 
 _VIRTUAL_REMARK = "a virtual device"
 
@@ -40,8 +40,11 @@ def report_of(
     found: Found,
     fed: Literal["seeded", "files", "recorded"],
     task: Task,
+    *,
+    tuned: bool = False,
 ) -> ValidationReport:
-    """The verdict on ``found``, as data. ``fed``: where the inputs came from."""
+    """The verdict on ``found``, as data. ``fed``: where the inputs came from; ``tuned``: ``run`` is
+    as the bundle was tuned."""
     from mobilekit import __version__
     from mobilekit.pipeline.gpu_report import gpu_report
     from mobilekit.report.model import RunSettings, ValidationReport
@@ -55,7 +58,7 @@ def report_of(
     timed = found.timed
     errors = tuple(_errors(sample) for sample in found.samples)
     worst = {one.name for one in worst_samples(errors)[:WORST]}
-    outputs = tuple(_output(info, found.samples) for info in manifest.outputs)
+    outputs = output_reports(bundle, found.samples)
     verdict = overall(Judgement(output.verdict, output.reason) for output in outputs)
     metrics = _metrics(found.samples, {metric.name: metric.least for metric in task.metrics})
     sentence = _sentence(outputs, f"{reference.name} {reference.version}")
@@ -82,6 +85,10 @@ def report_of(
             warmup=run.warmup,
             iterations=run.iterations,
             precision=artifact.precision if target == "tensorrt" else "fp16" if run.fp16 else "fp32",
+            cluster=run.cluster,
+            winograd=run.winograd,
+            packing=run.packing,
+            tuned=tuned,
         ),
         samples=tuple(sample.name for sample in found.samples),
         sample_errors=errors,
@@ -157,6 +164,11 @@ def _not_executed(facts: DeviceFacts, verdict: Verdict) -> str:
         return ""
     done = "verified" if verdict.exit_code == 0 else "not verified"
     return f"prepared model {done}; engine not executed: "
+
+
+def output_reports(bundle: Bundle, samples: Sequence[SampleRecord]) -> tuple[OutputReport, ...]:
+    """Each output, judged over all samples."""
+    return tuple(_output(info, samples) for info in bundle.manifest.outputs)
 
 
 def _output(info: TensorInfo, samples: Sequence[SampleRecord]) -> OutputReport:

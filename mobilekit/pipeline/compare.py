@@ -5,9 +5,7 @@ from __future__ import annotations
 import math
 import re
 import statistics
-import time
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import pairwise
@@ -15,10 +13,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal, cast
 
 from mobilekit.errors import DeviceError, UsageError
-from mobilekit.pipeline.place import LOCAL, is_virtual, open_place
+from mobilekit.pipeline.place import is_virtual
+from mobilekit.pipeline.settings import run_options, setting_at
+from mobilekit.pipeline.turns import LOOKS, Contender, as_report, in_turns
 from mobilekit.pipeline.validate import ValidateOptions, validate_bundle
 from mobilekit.progress import SILENT, Progress
-from mobilekit.runners.base import RunOptions
+from mobilekit.tuning import Setting
 
 if TYPE_CHECKING:
     from mobilekit.bundle import Bundle
@@ -29,21 +29,13 @@ if TYPE_CHECKING:
         LatencyDifference,
         Side,
     )
-    from mobilekit.report.model import ValidationReport
-    from mobilekit.runners.base import Runner
-    from mobilekit.tensors import NamedTensors
+    from mobilekit.report.model import DeviceFacts, ValidationReport
+    from mobilekit.runners.base import RunOptions
     from mobilekit.validate.regression import Difference
     from mobilekit.validate.tolerance import Verdict
 
 __all__ = ["CompareOptions", "Gate", "compare", "measure", "parse_gate", "parse_share"]
 
-_LOOKS = (6, 9, 13, 20)
-"""After so many sessions the data is looked at."""
-_FEWEST = 4
-_ROUNDS = 4
-_BLOCK_NS = 60_000_000
-_MOST_ITERATIONS = 200
-_WARMUP = 3
 _ROUNDING = 1e-6
 """Relative L2 that another order of summation gives: below it no error is larger than another."""
 _SAME_COUNT = 0.001
@@ -82,7 +74,8 @@ def parse_share(text: str) -> float:
 @dataclass(frozen=True, slots=True)
 class CompareOptions:
     """``margin``: what counts as the same speed. ``budget_s``: the most seconds that timing takes; it stops earlier
-    where there is an answer. The rest as in :class:`~mobilekit.pipeline.validate.ValidateOptions`."""
+    where there is an answer. ``tuned``: each as it was tuned for the device. The rest as in
+    :class:`~mobilekit.pipeline.validate.ValidateOptions`."""
 
     inputs: Path | None = None
     samples: int = 3
@@ -92,6 +85,7 @@ class CompareOptions:
     margin: float = 0.03
     confidence: float = 0.998
     budget_s: float = 120.0
+    tuned: bool = True
     timeout_s: float = 300.0
     gates: tuple[Gate, ...] = field(default=())
 
@@ -126,6 +120,7 @@ def compare(
         seed=options.seed,
         threads=options.threads,
         precision=options.precision,
+        tuned=options.tuned,
         timeout_s=options.timeout_s,
     )
     if not recorded:
@@ -151,7 +146,8 @@ def compare(
         remark = "A is a recording: what changed on the machine since then counts as B's"
     else:
         found, sessions, times = measure(a, b, device, options, progress)
-        latency = _as_report(found, sessions, interleaved=True)
+        latency = as_report(found, sessions, interleaved=True)
+        remark = _unlike(first, second)
     gates = tuple(_gate(gate, first, second, latency or counted, remark) for gate in options.gates)
     from mobilekit import __version__
 
@@ -181,96 +177,41 @@ def measure(
     """
     from mobilekit.bundle import open_bundle
     from mobilekit.validate.inputs import samples_of
-    from mobilekit.validate.regression import Answer, difference
 
-    harness = device == LOCAL and _harness_here()
-    sides: list[tuple[Bundle, NamedTensors]] = []
+    sides = []
     for path in (a, b):
         bundle = open_bundle(Path(path))
         samples = samples_of(bundle.manifest, options.inputs, seed=options.seed, count=1)
-        sides.append((bundle, next(samples).tensors))
-    deadline = time.monotonic() + options.budget_s
-    sessions: list[list[float]] = []
-    medians: tuple[list[float], list[float]] = ([], [])
-    found: Difference | None = None
-    with progress.task("timing in turns", _LOOKS[-1], unit="sessions") as task:
-        while len(sessions) < _LOOKS[-1]:
-            rounds = _session(sides, device, options, progress, first=len(sessions) % 2, harness=harness)
-            sessions.append([math.log(max(y, 1) / max(x, 1)) for x, y in rounds])
-            for side, values in enumerate(medians):
-                values.extend(pair[side] / 1e6 for pair in rounds)
-            task.advance(1)
-            spent = time.monotonic() > deadline
-            if len(sessions) in _LOOKS or (spent and len(sessions) >= _FEWEST):
-                found = difference(sessions, margin=options.margin, confidence=options.confidence, looks=len(_LOOKS))
-                if spent or found.answer is not Answer.INCONCLUSIVE:
-                    break
-    assert found is not None
-    return found, sessions, (statistics.median(medians[0]), statistics.median(medians[1]))
-
-
-def _harness_here() -> bool:
-    """Whether a harness for this machine is built: it starts faster than the wheel, which every session does twice."""
-    import platform
-    import sys
-
-    from mobilekit.device.harness.locate import locate_harness
-    from mobilekit.device.harness.toolchains import ABIS
-
-    abi = next((abi for abi, machine in ABIS.items() if machine == platform.machine()), None)
-    return sys.platform == "linux" and abi is not None and locate_harness(abi, static_only=True) is not None
-
-
-def _session(
-    sides: Sequence[tuple[Bundle, NamedTensors]],
-    device: str | None,
-    options: CompareOptions,
-    progress: Progress,
-    first: int,
-    *,
-    harness: bool,
-) -> list[tuple[float, float]]:
-    """Both models loaded anew, then a few rounds of a block of each; every round's two medians, in ns."""
-    with ExitStack() as stack:
-        blocks: list[Callable[[int, int], Sequence[int]]] = []
-        for bundle, tensors in sides:
-            runner, facts = stack.enter_context(open_place(bundle, device, harness=harness, progress=progress))
-            ncnn = bundle.manifest.ncnn
-            precision = options.precision or (ncnn.precision if ncnn is not None else "fp32")
-            run = RunOptions(
-                threads=options.threads or int(facts.virtual), fp16=precision == "fp16", timeout_s=options.timeout_s
-            )
-            blocks.append(partial(_block, runner, tensors, run))
-        # As long for both: the fewer iterations a block has, the more its median scatters.
-        slower = max(statistics.median(block(_WARMUP, _WARMUP)) for block in blocks)
-        iterations = max(3, min(_MOST_ITERATIONS, round(_BLOCK_NS / max(slower, 1))))
-        rounds = []
-        for number in range(_ROUNDS):
-            pair = [0.0, 0.0]
-            for side in (0, 1) if (number + first) % 2 == 0 else (1, 0):
-                pair[side] = statistics.median(blocks[side](1, iterations))
-            rounds.append((pair[0], pair[1]))
-        return rounds
-
-
-def _block(runner: Runner, tensors: NamedTensors, run: RunOptions, warmup: int, iterations: int) -> Sequence[int]:
-    return runner.run(tensors, replace(run, warmup=warmup, iterations=iterations)).latencies_ns
-
-
-def _as_report(found: Difference, sessions: Sequence[Sequence[float]] = (), *, interleaved: bool) -> LatencyDifference:
-    from mobilekit.report.comparison import LatencyDifference
-
-    return LatencyDifference(
-        answer=found.answer,
-        ratio=found.ratio,
-        low=found.low,
-        high=found.high,
-        confidence=found.confidence,
-        detectable=found.detectable,
-        margin=found.margin,
-        interleaved=interleaved,
-        sessions=tuple(tuple(rounds) for rounds in sessions),
+        sides.append(Contender(bundle, next(samples).tensors, partial(_run_options, bundle, options)))
+    return in_turns(
+        sides,
+        device,
+        margin=options.margin,
+        confidence=options.confidence,
+        budget_s=options.budget_s,
+        progress=progress,
     )
+
+
+def _run_options(bundle: Bundle, options: CompareOptions, facts: DeviceFacts) -> RunOptions:
+    setting, _ = setting_at(
+        bundle.manifest, facts, threads=options.threads, precision=options.precision, tuned=options.tuned
+    )
+    return run_options(setting, timeout_s=options.timeout_s)
+
+
+def _setting(report: ValidationReport) -> Setting:
+    how = report.settings
+    fp16 = how.precision == "fp16"
+    return Setting(threads=how.threads, cluster=how.cluster, fp16=fp16, winograd=how.winograd, packing=how.packing)
+
+
+def _unlike(first: ValidationReport, second: ValidationReport) -> str:
+    """What must be said where one side was tuned and the other was not, or otherwise."""
+    a, b = _setting(first), _setting(second)
+    if a == b or not (first.settings.tuned or second.settings.tuned):
+        return ""
+    return f"each as it was tuned: A with {a}, B with {b} (--no-tuned: both as ncnn chooses)"
 
 
 def _recorded(path: Path) -> ValidationReport:
@@ -294,19 +235,19 @@ def _against_recording(
     """Blocks of both runs as if they were sessions; ``None`` where they are not of one kind of device and setting."""
     from mobilekit.validate.regression import difference
 
-    same = all(
+    same = _setting(first) == _setting(second) and all(
         getattr(first.device, name) == getattr(second.device, name)
         for name in ("kind", "model", "abi", "cpu_features", "runner")
     )
-    fits = same and first.settings.threads == second.settings.threads and first.latency and second.latency
+    fits = same and first.latency and second.latency
     if not fits or first.latency is None or second.latency is None:
         return None
     old, new = (_blocks(report.values_ms) for report in (first.latency, second.latency))
-    if min(len(old), len(new)) < _LOOKS[0]:
+    if min(len(old), len(new)) < LOOKS[0]:
         return None
     ratios = [[math.log(y / x)] for x, y in zip(old, new, strict=False)]
     found = difference(ratios, margin=options.margin, confidence=options.confidence)
-    return _as_report(found, interleaved=False)
+    return as_report(found, interleaved=False)
 
 
 def _blocks(values: Sequence[float]) -> list[float]:

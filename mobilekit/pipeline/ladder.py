@@ -168,7 +168,7 @@ class _Climber:
     def _device(self, *, vulkan: bool) -> Iterator[_Answer]:
         if vulkan:
             raise SetupError("mobilekit's harness there is built without Vulkan")
-        options = RunOptions(threads=self.run.threads, fp16=self.run.fp16, timeout_s=self.run.timeout_s)
+        options = replace(self.run, warmup=0, iterations=1)
         yield lambda inputs: self.runner.run(inputs, options).outputs
 
     @contextmanager

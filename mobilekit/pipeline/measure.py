@@ -10,7 +10,6 @@ from mobilekit.errors import BundleError, ChildError, DeviceError, UsageError, V
 from mobilekit.pipeline.answers import answer_of
 from mobilekit.pipeline.warm import Warmth, warm_up
 from mobilekit.progress import SILENT, Progress
-from mobilekit.runners.base import RunOptions
 from mobilekit.tensors import digest_of
 
 if TYPE_CHECKING:
@@ -21,7 +20,7 @@ if TYPE_CHECKING:
     from mobilekit.pipeline.reference import Reference
     from mobilekit.report.answers import SampleAnswer
     from mobilekit.report.model import AnswerPair
-    from mobilekit.runners.base import Runner, RunResult
+    from mobilekit.runners.base import Runner, RunOptions, RunResult
     from mobilekit.tensors import NamedTensors
     from mobilekit.validate.inputs import Sample
     from mobilekit.validate.limits import Limits
@@ -97,7 +96,7 @@ def measure(
 
     Raises :class:`UsageError` where there are no samples, and what the runners raise.
     """
-    once = RunOptions(threads=run.threads, fp16=run.fp16, bf16=run.bf16, timeout_s=run.timeout_s)
+    once = replace(run, warmup=0, iterations=1)
     records: list[SampleRecord] = []
     timed: RunResult | None = partial.timed if partial is not None else None
     opening: Sample | None = None

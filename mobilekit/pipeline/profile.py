@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from mobilekit.pipeline.place import open_timed
+from mobilekit.pipeline.settings import run_options, setting_at
 from mobilekit.progress import SILENT, Progress
-from mobilekit.runners.base import RunOptions
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from mobilekit.device.harness.reports import LayerTime
     from mobilekit.report.model import DeviceFacts
     from mobilekit.report.profile import LayerProfile, Peak, ProfileReport
-    from mobilekit.runners.base import RunResult
+    from mobilekit.runners.base import RunOptions, RunResult
     from mobilekit.targets.ncnn.cost import LayerCost
 
 __all__ = ["ProfileOptions", "profile_bundle"]
@@ -39,6 +39,7 @@ class ProfileOptions:
     iterations: int | None = None
     precision: Literal["fp32", "fp16"] | None = None
     peak: bool = True
+    tuned: bool = True
     timeout_s: float = 300.0
 
 
@@ -66,15 +67,20 @@ def profile_bundle(
     # What a layer costs is known at the default size.
     about = replace(of_one_sample(opened.manifest), sizes=())
     tensors = next(samples_of(about, options.inputs, seed=options.seed, count=1)).tensors
-    fp16 = (options.precision or artifact.precision) == "fp16"
     with open_timed(opened, device, progress=progress) as (runner, facts):
         iterations = options.iterations or (2 if facts.virtual else 20)
-        run = RunOptions(
-            threads=options.threads or int(facts.virtual),
+        setting, _ = setting_at(
+            opened.manifest,
+            facts,
+            threads=options.threads,
+            precision=options.precision,
+            tuned=options.tuned,
+            progress=progress,
+        )
+        run = replace(
+            run_options(setting, timeout_s=options.timeout_s),
             warmup=1 if facts.virtual else 3,
             iterations=iterations,
-            fp16=fp16,
-            timeout_s=options.timeout_s,
         )
         progress.step("timing the whole model")
         whole = runner.run(tensors, run)
@@ -89,7 +95,7 @@ def profile_bundle(
     return ProfileReport(
         mobilekit_version=__version__,
         model=about.model.id,
-        precision="fp16" if fp16 else "fp32",
+        precision="fp16" if run.fp16 else "fp32",
         device=facts,
         threads=run.threads,
         iterations=iterations,

@@ -231,7 +231,7 @@ class _Repair:
         Trace(trace.blobs, sizes).write(path / self.artifact.trace)
         more = len(layers) - len(self.layers)
         artifact = replace(self.artifact, layers=len(layers), depth=self.artifact.depth + more)
-        write_manifest(path, replace(self.bundle.manifest, ncnn=artifact, verified=False))
+        write_manifest(path, replace(self.bundle.manifest, ncnn=artifact, verified=False, tuned=()))
 
     def _float_weights(self, names: Sequence[str]) -> Mapping[str, Sequence[bytes]]:
         """Those layers' weights in float32, from the original model; layers that the remade model lacks are left."""

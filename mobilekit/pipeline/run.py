@@ -15,6 +15,7 @@ from mobilekit.errors import BundleError, UsageError
 from mobilekit.metrics.classify import Answer, classify, is_probabilities
 from mobilekit.pipeline.place import LOCAL, open_place
 from mobilekit.pipeline.place_plan import PREPARED, inputs_of_plan, open_plan, plan_of
+from mobilekit.pipeline.settings import run_options, setting_at
 from mobilekit.progress import SILENT, Progress
 from mobilekit.runners.base import Runner, RunnerInfo, RunOptions
 from mobilekit.tensors import format_shape, load_npy, save_npy
@@ -22,6 +23,7 @@ from mobilekit.tensors import format_shape, load_npy, save_npy
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from mobilekit.report.model import DeviceFacts
     from mobilekit.tensors import Array, NamedTensors
 
 __all__ = ["OutputSummary", "RunReport", "RunSettings", "file_names", "run"]
@@ -33,7 +35,8 @@ RunnerName = Literal["local", "reference", "tensorrt", "prepared"]
 class RunSettings:
     """``runner``: ``local`` is the bundle's ncnn model through the ncnn wheel, ``reference`` the original model in
     ONNX Runtime, ``tensorrt`` the bundle's plan on the first GPU, ``prepared`` what that was built from, in ONNX
-    Runtime; ``None``: the first of ``local`` and ``tensorrt`` that the bundle has. ``top``: how many answers of a
+    Runtime; ``None``: the first of ``local`` and ``tensorrt`` that the bundle has. ``tuned``: ``local`` as ``mobilekit
+    tune`` found it fastest on such a machine. ``top``: how many answers of a
     classifier. ``output``: a folder for the raw outputs. ``shapes``: what pictures become, by input, where the bundle's
     sizes are free; otherwise its default. ``plugins``: creators, ``module:Class``, that the plan needs."""
 
@@ -42,6 +45,7 @@ class RunSettings:
     output: Path | None = None
     shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     threads: int = 0
+    tuned: bool = True
     timeout_s: float = 300.0
     plugins: tuple[str, ...] = ()
 
@@ -100,9 +104,12 @@ def run(
     infos = _sized(known, settings.shapes)
     tensors = {name: _load(file, infos[name], manifest) for name, file in files.items()}
     progress.step("running the model")
-    fp16 = name == "local" and manifest.ncnn is not None and manifest.ncnn.precision == "fp16"
-    options = RunOptions(threads=settings.threads, fp16=fp16, timeout_s=settings.timeout_s)
-    with _runner(bundle, name, settings, progress) as runner:
+    with _runner(bundle, name, settings, progress) as (runner, facts):
+        if facts is None:
+            options = RunOptions(threads=settings.threads, timeout_s=settings.timeout_s)
+        else:
+            setting, _ = setting_at(manifest, facts, threads=settings.threads, tuned=settings.tuned, progress=progress)
+            options = run_options(setting, timeout_s=settings.timeout_s)
         result = runner.run(tensors, options)
         who = runner.info()
     outputs = {info.name: result.outputs[info.name] for info in manifest.outputs}
@@ -283,7 +290,10 @@ def _labels(bundle: Bundle) -> tuple[str, ...]:
 
 
 @contextmanager
-def _runner(bundle: Bundle, name: RunnerName, settings: RunSettings, progress: Progress) -> Iterator[Runner]:
+def _runner(
+    bundle: Bundle, name: RunnerName, settings: RunSettings, progress: Progress
+) -> Iterator[tuple[Runner, DeviceFacts | None]]:
+    """What computes; with what it runs on, where that is ncnn."""
     if name in ("tensorrt", "prepared"):
         from mobilekit.targets.tensorrt.gpus import GPU
         from mobilekit.targets.tensorrt.runner import GpuOptions
@@ -291,16 +301,16 @@ def _runner(bundle: Bundle, name: RunnerName, settings: RunSettings, progress: P
         with open_plan(
             bundle, GPU if name == "tensorrt" else PREPARED, GpuOptions(plugins=settings.plugins), progress
         ) as (runner, _):
-            yield runner
+            yield runner, None
         return
     if name == "reference":
         from mobilekit.runners.ort import OrtRunner
 
         with OrtRunner(bundle.source, threads=settings.threads, fixed=bundle.fixed(), free=bundle.free) as original:
-            yield original
+            yield original, None
         return
-    with open_place(bundle, LOCAL, target="ncnn", progress=progress) as (runner, _):
-        yield runner
+    with open_place(bundle, LOCAL, target="ncnn", progress=progress) as found:
+        yield found
 
 
 def _save(outputs: NamedTensors, folder: Path) -> dict[str, Path]:

@@ -18,8 +18,8 @@ from mobilekit.pipeline.partial import Partial
 from mobilekit.pipeline.place import Target, choose_target, open_place
 from mobilekit.pipeline.place_plan import inputs_of_plan, sizes_of_plan, worker_host
 from mobilekit.pipeline.reference import ONNXRUNTIME, open_reference
+from mobilekit.pipeline.settings import run_options, setting_at
 from mobilekit.progress import SILENT, Progress
-from mobilekit.runners.base import RunOptions
 from mobilekit.targets.tensorrt.runner import GpuOptions
 
 if TYPE_CHECKING:
@@ -50,7 +50,8 @@ class ValidateOptions:
     others). ``target``: see :func:`~mobilekit.pipeline.place.choose_target`. ``streams`` and ``cuda_graph`` are for
     plans on a GPU: :class:`~mobilekit.targets.tensorrt.runner.GpuOptions`. ``on`` is the machine that has the GPU, ``"ssh://user@host"``,
     with one of ``remote_pythons``. ``timeout_s`` bounds each run on the device.
-    ``quota_bytes`` bounds what is kept on the device.
+    ``quota_bytes`` bounds what is kept on the device. ``tuned``: run as ``mobilekit tune`` found fastest for such a
+    device, where it did; ``threads`` and ``precision`` override their part of that.
     ``ladder`` takes the first samples through every step between the original and the device
     (:mod:`mobilekit.pipeline.ladder`). ``metrics``: task metrics (:mod:`mobilekit.validate.task`), ``truth``: a CSV
     file of what is right for each file of ``inputs``. ``wait_s``: how long to wait for a device that another validation
@@ -69,6 +70,7 @@ class ValidateOptions:
     atol: float | Mapping[str, float] | None = None
     cosine: float | Mapping[str, float] | None = None
     psnr_db: float | Mapping[str, float] | None = None
+    tuned: bool = True
     target: Target | None = None
     streams: tuple[int, ...] = ()
     cuda_graph: bool = True
@@ -115,7 +117,6 @@ def validate_bundle(
         raise UsageError("another machine runs TensorRT plans", hint="leave --on out, or add --target tensorrt")
     if target == "tensorrt" and options.precision is not None:
         raise UsageError("a plan computes as it was built", hint="leave --precision out, or export with it")
-    arithmetic = options.precision or (manifest.ncnn.precision if manifest.ncnn is not None else "fp32")
     overrides = _overrides(options)
     overrides.check([info.name for info in manifest.outputs])
     plan = manifest.tensorrt if target == "tensorrt" else None
@@ -152,19 +153,25 @@ def validate_bundle(
             sizes=sizes,
         )
         warmup, iterations = _ROUNDS["virtual" if facts.virtual else facts.kind]
-        run = RunOptions(
-            threads=options.threads or int(facts.virtual),
+        setting, tuned = setting_at(
+            manifest,
+            facts,
+            threads=options.threads,
+            precision=options.precision,
+            tuned=options.tuned,
+            progress=progress,
+        )
+        run = replace(
+            run_options(setting, timeout_s=options.timeout_s),
             warmup=_default(options.warmup, warmup),
             iterations=_default(options.iterations, iterations),
-            fp16=arithmetic == "fp16",
-            timeout_s=options.timeout_s,
         )
         form: NumberFormat | str
         if plan is not None:
             form = plan_format(plan.precision)
         else:
             assert manifest.ncnn is not None
-            form = number_format(manifest.ncnn.precision, arithmetic, facts)
+            form = number_format(manifest.ncnn.precision, "fp16" if setting.fp16 else "fp32", facts)
         with ExitStack() as stack:
             cost = None if isinstance(form, str) else stack.enter_context(RoundingCost(opened, form))
             limits = Limits(
@@ -172,7 +179,7 @@ def validate_bundle(
             )
             what = replace(options, timeout_s=0.0, quota_bytes=None, wait_s=0.0, resume=False)
             partial = Partial(
-                _identity(opened), facts.serial, facts.runner_version, what, task.truth, resume=options.resume
+                _identity(opened), facts.serial, facts.runner_version, what, setting, task.truth, resume=options.resume
             )
             if options.resume:
                 progress.note(f"{partial.count} samples are known from before")
@@ -193,7 +200,7 @@ def validate_bundle(
         if options.ladder and found.stopped is None and not isinstance(form, str):
             ladder = climb(opened, runner, facts, reference, samples.first, form, run, overrides, progress)
     fed: Literal["recorded", "files", "seeded"] = "recorded" if recorded else "files" if files else "seeded"
-    report = report_of(opened, target, options, run, facts, against, found, fed, task)
+    report = report_of(opened, target, options, run, facts, against, found, fed, task, tuned=tuned)
     # Not on the device, so it need not be held for that.
     counted = None
     if found.stopped is None:

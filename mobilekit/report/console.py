@@ -13,9 +13,9 @@ if TYPE_CHECKING:
 
     from mobilekit.report.ladder import LadderReport
     from mobilekit.report.limits import LimitReport
-    from mobilekit.report.model import LatencyReport, OutputReport, ValidationReport
+    from mobilekit.report.model import LatencyReport, OutputReport, RunSettings, ValidationReport
 
-__all__ = ["doubts", "plain", "render"]
+__all__ = ["doubts", "kernels_off", "plain", "render"]
 
 _STYLE = {Verdict.PASS: "bold green", Verdict.FAIL: "bold red", Verdict.INCONCLUSIVE: "bold yellow"}
 _MOST_OUTPUTS = 16
@@ -128,9 +128,18 @@ def _spread(report: ValidationReport) -> str:
         return ""
     count = report.settings.threads
     threads = f", {count} thread{'s' if count > 1 else ''}" if count else ""
+    if report.settings.cluster != "all":
+        threads += f" on the {report.settings.cluster} cores"
+    threads += "".join(f", no {name}" for name in kernels_off(report.settings))
+    threads += ", as tuned" if report.settings.tuned else ""
     interval = f"p50 within {latency.p50_low_ms:.2f} to {latency.p50_high_ms:.2f} ms"
     figures = f"p95 {latency.p95_ms:.2f}, p99 {latency.p99_ms:.2f} ms, CV {latency.cv:.0%}"
     return "; ".join([interval, figures, f"{latency.iterations} runs{threads}", *doubts(latency)])
+
+
+def kernels_off(settings: RunSettings) -> list[str]:
+    """What ncnn did without."""
+    return [name for name, on in (("winograd", settings.winograd), ("packing", settings.packing)) if not on]
 
 
 def doubts(latency: LatencyReport) -> list[str]:

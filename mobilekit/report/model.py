@@ -15,6 +15,7 @@ from mobilekit.report.ladder import LadderReport
 from mobilekit.report.limits import LimitReport
 from mobilekit.report.metrics import AccuracyReport, MetricReport
 from mobilekit.report.stopped import StoppedReport
+from mobilekit.tuning import Cluster
 from mobilekit.validate.tolerance import Verdict
 
 __all__ = [
@@ -143,7 +144,8 @@ class SampleErrors(Frozen):
 
 
 class RunSettings(Frozen):
-    """``threads=0``: the runner's choice. ``inputs``: ``"seeded"``, ``"files"`` for the user's own, or
+    """``threads=0``: the runner's choice. ``tuned``: as ``mobilekit tune`` found fastest for such a device.
+    ``inputs``: ``"seeded"``, ``"files"`` for the user's own, or
     ``"recorded"`` with the reference."""
 
     inputs: Literal["seeded", "files", "recorded"]
@@ -152,6 +154,10 @@ class RunSettings(Frozen):
     warmup: int
     iterations: int
     precision: Precision
+    cluster: Cluster = "all"
+    winograd: bool = True
+    packing: bool = True
+    tuned: bool = False
 
 
 class ValidationReport(Frozen):

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from mobilekit.device.harness.pixels import PixelRequest
     from mobilekit.device.harness.reports import LayerTime, PixelsReport
     from mobilekit.tensors import Array, NamedTensors
+    from mobilekit.tuning import Cluster
 
 __all__ = ["BlobRunner", "PixelRunner", "RunOptions", "RunResult", "Runner", "RunnerInfo"]
 
@@ -19,6 +20,8 @@ class RunOptions:
     """Settings of one run. ``iterations`` are timed, after ``warmup`` untimed ones. ``threads=0``: the runner's choice.
 
     ``fp16``: fp16 storage, packing and arithmetic; ``bf16``: bf16 storage. Off, both, for an fp32 comparison.
+    ``cluster``: the cores to run on, ``all``, ``little`` or ``big``. ``winograd``, ``packing``: ncnn may use Winograd's
+    convolutions, and several channels in one element.
     ``layer_times``: each layer's too, where the runner can: two more clock readings a layer.
     """
 
@@ -27,7 +30,9 @@ class RunOptions:
     iterations: int = 1
     fp16: bool = False
     bf16: bool = False
-    cluster: str = "all"
+    cluster: Cluster = "all"
+    winograd: bool = True
+    packing: bool = True
     layer_times: bool = False
     timeout_s: float = 300.0
 
@@ -46,7 +51,11 @@ class RunnerInfo:
 
 @dataclass(frozen=True, slots=True)
 class RunResult:
-    """Outputs by ONNX name, in ONNX shape and dtype, and per-iteration latencies in nanoseconds."""
+    """Outputs by ONNX name, in ONNX shape and dtype, and per-iteration latencies in nanoseconds.
+
+    ``facts`` of an ncnn model: ``threads`` that computed, ``cores`` there are by cluster, ``cluster_applied``:
+    False where the system did not let us choose them.
+    """
 
     outputs: NamedTensors
     latencies_ns: tuple[int, ...]

@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from mobilekit.device.harness.protocol import LoadOptions
-from mobilekit.errors import UsageError
 from mobilekit.runners.base import RunOptions, RunResult
 from mobilekit.runners.blobs import extracted, input_blobs, output_tensors
 
@@ -21,11 +20,15 @@ __all__ = ["HarnessModel", "load_options"]
 
 
 def load_options(options: RunOptions) -> LoadOptions:
-    """What the harness is asked for. Raises :class:`UsageError` for an unknown cluster."""
-    if options.cluster not in ("all", "little", "big"):
-        raise UsageError(f"unknown core cluster {options.cluster!r}", hint="all, little or big")
+    """What the harness is asked for."""
     precision = "fp16" if options.fp16 else "bf16" if options.bf16 else "fp32"
-    return LoadOptions.for_precision(precision, threads=options.threads, cluster=options.cluster)
+    return LoadOptions.for_precision(
+        precision,
+        threads=options.threads,
+        cluster=options.cluster,
+        winograd=options.winograd,
+        packing=options.packing,
+    )
 
 
 class HarnessModel:
@@ -41,6 +44,7 @@ class HarnessModel:
         self._outputs = extracted(manifest.ncnn.outputs)
         self._paths = (param, weights)
         self._loaded: tuple[LoadOptions, LoadReport] | None = None
+        self._cores: dict[str, int] = {}
 
     def _load(self, options: RunOptions) -> LoadReport:
         """Load the model, unless it already is with these options."""
@@ -53,11 +57,14 @@ class HarnessModel:
     def run(self, inputs: Mapping[str, Array], options: RunOptions) -> RunResult:
         """Compute all outputs. ``facts`` holds temperatures and frequencies where the machine shows them.
 
-        Raises :class:`UsageError` for inputs that do not fit, :class:`~mobilekit.errors.BundleError` where an output
-        is missing, and the harness's errors.
+        Raises :class:`~mobilekit.errors.UsageError` for inputs that do not fit, :class:`~mobilekit.errors.BundleError`
+        where an output is missing, and the harness's errors.
         """
         blobs = input_blobs(inputs, self._manifest)
         loaded = self._load(options)
+        if not self._cores:
+            about = self._session.info()
+            self._cores = {"all": about.cpus, "big": about.big_cpus, "little": about.little_cpus}
         report = self._session.infer(
             blobs,
             self._outputs,
@@ -74,6 +81,8 @@ class HarnessModel:
             peak_workspace_bytes=report.peak_workspace_bytes,
             facts={
                 "threads": loaded.threads,
+                "cores": self._cores,
+                "cluster_applied": loaded.cluster_applied,
                 "temperatures_celsius": report.state.temperatures_celsius,
                 "frequencies_khz": report.state.frequencies_khz,
             },

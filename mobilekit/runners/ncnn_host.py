@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from mobilekit.device.harness.reports import PixelsReport
     from mobilekit.runners.harness import HarnessModel
     from mobilekit.tensors import Array
+    from mobilekit.tuning import Cluster
 
 __all__ = ["NcnnHostRunner", "infer"]
 
@@ -138,6 +139,7 @@ class _WheelEngine:
             outputs=output_tensors(dict(zip(self._outputs, answer["outputs"], strict=True)), self._manifest),
             latencies_ns=tuple(answer["latencies_ns"]),
             load_ns=answer["load_ns"],
+            facts={name: answer[name] for name in ("threads", "cores", "cluster_applied")},
         )
 
     def blobs(self, fed: Mapping[str, Array], wanted: Sequence[str], options: RunOptions) -> dict[str, Array]:
@@ -146,7 +148,15 @@ class _WheelEngine:
 
     def _ask(self, fed: Mapping[str, Array], wanted: Sequence[str], options: RunOptions) -> dict[str, Any]:
         deadline = time.monotonic() + options.timeout_s
-        child = self._started({"threads": options.threads, "fp16": options.fp16, "bf16": options.bf16}, options)
+        settings = {
+            "threads": options.threads,
+            "cluster": options.cluster,
+            "fp16": options.fp16,
+            "bf16": options.bf16,
+            "winograd": options.winograd,
+            "packing": options.packing,
+        }
+        child = self._started(settings, options)
         answer: dict[str, Any] = child.call(
             "run",
             {
@@ -265,32 +275,48 @@ class _Model:
     ncnn recurses once for each layer of the longest chain, hence a thread with a stack that fits ``depth``.
     """
 
-    def __init__(self, *, param: str, weights: str, depth: int, threads: int, fp16: bool, bf16: bool) -> None:
+    def __init__(self, *, param: str, weights: str, depth: int, **settings: Any) -> None:
         stack = min(max(_SMALLEST_STACK_BYTES, depth * _STACK_BYTES_A_LAYER), _LARGEST_STACK_BYTES)
         usual = threading.stack_size(stack)
         try:
             self._thread = ThreadPoolExecutor(max_workers=1)
-            self._net, self._load_ns = self._thread.submit(_load, param, weights, threads, fp16, bf16).result()
+            self._net, self._facts = self._thread.submit(_load, param, weights, **settings).result()
         finally:
             threading.stack_size(usual)
 
     def run(self, inputs: Mapping[str, Array], outputs: Sequence[str], warmup: int, iterations: int) -> dict[str, Any]:
         """Feed ``inputs`` by blob name, extract ``outputs`` in order, time each run."""
         answer = self._thread.submit(_run, self._net, inputs, outputs, warmup, iterations).result()
-        return {**answer, "load_ns": self._load_ns}
+        return {**answer, **self._facts}
 
     def close(self) -> None:
         del self._net
         self._thread.shutdown()
 
 
-def _load(param: str, weights: str, threads: int, fp16: bool, bf16: bool) -> tuple[Any, int]:
+def _load(
+    param: str,
+    weights: str,
+    *,
+    threads: int,
+    fp16: bool,
+    bf16: bool,
+    cluster: Cluster = "all",
+    winograd: bool = True,
+    packing: bool = True,
+) -> tuple[Any, dict[str, Any]]:
+    """The net, and what is told of it: keys ``load_ns``, ``threads``, ``cores``, ``cluster_applied``."""
     import ncnn
 
+    # This thread's affinity, and that of the OpenMP team under it; nobody undoes it, so it is left alone for all cores.
+    applied = cluster == "all" or ncnn.set_cpu_powersave({"little": 1, "big": 2}[cluster]) == 0
     net = ncnn.Net()
     for flag in ("use_fp16_packed", "use_fp16_storage", "use_fp16_arithmetic"):
         setattr(net.opt, flag, fp16)
     net.opt.use_bf16_storage = bf16
+    for flag in ("", "23", "43", "63"):
+        setattr(net.opt, f"use_winograd{flag}_convolution", winograd)
+    net.opt.use_packing_layout = packing
     net.opt.use_vulkan_compute = False
     if threads > 0:
         net.opt.num_threads = threads
@@ -301,7 +327,16 @@ def _load(param: str, weights: str, threads: int, fp16: bool, bf16: bool) -> tup
             raise BundleError(
                 f"ncnn does not load {Path(path).name} (code {code})", hint="export again; the bundle may be damaged"
             )
-    return net, time.perf_counter_ns() - begin
+    return net, {
+        "load_ns": time.perf_counter_ns() - begin,
+        "threads": net.opt.num_threads,
+        "cores": {
+            "all": ncnn.get_cpu_count(),
+            "big": ncnn.get_big_cpu_count(),
+            "little": ncnn.get_little_cpu_count(),
+        },
+        "cluster_applied": applied,
+    }
 
 
 def _run(net: Any, inputs: Mapping[str, Array], outputs: Sequence[str], warmup: int, iterations: int) -> dict[str, Any]:

@@ -12,11 +12,12 @@ import json
 import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from mobilekit.errors import ProtocolError, UsageError
+from mobilekit.tuning import Cluster
 
 if TYPE_CHECKING:
     from mobilekit.tensors import Array
@@ -55,7 +56,6 @@ _MAX_ITEMS = 65536
 _MAX_ITERATIONS = 1_000_000
 _DTYPES: Mapping[int, str] = {1: "<f4", 2: "<i4"}
 
-Cluster = Literal["all", "little", "big"]
 _CLUSTERS: Mapping[str, int] = {"all": 0, "little": 1, "big": 2}
 
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from mobilekit.report import instructions
-from mobilekit.report.console import doubts
+from mobilekit.report.console import doubts, kernels_off
 from mobilekit.report.gpu import rows as gpu_rows
 from mobilekit.report.html.build import Element, element, figure, legend, table
 from mobilekit.report.html.charts import Bar, bars, histogram, series
@@ -317,6 +317,9 @@ def fingerprint(subject: Subject) -> Element:
         ("reference", " ".join((report.reference.name, report.reference.version, report.reference.gpu)).strip()),
         ("arithmetic", settings.precision),
         ("threads", str(settings.threads or "the runner's choice")),
+        ("cores", "" if settings.cluster == "all" else f"the {settings.cluster} ones"),
+        ("left out", ", ".join(kernels_off(settings))),
+        ("tuned", "as mobilekit tune found fastest for such a device" if settings.tuned else ""),
         ("inputs", _INPUTS[settings.inputs].format(seed=settings.seed)),
         ("samples", str(len(report.samples))),
         ("load", "-" if report.load_ms is None else _milliseconds(report.load_ms)),

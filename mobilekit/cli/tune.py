@@ -1,0 +1,132 @@
+"""``mobilekit tune``"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from mobilekit.cli._device_option import DeviceMayStandAlone
+
+if TYPE_CHECKING:
+    from mobilekit.tuning import Cluster
+
+__all__ = ["register"]
+
+
+def tune(
+    bundle: Annotated[Path, typer.Argument(help="A folder that mobilekit export wrote.")],
+    device: Annotated[
+        str | None,
+        typer.Option(help="A serial of `mobilekit devices`, virtual, or local. Default: the one connected."),
+    ] = None,
+    threads: Annotated[str | None, typer.Option(help="1,2,4. Default: powers of two up to the cores.")] = None,
+    cluster: Annotated[
+        str | None, typer.Option(help="all,big,little. Default: all three where the processor has both kinds.")
+    ] = None,
+    precision: Annotated[str, typer.Option(help="fp32,fp16: the arithmetic to try.")] = "fp32,fp16",
+    winograd: Annotated[
+        bool | None, typer.Option("--winograd/--no-winograd", help="Winograd's convolutions. Default: try both.")
+    ] = None,
+    packing: Annotated[
+        bool | None, typer.Option("--packing/--no-packing", help="Channels in packs. Default: try both.")
+    ] = None,
+    inputs: Annotated[
+        Path | None, typer.Option(help="A folder of pictures or .npy files to judge the answers on.")
+    ] = None,
+    samples: Annotated[int, typer.Option(min=1, help="How many seeded inputs.")] = 3,
+    seed: Annotated[int, typer.Option(help="Seed of the first.")] = 0,
+    rtol: Annotated[
+        float | None, typer.Option(help="Largest relative L2 error. Default: derived for each arithmetic.")
+    ] = None,
+    budget: Annotated[float, typer.Option(min=0, help="Seconds that the sweep may take, about.")] = 300.0,
+    wait: Annotated[float, typer.Option(min=0, help="Seconds to wait for a device that another holds.")] = 600.0,
+    timeout: Annotated[float, typer.Option(min=1, help="Seconds that one run may take.")] = 300.0,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Measure, and leave the bundle as it is.")] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Go by a virtual device's times, though they are the emulator's.")
+    ] = False,
+    report: Annotated[Path | None, typer.Option(help="Write a page with all settings: one HTML file.")] = None,
+    json_: Annotated[
+        Path | None, typer.Option("--json", help="Write the result as JSON; - prints it instead of the table.")
+    ] = None,
+) -> None:
+    """Find ncnn's fastest setting for a bundle on a device, and write it into the bundle.
+
+    Threads, core cluster, fp16, Winograd and packing are tried together, each beside the default; a setting whose
+    answers are wrong is never chosen, and one that is not clearly faster than the default neither. validate, run,
+    profile and compare then use it on such a device; --no-tuned there does without.
+
+    \b
+    mobilekit tune build/model --device                       on the one connected device
+    mobilekit tune build/model --device local --threads 1,2 --precision fp32
+    mobilekit tune build/model --device --budget 600 --report tune.html
+    mobilekit tune build/model --device virtual --dry-run     only whether every setting is right
+
+    \b
+    Exit codes: 0 a setting is chosen, or the default is best; 1 the bundle is wrong as it is; 3 nobody can say;
+    4 no device or it went wrong.
+    """
+    from mobilekit.cli._common import give_report, terminal_progress
+    from mobilekit.paths import write_text
+    from mobilekit.pipeline.tune import TuneOptions, tune_bundle
+    from mobilekit.report.tune import page, render
+
+    options = TuneOptions(
+        threads=_threads(threads),
+        clusters=_clusters(cluster),
+        precisions=_precisions(precision),
+        winograd=(True, False) if winograd is None else (winograd,),
+        packing=(True, False) if packing is None else (packing,),
+        inputs=inputs,
+        samples=samples,
+        seed=seed,
+        rtol=rtol,
+        budget_s=budget,
+        wait_s=wait,
+        timeout_s=timeout,
+        write=not dry_run,
+        force=force,
+    )
+    with terminal_progress() as progress:
+        found = tune_bundle(bundle, device, options, progress)
+    if report is not None:
+        write_text(report, page(found))
+    give_report(found, json_, lambda: render(found))
+    raise typer.Exit(found.exit_code)
+
+
+def _threads(text: str | None) -> tuple[int, ...]:
+    from mobilekit.errors import UsageError
+
+    try:
+        counts = tuple(sorted({int(part) for part in text.split(",")})) if text else ()
+    except ValueError:
+        counts = (0,)
+    if any(not 1 <= count <= 256 for count in counts):
+        raise UsageError(f"--threads {text!r} is not understood", hint="--threads 1,2,4")
+    return counts
+
+
+def _words(option: str, text: str, known: tuple[str, ...]) -> list[str]:
+    from mobilekit.errors import UsageError
+
+    words = list(dict.fromkeys(part.strip() for part in text.split(",")))
+    for word in words:
+        if word not in known:
+            raise UsageError(f"{option} {word!r} is unknown", hint=f"{option} {','.join(known)}, or some of them")
+    return words
+
+
+def _clusters(text: str | None) -> tuple[Cluster, ...]:
+    words = [] if text is None else _words("--cluster", text, ("all", "big", "little"))
+    return tuple(words)  # type: ignore[arg-type]  # checked there
+
+
+def _precisions(text: str) -> tuple[Literal["fp32", "fp16"], ...]:
+    return tuple(_words("--precision", text, ("fp32", "fp16")))  # type: ignore[arg-type]  # checked there
+
+
+def register(app: typer.Typer) -> None:
+    app.command("tune", cls=DeviceMayStandAlone)(tune)
