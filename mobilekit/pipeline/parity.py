@@ -104,6 +104,11 @@ def parity_of_bundle(
                 pixels = read_pixels(path)
                 own = canvas_of(pixels, spec, height, width, str(path))
                 canvas = opencv_canvas(pixels, spec, height, width)
+                if min(pixels.shape[:2]) < 2:
+                    raise UsageError(
+                        f"{path} is {pixels.shape[1]}x{pixels.shape[0]}, and ncnn resizes none so narrow",
+                        hint="leave it out",
+                    )
                 planes = runner.pixels(pixel_request(pixels, spec, height, width), run).tensor
                 tensors: dict[PathName, Array] = {
                     "pillow": tensor_of(own, spec, info.shape, info.dtype),
@@ -198,7 +203,7 @@ def _picture_input(manifest: Manifest) -> tuple[Preprocess, TensorInfo, tuple[in
     if spec is None:
         raise UsageError(
             "the bundle does not say how a picture becomes the model's input",
-            hint="export it with --preprocess FILE.toml; a zoo model brings its own",
+            hint="export it with --preprocess FILE.toml; most zoo models bring their own",
         )
     name = picture_input(manifest.inputs, spec)
     info = next((info for info in manifest.inputs if info.name == name), None)
@@ -392,12 +397,12 @@ def _cause(cause: Cause) -> CauseReport:
     from mobilekit.report.parity import CauseReport
 
     if not cause.known:
-        text = f"none of the usual causes explains the {cause.levels:.2g} grey levels (RMS) between them"
+        text = f"none of the usual causes explains how the pixels differ ({cause.levels:.2g} grey levels RMS)"
     elif not cause.deviations:
-        text = f"they are prepared alike: {cause.levels:.2g} grey levels (RMS) of rounding"
+        text = f"the pixels are prepared alike but for rounding ({cause.levels:.2g} grey levels RMS)"
     else:
         text = (
-            f"most likely cause: {' and '.join(cause.deviations)}, which explains {cause.explained:.1%} of the "
-            f"difference ({cause.levels:.3g} grey levels RMS, {cause.left_levels:.2g} left)"
+            f"most likely cause of the pixels' difference: {' and '.join(cause.deviations)}, which explains "
+            f"{cause.explained:.1%} of it ({cause.levels:.3g} grey levels RMS, {cause.left_levels:.2g} left)"
         )
     return CauseReport(**asdict(cause), text=text)
