@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from mobilekit.pipeline.compare import CompareOptions, compare
     from mobilekit.pipeline.export import ExportOptions, ExportReport, export_model
     from mobilekit.pipeline.inspect import ModelReport, inspect_model
+    from mobilekit.pipeline.parity import ParityOptions, parity_of_bundle
     from mobilekit.pipeline.record import RecordOptions, record_reference
     from mobilekit.pipeline.repair import RepairOptions, repair_bundle
     from mobilekit.pipeline.run import run as run_bundle
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from mobilekit.pipeline.validate import ValidateOptions, validate_bundle
     from mobilekit.report.comparison import ComparisonReport
     from mobilekit.report.model import ValidationReport
+    from mobilekit.report.parity import ParityReport
 
 __version__ = "0.1.0"
 
@@ -39,6 +41,8 @@ __all__ = [
     "ExportReport",
     "MobilekitError",
     "ModelReport",
+    "ParityOptions",
+    "ParityReport",
     "RecordOptions",
     "RepairOptions",
     "TuneOptions",
@@ -49,6 +53,7 @@ __all__ = [
     "export_model",
     "inspect_model",
     "open_bundle",
+    "parity_of_bundle",
     "record_reference",
     "repair_bundle",
     "run_bundle",
@@ -65,6 +70,8 @@ _HOME = {
     "ExportReport": "pipeline.export:ExportReport",
     "MobilekitError": "errors:MobilekitError",
     "ModelReport": "pipeline.inspect:ModelReport",
+    "ParityOptions": "pipeline.parity:ParityOptions",
+    "ParityReport": "report.parity:ParityReport",
     "RecordOptions": "pipeline.record:RecordOptions",
     "RepairOptions": "pipeline.repair:RepairOptions",
     "TuneOptions": "pipeline.tune:TuneOptions",
@@ -75,6 +82,7 @@ _HOME = {
     "export_model": "pipeline.export:export_model",
     "inspect_model": "pipeline.inspect:inspect_model",
     "open_bundle": "bundle:open_bundle",
+    "parity_of_bundle": "pipeline.parity:parity_of_bundle",
     "record_reference": "pipeline.record:record_reference",
     "repair_bundle": "pipeline.repair:repair_bundle",
     "run_bundle": "pipeline.run:run",

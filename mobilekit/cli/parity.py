@@ -21,7 +21,9 @@ def parity(
     inputs: Annotated[Path | None, typer.Option(help="A folder of pictures that the model is for.")] = None,
     app: Annotated[
         Path | None,
-        typer.Option(help="A folder of tensors that your app made of them, cat.npy for cat.jpg: what does it do otherwise?"),
+        typer.Option(
+            help="A folder of tensors that your app made of them, cat.npy for cat.jpg: what does it do otherwise?"
+        ),
     ] = None,
     metric: Annotated[
         list[str] | None, typer.Option(help="As of `mobilekit validate`. Default: that of the model's task.")

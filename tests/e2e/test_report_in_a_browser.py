@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from mobilekit.report.html import page
-from tests.unit.report.reports import HOSTILE, bisection, large, profile, subject
+from tests.unit.report.reports import HOSTILE, bisection, large, parity, profile, subject
 
 if TYPE_CHECKING:
     from selenium.webdriver import Chrome
@@ -115,10 +115,16 @@ def test_both_answers_are_drawn_on_the_picture(browser: Chrome, tmp_path: Path) 
     assert lines[:3] == ["boxes", "none", "90.0%"]
 
 
-def test_a_bisection_and_a_profile_have_pages_of_their_own(browser: Chrome, tmp_path: Path) -> None:
+def test_a_bisection_a_profile_and_a_parity_have_pages_of_their_own(browser: Chrome, tmp_path: Path) -> None:
     from mobilekit.report.html.layers import bisection_page, profile_page
+    from mobilekit.report.parity import page as parity_page
 
-    for text, word in ((bisection_page(bisection(HOSTILE)), "fail"), (profile_page(profile(HOSTILE)), "profile")):
+    pages = (
+        (bisection_page(bisection(HOSTILE)), "fail"),
+        (profile_page(profile(HOSTILE)), "profile"),
+        (parity_page(parity(HOSTILE[1:])), "parity"),
+    )
+    for text, word in pages:
         shown(browser, text, tmp_path, width=360, dark=True)
         assert word in measured(browser, "document.body.innerText").lower()
         assert measured(browser, "document.documentElement.scrollWidth") <= 360

@@ -23,11 +23,20 @@ from mobilekit.report.model import (
     SampleErrors,
     ValidationReport,
 )
+from mobilekit.report.parity import (
+    CauseReport,
+    Effect,
+    PairReport,
+    ParityReport,
+    PixelDifference,
+    SamplePair,
+    sentence,
+)
 from mobilekit.report.profile import LayerProfile, Peak, ProfileReport
 from mobilekit.report.worst import worst_samples
 from mobilekit.validate.tolerance import Verdict
 
-__all__ = ["HOSTILE", "bisection", "large", "output", "profile", "report", "subject"]
+__all__ = ["HOSTILE", "bisection", "large", "output", "parity", "profile", "report", "subject"]
 
 HOSTILE = (
     "<script>window.pwned=1</script>",
@@ -185,6 +194,38 @@ def profile(names=("demo", "prob", "conv", "node"), count=40):
     return ProfileReport(
         mobilekit_version="0.1.0", model=model, precision="fp32", device=report().device, threads=1, iterations=5,
         p50_ms=total * 1.05, layers_ms=total, peak=Peak(gflops=20.0, gbytes_s=9.0), layers=layers,
+    )  # fmt: skip
+
+
+def parity(names=("demo", "logits", "cat.png"), gap=0.2, error=1e-6, changed=1):
+    """Two pictures, prepared in two ways; the output moves by ``gap``, and by ``error`` on the device."""
+    model, out, sample = names
+    apart = PixelDifference(
+        max_levels=50.0, mean_levels=2.5, relative_l2=0.08, channel="R", row=7, column=3, first_level=10.0,
+        second_level=60.0,
+    )  # fmt: skip
+    effect = Effect(output=out, median=gap, largest=2 * gap, worst_sample=sample)
+    own = Effect(output=out, median=error, largest=error, worst_sample=sample)
+    cause = CauseReport(
+        deviations=("BGR for RGB",), known=True, explained=0.99, levels=9.0, left_levels=0.1,
+        text="most likely cause of the pixels' difference: BGR for RGB",
+    )  # fmt: skip
+    pair = PairReport(
+        first="pillow", second="ncnn", max_levels=50.0, mean_levels=2.5, relative_l2=0.08, worst_sample=sample,
+        worst=apart, effects=(effect,), agreement={"top1": 0.5}, changed={"top1": changed}, cause=cause,
+        samples=tuple(
+            SamplePair(
+                sample=name, width=640, height=480, difference=apart, effects={out: gap}, agreement={"top1": 1.0}
+            )
+            for name in (sample, "dog.png")
+        ),
+    )  # fmt: skip
+    larger, told = sentence(pair, (own,), {"top1": 0}, 2)
+    return ParityReport(
+        mobilekit_version="0.1.0", model=model, model_sha256="0" * 64, device=report().device,
+        reference=report().reference, precision="fp32", input="x", preprocess="RGB NCHW 1x3x8x8, stretch", samples=2,
+        pairs=(pair,), subject=("pillow", "ncnn"), model_effects=(own,), model_agreement={"top1": 1.0},
+        model_changed={"top1": 0}, larger=larger, sentence=told,
     )  # fmt: skip
 
 
