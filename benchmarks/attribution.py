@@ -1,11 +1,12 @@
 """What each rewrite that saves work is worth, model by model.
 
-usage: attribution.py [--loops 60] [--json FILE] [MODEL ...]
+usage: attribution.py [--loops 60] [--only count|time] [--json FILE] [MODEL ...]
 
 Exports each model as it is, then once more without each rule of ``FAST_RULES`` and ``FUSIONS`` that changes it, and
 without activations inside of layers, and counts the arm64 instructions of one inference on one thread. The marks of
 layers that one thread does are worth nothing there: with and without them the model runs in turn on two threads of this
-machine, and the ratio is the median over neighbouring runs.
+machine, and the ratio is the median over neighbouring runs. Rows that ``FILE`` has already are kept, so
+that the counting may be done on a busy machine and the timing on a quiet one.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -89,48 +91,60 @@ def build(model: str, left_out: str, folder: Path, *, marks: bool = True) -> Bui
     return param.read_text(), param, folder / "model.bin", inputs, list(extracted(artifact.outputs))
 
 
-def attribute(model: str, harness: Path, loops: int) -> Iterator[dict[str, Any]]:
+def counted(model: str, harness: Path, folder: Path) -> Iterator[dict[str, Any]]:
+    """A row for each rule that changes the model."""
     from mobilekit.errors import MobilekitError
     from mobilekit.passes.legalise import FAST_RULES
 
-    with tempfile.TemporaryDirectory() as name:
-        whole, *files = build(model, "", Path(name) / "all")
-        total = instructions(harness, *files)
-        assert total is not None
-        for rule in (*(rule.name for rule in FAST_RULES), *FUSIONS, IN_LAYER):
-            try:
-                text, *others = build(model, rule, Path(name) / rule)
-            except MobilekitError:
-                continue  # without it, ncnn cannot take the model
-            if text != whole and (count := instructions(harness, *others)) is not None:
-                saved = round(1 - total / count, 4)
-                yield {"model": model, "rule": rule, "with": total, "without": count, "saved": saved}
-        plain, *unmarked = build(model, "", Path(name) / "unmarked", marks=False)
-        runs = [ncnn_model(*files), ncnn_model(*unmarked)]
-        if plain != whole and runs[0] is not None and runs[1] is not None:
-            with_ms, without_ms = map(np.array, in_turn([run for run in runs if run is not None], loops))
-            layers = whole.count(" 31=") - plain.count(" 31=")
-            spent = {"with_ms": float(np.median(with_ms)), "without_ms": float(np.median(without_ms))}
-            saved = round(1 - float(np.median(with_ms / without_ms)), 4)
-            row = {"model": model, "rule": MARKS, "layers": layers, "saved": saved}
-            yield row | {key: round(value, 4) for key, value in spent.items()}
+    whole, *files = build(model, "", folder / "all")
+    total = instructions(harness, *files)
+    assert total is not None
+    for rule in (*(rule.name for rule in FAST_RULES), *FUSIONS, IN_LAYER):
+        try:
+            text, *others = build(model, rule, folder / rule)
+        except MobilekitError:
+            continue  # without it, ncnn cannot take the model
+        if text != whole and (count := instructions(harness, *others)) is not None:
+            saved = round(1 - total / count, 4)
+            yield {"model": model, "rule": rule, "with": total, "without": count, "saved": saved}
+
+
+def timed(model: str, loops: int, folder: Path) -> Iterator[dict[str, Any]]:
+    """A row for the marks, where the model has any."""
+    whole, *files = build(model, "", folder / "marked")
+    plain, *unmarked = build(model, "", folder / "unmarked", marks=False)
+    runs = [run for run in (ncnn_model(*files), ncnn_model(*unmarked)) if run is not None]
+    if plain == whole or len(runs) < 2:
+        return
+    with_ms, without_ms = map(np.array, in_turn(runs, loops))
+    saved = round(1 - float(np.median(with_ms / without_ms)), 4)
+    row = {"model": model, "rule": MARKS, "layers": whole.count(" 31=") - plain.count(" 31="), "saved": saved}
+    yield row | {key: round(float(np.median(ms)), 4) for key, ms in (("with_ms", with_ms), ("without_ms", without_ms))}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("models", nargs="*", default=(*MODELS, "pp_ocrv6_rec"))
     parser.add_argument("--loops", type=int, default=60)
+    parser.add_argument("--only", choices=("count", "time"), help="count instructions only, or time the marks only")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
-    harness = counting_harness()
-    rows: list[dict[str, Any]] = []
+    harness = None if options.only == "time" else counting_harness()
+    rows: dict[str, dict[str, Any]] = {}
+    if options.json and options.json.is_file():
+        rows = {f"{row['model']} {row['rule']}": row for row in json.loads(options.json.read_text())["rows"]}
     for model in options.models:
-        for row in attribute(model, harness, options.loops):
-            what = "time on two threads" if row["rule"] == MARKS else f"{row['without']:,} instructions"
-            print(f"{model}: {row['rule']} saves {row['saved']:.2%} of {what}", flush=True)
-            rows.append(row | {"load": round(os.getloadavg()[0], 1)})
-            if options.json:  # after each: an interrupted run keeps what it has
-                options.json.write_text(json.dumps({"machine": machine(), "rows": rows}, indent=1) + "\n")
+        with tempfile.TemporaryDirectory() as name:
+            parts = [] if harness is None else [counted(model, harness, Path(name))]
+            parts += [] if options.only == "count" else [timed(model, options.loops, Path(name))]
+            for row in chain(*parts):
+                what = "time on two threads" if row["rule"] == MARKS else f"{row['without']:,} instructions"
+                print(f"{model}: {row['rule']} saves {row['saved']:.2%} of {what}", flush=True)
+                load = {"load": round(os.getloadavg()[0], 1)} if row["rule"] == MARKS else {}
+                rows[f"{model} {row['rule']}"] = row | load
+                if options.json:  # after each: an interrupted run keeps what it has
+                    about = {"machine": machine(), "rows": sorted(rows.values(), key=lambda row: row["model"])}
+                    options.json.write_text(json.dumps(about, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Side by side in one run: the ncnn model that `mobilekit export` makes, pnnx's, MNN's, and ONNX Runtime.
 
-usage: latency_vs_pnnx.py [--rounds 5] [--loops 40] [--no-count] [--json FILE] [MODEL ...]
+usage: latency_vs_pnnx.py [--rounds 5] [--loops 40] [--only count|time] [--json FILE] [MODEL ...]
 
 Zoo ids or paths; default: the public models. For each: the relative L2 error against ONNX Runtime on one seeded input;
 latency on two threads. Our model and pnnx's are loaded in one process and run in turn; several processes, each loading
@@ -9,7 +9,8 @@ ratio is the median over runs that followed each other, the geometric mean over 
 resamples processes, then runs. ncnn's threads sleep while
 they wait (OMP_WAIT_POLICY=passive), so that a busy machine does not drown both. MNN (in an environment of its own) and
 ONNX Runtime (its threads do not spin) run in processes of their own between. The arm64 instructions of one
-inference are counted under qemu, on one thread: no latency of any device.
+inference are counted under qemu, on one thread: no latency of any device. Values that FILE has are kept where they are
+not measured anew: the counting may be done on a busy machine, the timing on a quiet one.
 """
 
 from __future__ import annotations
@@ -90,28 +91,35 @@ def measure(model: str, peer: Peer, mnn: Path, harness: Path | None, options: ar
         job.pnnx()
         asked: dict[str, Any] = {"folder": name, "shapes": {k: list(v) for k, v in job.shapes.items()}}
         asked |= {"loops": options.loops, "flip": False, "outputs": []}
-        python = Path(sys.executable)
-        others: dict[str, list[dict[str, Any]]] = {"onnxruntime": [], "mnn": []}
-        pairs = []
-        for turn in range(options.rounds):
-            others["onnxruntime"].append(worker(python, "onnxruntime", asked))
-            asked["outputs"] = others["onnxruntime"][0]["outputs"]
-            asked["flip"] = turn % 2 == 1
-            pairs.append(worker(python, "pair", asked))
-            others["mnn"].append(worker(mnn, "mnn", asked))
-        for kind in ("mobilekit", "pnnx"):
-            runs = [pair[f"{kind}_ms"] for pair in pairs if f"{kind}_ms" in pair]
-            row[f"{kind}_ms"] = round(statistics.median(chain(*runs)), 3) if runs else None
-            row[f"{kind}_rel_l2"] = max((p[f"{kind}_rel_l2"] for p in pairs if f"{kind}_rel_l2" in p), default=None)
-        both = [pair for pair in pairs if "mobilekit_ms" in pair and "pnnx_ms" in pair]
-        if both:
-            found = interval([p["mobilekit_ms"] for p in both], [p["pnnx_ms"] for p in both])
-            row |= dict(zip(("ratio", "ratio_low", "ratio_high"), (round(x, 4) for x in found), strict=True))
-        for kind, results in others.items():
-            good = [result for result in results if "ms" in result]
-            row[f"{kind}_ms"] = round(statistics.median(r["ms"] for r in good), 3) if good else None
-        row["mnn_rel_l2"] = max((r["rel_l2"] for r in others["mnn"] if "rel_l2" in r), default=None)
-        return row | _structure(folder, asked, harness)
+        asked["outputs"] = worker(Path(sys.executable), "onnxruntime", asked | {"loops": 1})["outputs"]
+        if options.only != "count":
+            row |= timed(asked, mnn, options.rounds) | {"load": round(os.getloadavg()[0], 1)}
+        return row if options.only == "time" else row | _structure(folder, asked, harness)
+
+
+def timed(asked: dict[str, Any], mnn: Path, rounds: int) -> dict[str, Any]:
+    """Milliseconds and errors of all four, and the ratio with its interval."""
+    row: dict[str, Any] = {}
+    python = Path(sys.executable)
+    others: dict[str, list[dict[str, Any]]] = {"onnxruntime": [], "mnn": []}
+    pairs = []
+    for turn in range(rounds):
+        others["onnxruntime"].append(worker(python, "onnxruntime", asked))
+        pairs.append(worker(python, "pair", asked | {"flip": turn % 2 == 1}))
+        others["mnn"].append(worker(mnn, "mnn", asked))
+    for kind in ("mobilekit", "pnnx"):
+        runs = [pair[f"{kind}_ms"] for pair in pairs if f"{kind}_ms" in pair]
+        row[f"{kind}_ms"] = round(statistics.median(chain(*runs)), 3) if runs else None
+        row[f"{kind}_rel_l2"] = max((p[f"{kind}_rel_l2"] for p in pairs if f"{kind}_rel_l2" in p), default=None)
+    both = [pair for pair in pairs if "mobilekit_ms" in pair and "pnnx_ms" in pair]
+    if both:
+        found = interval([p["mobilekit_ms"] for p in both], [p["pnnx_ms"] for p in both])
+        row |= dict(zip(("ratio", "ratio_low", "ratio_high"), (round(x, 4) for x in found), strict=True))
+    for kind, results in others.items():
+        good = [result for result in results if "ms" in result]
+        row[f"{kind}_ms"] = round(statistics.median(r["ms"] for r in good), 3) if good else None
+    row["mnn_rel_l2"] = max((r["rel_l2"] for r in others["mnn"] if "rel_l2" in r), default=None)
+    return row
 
 
 def _structure(folder: Path, asked: dict[str, Any], harness: Path | None) -> dict[str, Any]:
@@ -194,25 +202,26 @@ def main() -> None:
     parser.add_argument("models", nargs="*", default=(*MODELS, "pp_ocrv6_rec"))
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--loops", type=int, default=40)
-    parser.add_argument("--no-count", action="store_true", help="leave out the arm64 instructions")
+    parser.add_argument("--only", choices=("count", "time"), help="the arm64 instructions only, or all but those")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     peer, mnn = prepare_peers(), mnn_python()
     harness = None
-    if not options.no_count:
+    if options.only != "time":
         try:
             harness = counting_harness()
         except MobilekitError as error:
             print(f"instructions are not counted: {error}", file=sys.stderr)
-    rows = []
+    rows: dict[str, dict[str, Any]] = {}
+    if options.json and options.json.is_file():
+        rows = {row["model"]: row for row in json.loads(options.json.read_text())["rows"]}
     about = machine() | {"mnn": MNN, "rounds": options.rounds, "loops": options.loops}
     for model in options.models:
         print(f"measuring {model}", file=sys.stderr)
-        about["load"] = round(os.getloadavg()[0], 1)
-        rows.append(measure(model, peer, mnn, harness, options) | {"load": about.pop("load")})
+        rows[model] = rows.get(model, {}) | measure(model, peer, mnn, harness, options)
         if options.json:  # after each model: an interrupted run keeps what it has
-            options.json.write_text(json.dumps({"machine": about, "rows": rows}, indent=1) + "\n")
-    _table(rows)
+            options.json.write_text(json.dumps({"machine": about, "rows": list(rows.values())}, indent=1) + "\n")
+    _table([rows[model] for model in options.models])
 
 
 if __name__ == "__main__":
