@@ -21,6 +21,9 @@ def repair(
             help="A serial of `mobilekit devices`, virtual, virtual:cortex-a76, or local. Default: the one connected."
         ),
     ] = None,
+    target: Annotated[
+        str | None, typer.Option(help="ncnn or tensorrt, of a bundle with both. Default: ncnn where there is one.")
+    ] = None,
     precision: Annotated[
         str | None, typer.Option(help="fp16 or bf16: what it is to be right in. Default: what it was exported for.")
     ] = None,
@@ -44,6 +47,7 @@ def repair(
     \b
     mobilekit repair build/model --device virtual --precision fp16 -o build/model-fp16
     mobilekit repair build/model --device local --precision bf16 -o build/model-bf16
+    mobilekit repair build/plan --target tensorrt --rtol 1e-2 -o build/plan-mended      no GPU needed
 
     \b
     Exit codes: 0 a bundle that passes (or it does already), 1 the budget does not suffice, 4 no device.
@@ -53,6 +57,8 @@ def repair(
     from mobilekit.pipeline.repair import RepairOptions, repair_bundle
     from mobilekit.report.repair import render
 
+    if target not in (None, "ncnn", "tensorrt"):
+        raise UsageError(f"there is no target {target!r}", hint="ncnn or tensorrt")
     if precision not in (None, "fp16", "bf16"):
         raise UsageError(f"nothing to repair for in {precision!r}", hint="fp16 or bf16")
     options = RepairOptions(
@@ -68,7 +74,7 @@ def repair(
         timeout_s=timeout,
     )
     with terminal_progress() as progress:
-        report = repair_bundle(bundle, output, device, options, progress)
+        report = repair_bundle(bundle, output, device, options, progress, target=target)  # type: ignore[arg-type]
     give_report(report, json_, lambda: render(report))
     raise typer.Exit(report.verdict.exit_code)
 

@@ -33,7 +33,15 @@ if TYPE_CHECKING:
     from mobilekit.validate.rounding import NumberFormat, RoundingCost
     from mobilekit.validate.tolerance import Judgement, Tolerance, Verdict
 
-__all__ = ["BisectOptions", "Session", "bisect_bundle", "failing_sample", "open_traced"]
+__all__ = [
+    "BisectOptions",
+    "Session",
+    "bisect_bundle",
+    "distance_of",
+    "failing_sample",
+    "is_beyond",
+    "open_traced",
+]
 
 Precision = Literal["fp32", "fp16", "bf16"]
 
@@ -207,11 +215,11 @@ class Session:
         off = tuple(
             name
             for name, each in judged.items()
-            if each.verdict is Verdict.FAIL or _beyond(record.errors[name], record.tolerances[name], each)
+            if each.verdict is Verdict.FAIL or is_beyond(record.errors[name], record.tolerances[name], each)
         )
         self._judgements += judged.values()
         fails = any(each.verdict is Verdict.FAIL for each in judged.values())
-        distance = max((_distance(record.errors[name], record.tolerances[name]) for name in off), default=0.0)
+        distance = max((distance_of(record.errors[name], record.tolerances[name]) for name in off), default=0.0)
         if self.off and (fails, distance) <= self._badness:
             return
         self.off, self._badness = off, (fails, distance)
@@ -377,14 +385,14 @@ class Session:
         return report_of(self, found, reference)
 
 
-def _distance(error: TensorError, tolerance: Tolerance) -> float:
+def distance_of(error: TensorError, tolerance: Tolerance) -> float:
     """How many times its limit an output that is off is off by."""
     if error.mismatch or not math.isfinite(error.relative_l2):
         return math.inf
     return error.relative_l2 / tolerance.rtol if tolerance.rtol else error.relative_l2
 
 
-def _beyond(error: TensorError, tolerance: Tolerance, judged: Judgement) -> bool:
+def is_beyond(error: TensorError, tolerance: Tolerance, judged: Judgement) -> bool:
     """Inconclusive because the format costs that much by itself, which is worth a look; not because nothing is said."""
     from mobilekit.validate.tolerance import Verdict
 

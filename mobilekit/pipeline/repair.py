@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from mobilekit.errors import UsageError
 from mobilekit.paths import atomic_dir
 from mobilekit.pipeline.bisect import BisectOptions, Precision, failing_sample, open_traced
+from mobilekit.pipeline.place import Target, choose_target
 from mobilekit.progress import SILENT, Progress
 
 if TYPE_CHECKING:
@@ -77,20 +78,33 @@ def repair_bundle(
     device: str | None = None,
     options: RepairOptions | None = None,
     progress: Progress = SILENT,
+    *,
+    target: Target | None = None,
 ) -> RepairReport:
     """Write to ``output`` the bundle with some layers in higher precision, so that validation passes.
+
+    ``target``: see :func:`~mobilekit.pipeline.place.choose_target`; for a plan
+    :func:`~mobilekit.pipeline.repair_plan.repair_plan` does it, without a device.
 
     Layers are chosen by their local error, the worst first: the arithmetic alone at first, then storage and weights
     too; after each choice all samples are run again. Nothing is written where the bundle is right as it is, where it is
     wrong in float32 as well (that is no matter of precision), or where the budget does not suffice. Raises
     :class:`UsageError` where ``output`` is there and what :func:`~mobilekit.pipeline.bisect.bisect_bundle` raises.
     """
+    from mobilekit.bundle import open_bundle
+    from mobilekit.pipeline.place_plan import PREPARED
     from mobilekit.validate.tolerance import Verdict
 
     options = options or RepairOptions()
-    source, target = Path(bundle), Path(output)
-    if target.exists() and not options.replace:
-        raise UsageError(f"{target} is there already", hint="give another folder with -o, or add --force")
+    source, folder = Path(bundle), Path(output)
+    if choose_target(open_bundle(source), target, device) == "tensorrt":
+        from mobilekit.pipeline.repair_plan import repair_plan
+
+        if device not in (None, PREPARED):
+            raise UsageError("a plan is repaired without a device", hint="leave --device out")
+        return repair_plan(source, folder, options, progress)
+    if folder.exists() and not options.replace:
+        raise UsageError(f"{folder} is there already", hint="give another folder with -o, or add --force")
     _, artifact, _, layers = open_traced(source)
     precision = options.precision or artifact.precision
     if precision == "fp32" and artifact.precision == "fp32":
@@ -123,10 +137,10 @@ def repair_bundle(
             return state.report(verdict, sentence, before, len(layers))
         progress.step("timing both")
         trade = state.trade(source, trial)
-        with atomic_dir(target) as folder:
-            shutil.copytree(trial, folder, dirs_exist_ok=True)
+        with atomic_dir(folder) as made:
+            shutil.copytree(trial, made, dirs_exist_ok=True)
         sentence = f"right with {len(state.chosen)} of {len(layers)} layers in higher precision"
-        return state.report(verdict, sentence, before, len(layers), trade=trade, bundle=str(target))
+        return state.report(verdict, sentence, before, len(layers), trade=trade, bundle=str(folder))
 
 
 class _Repair:
@@ -264,7 +278,7 @@ class _Repair:
         from mobilekit.runners.base import RunOptions
         from mobilekit.validate.inputs import samples_of
 
-        sample = next(samples_of(self.bundle.manifest, None, seed=self.options.seed, count=1))
+        sample = next(samples_of(self.bundle.manifest, self.options.inputs, seed=self.options.seed, count=1))
         bundles = [open_bundle(path) for path in (before, after)]
         times: list[list[int]] = [[], []]
         with (

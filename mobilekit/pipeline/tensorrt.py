@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from mobilekit.tensors import Array
     from mobilekit.validate.tolerance import Tolerance
 
-__all__ = ["PlanReport", "PreparedPlan", "check_plan", "make_plan", "prepare_plan", "runnable"]
+__all__ = ["PlanReport", "PreparedPlan", "check_plan", "make_plan", "prepare_plan", "runnable", "write_model"]
 
 _LARGE_BYTES = 1 << 30
 """Weights beyond this stand in a file of their own beside the prepared ONNX: protobuf ends at 2 GB."""
@@ -107,7 +107,7 @@ def prepare_plan(
     _require_static([*sized.inputs, *sized.outputs])
     inputs, outputs = tuple(map(tensor_info, sized.inputs)), tuple(map(tensor_info, sized.outputs))
     exact = folder / "model.onnx"
-    _write(graph, exact)
+    write_model(graph, exact)
     return PreparedPlan(graph, exact, inputs, outputs, flavour, options, host)
 
 
@@ -254,7 +254,7 @@ def _into_format(
         half = to_half(graph, "float16" if precision == "fp16" else "bfloat16", keep=unsupported_in(precision))
         if half.kept:
             progress.note(f"{len(half.kept)} nodes stay in float32, which {precision} would leave the range of or lack")
-        _write(graph, model)
+        write_model(graph, model)
         return half.kept
     if precision in ("int8", "fp8"):
         if is_quantised(graph):
@@ -284,7 +284,8 @@ def _calibration(prepared: PreparedPlan, preprocess: Preprocess | None) -> list[
     return [sample.tensors for sample in file_samples(folder, prepared.inputs, preprocess=preprocess)]
 
 
-def _write(graph: Graph, path: Path) -> None:
+def write_model(graph: Graph, path: Path) -> None:
+    """Name the nodes and write the graph; large weights stand in a file beside it."""
     import onnx
 
     from mobilekit.importers.convert import to_proto
@@ -314,7 +315,7 @@ def runnable(model: Path, precision: str, folder: Path) -> Path:
     infer(graph)
     emulated(graph)
     path = folder / "emulated.onnx"
-    _write(graph, path)
+    write_model(graph, path)
     return path
 
 

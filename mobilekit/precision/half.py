@@ -60,10 +60,17 @@ class HalfReport:
     kept: dict[str, str]
 
 
-def to_half(graph: Graph, dtype: HalfType, *, keep: Mapping[str, str] | None = None) -> HalfReport:
+def to_half(
+    graph: Graph,
+    dtype: HalfType,
+    *,
+    keep: Mapping[str, str] | None = None,
+    keep_nodes: Mapping[str, str] | None = None,
+) -> HalfReport:
     """Make the graph compute in ``dtype``, in place. Every value must have its dtype.
 
-    ``keep`` maps operators that the target lacks in this format to the reason: they stay in float32.
+    ``keep`` maps operators that the target lacks in this format to the reason: they stay in float32. ``keep_nodes``
+    does the same for single nodes, by label.
 
     Raises :class:`UnsupportedModelError` for models with If, Loop or Scan, whose bodies' types would have to agree.
     """
@@ -75,14 +82,15 @@ def to_half(graph: Graph, dtype: HalfType, *, keep: Mapping[str, str] | None = N
                 Finding(node.label, node.op, "its body has types of its own", "export it in fp32") for node in bodies
             ],
         )
-    return _Converter(graph, dtype, keep or {}).run()
+    return _Converter(graph, dtype, keep or {}, keep_nodes or {}).run()
 
 
 class _Converter:
-    def __init__(self, graph: Graph, dtype: HalfType, keep: Mapping[str, str]) -> None:
+    def __init__(self, graph: Graph, dtype: HalfType, keep: Mapping[str, str], keep_nodes: Mapping[str, str]) -> None:
         self._graph = graph
         self._dtype = dtype
         self._keep = keep
+        self._keep_nodes = keep_nodes
         self._order: list[Node] = []
         self._casts: dict[tuple[int, str], Value] = {}
         self._kept: dict[str, str] = {}
@@ -123,6 +131,8 @@ class _Converter:
 
     def _reason(self, node: Node) -> str:
         """Why the node stays in float32; ``""`` where it need not."""
+        if node.label in self._keep_nodes:
+            return self._keep_nodes[node.label]
         if node.op in self._keep and not node.domain:
             return self._keep[node.op]
         if node.op in _WIDE and not node.domain:

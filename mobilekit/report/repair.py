@@ -6,17 +6,18 @@ from typing import Literal
 
 from mobilekit.report.base import Frozen
 from mobilekit.report.bisection import OutputState
-from mobilekit.report.model import DeviceFacts
+from mobilekit.report.model import DeviceFacts, Precision
 from mobilekit.validate.tolerance import Verdict
 
 __all__ = ["KeptLayer", "RepairReport", "Trade", "render"]
 
-REPAIR_SCHEMA = "1.0"
+REPAIR_SCHEMA = "1.1"
 
 
 class KeptLayer(Frozen):
-    """A layer that was given a mask. ``off``: the features that it does without; ``local``: its own error before
-    (relative L2); ``weights``: they were stored in fp16 and are float32 now."""
+    """A layer that was given a mask, or a node of a plan that computes in float32. ``off``: the features (of a node,
+    the number format) that it does without; ``local``: its own error before (relative L2); ``weights``: they were
+    stored in fp16 and are float32 now."""
 
     name: str
     type: str
@@ -27,11 +28,12 @@ class KeptLayer(Frozen):
 
 
 class Trade(Frozen):
-    """Before and after. Latencies are medians of runs in turn; ``comparable`` is False on an emulated processor."""
+    """Before and after. Latencies are medians of runs in turn, ``None`` for a plan that no GPU ran; ``comparable`` is
+    False on an emulated processor. Bytes are those of ncnn's weights, or of the plan."""
 
-    latency_before_ms: float
-    latency_after_ms: float
-    comparable: bool
+    latency_before_ms: float | None = None
+    latency_after_ms: float | None = None
+    comparable: bool = False
     bytes_before: int
     bytes_after: int
 
@@ -42,8 +44,9 @@ class RepairReport(Frozen):
 
     schema_version: str = REPAIR_SCHEMA
     mobilekit_version: str
+    target: Literal["ncnn", "tensorrt"] = "ncnn"
     model: str
-    precision: Literal["fp32", "fp16", "bf16"]
+    precision: Precision
     device: DeviceFacts
     verdict: Verdict
     sentence: str
@@ -57,17 +60,15 @@ class RepairReport(Frozen):
 
 
 def render(report: RepairReport) -> str:
-    lines = [
-        f"{report.model} in {report.precision} on {report.device.model}",
-        "",
-        f"{report.verdict.value}: {report.sentence}",
-    ]
+    plan = report.target == "tensorrt"
+    where = "as a plan, judged without a GPU" if plan else f"on {report.device.model}"
+    lines = [f"{report.model} in {report.precision} {where}", "", f"{report.verdict.value}: {report.sentence}"]
     if report.layers:
-        lines += ["", f"{len(report.layers)} of {report.layer_count} layers kept in higher precision:"]
+        what = "nodes kept in float32" if plan else "layers kept in higher precision"
+        lines += ["", f"{len(report.layers)} of {report.layer_count} {what}:"]
     for layer in report.layers:
-        off = ", ".join(layer.off)
-        extra = ", weights in float32" if layer.weights else ""
-        lines.append(f"  {layer.type} {layer.name}: without {off}{extra} (its own error was {layer.local:.3g})")
+        without = "" if plan else f": without {', '.join(layer.off)}{', weights in float32' if layer.weights else ''}"
+        lines.append(f"  {layer.type} {layer.name}{without} (its own error was {layer.local:.3g})")
     after = {state.name: state for state in report.after}
     lines += ["", "output, relative L2 before and after:"]
     for state in report.before:
@@ -75,8 +76,10 @@ def render(report: RepairReport) -> str:
         shown = f"{now.relative_l2:.3g} ({now.verdict.value})" if now is not None else "-"
         lines.append(f"  {state.name}: {state.relative_l2:.3g} ({state.verdict.value}) -> {shown}")
     if (trade := report.trade) is not None:
-        ratio = trade.latency_after_ms / trade.latency_before_ms if trade.latency_before_ms else float("nan")
-        note = "" if trade.comparable else ", emulated: not comparable"
-        lines.append(f"latency: {trade.latency_before_ms:.2f} -> {trade.latency_after_ms:.2f} ms (x{ratio:.2f}{note})")
-        lines.append(f"weights: {trade.bytes_before:,} -> {trade.bytes_after:,} bytes")
+        old, new = trade.latency_before_ms, trade.latency_after_ms
+        if old is not None and new is not None:
+            ratio = new / old if old else float("nan")
+            note = "" if trade.comparable else ", emulated: not comparable"
+            lines.append(f"latency: {old:.2f} -> {new:.2f} ms (x{ratio:.2f}{note})")
+        lines.append(f"{'plan' if plan else 'weights'}: {trade.bytes_before:,} -> {trade.bytes_after:,} bytes")
     return "\n".join(lines)

@@ -152,7 +152,7 @@ def test_settings_that_do_not_go_together(model: Path, tmp_path: Path, settings:
 
 def test_a_wrong_preparation_is_never_written(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A weight changes between the graph and the file: the comparison in float32 must see it."""
-    right = pipeline._write
+    right = pipeline.write_model
 
     def wrong(graph: object, path: Path) -> None:
         right(graph, path)  # type: ignore[arg-type]
@@ -162,7 +162,7 @@ def test_a_wrong_preparation_is_never_written(model: Path, tmp_path: Path, monke
         ).tobytes()
         onnx.save(prepared, path)
 
-    monkeypatch.setattr(pipeline, "_write", wrong)
+    monkeypatch.setattr(pipeline, "write_model", wrong)
     with pytest.raises(VerificationError, match="fp32"):
         export_model(model, tmp_path / "out", options("fp16"))
     assert not (tmp_path / "out").exists()
