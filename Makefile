@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 JOBS ?= auto
 .DEFAULT_GOAL := help
-.PHONY: help demo test setup setup-dev lint unit e2e harness docs-check lowest newest bench clean
+.PHONY: help demo test setup setup-dev lint unit e2e harness vulkan docs-check lowest newest bench clean
 
 help: ## This list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 14
@@ -35,6 +35,10 @@ unit: setup-dev ## The tests that take seconds
 
 e2e: setup-dev harness ## Tests over real adb against virtual devices
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadgroup tests/e2e
+
+vulkan: setup-dev ## The tests on this machine's GPU, or Mesa's lavapipe; builds the harness for it (minutes)
+	$(BIN)/mobilekit harness build --vulkan
+	$(BIN)/python -m pytest -n $(JOBS) -m vulkan
 
 lowest: ## The unit tests with the lowest versions that pyproject.toml allows
 	@sh scripts/test_versions.sh lowest

@@ -18,6 +18,7 @@ enum class ErrorCode : uint32_t {
     kMemory = 7,     // allocation failed
     kNoModel = 8,    // INFER before LOAD
     kFile = 9,       // a file cannot be read or written
+    kGpu = 10,       // no Vulkan in this build or on this machine
 };
 
 class Error : public std::runtime_error {

@@ -9,6 +9,7 @@
 
 #include "commands.h"
 #include "device_info.h"
+#include "gpus.h"
 
 namespace {
 
@@ -16,7 +17,7 @@ using mobilekit::Error;
 using mobilekit::ErrorCode;
 
 constexpr const char* kUsage = R"(usage:
-  mobilekit-harness info
+  mobilekit-harness info | gpus
   mobilekit-harness run --param FILE --bin FILE --out DIR [--input BLOB=FILE.npy]... [--output BLOB]... [options]
   mobilekit-harness serve --socket NAME [--token-file FILE] [--idle-timeout-s N] [--max-frame-bytes N]
 
@@ -27,7 +28,7 @@ run writes DIR/output-N.npy and DIR/result.json. Options:
   --fp16-storage         half-precision storage only
   --bf16                 bfloat16 storage
   --no-int8 --no-winograd --no-sgemm --no-packing
-  --vulkan               needs an NDK build
+  --vulkan               on the GPU; what it cannot compute stays on the CPU
   --any-input-shape      do not hold inputs against the shapes in the .param
   --warmup N             default 0
   --iterations N         default 1
@@ -159,6 +160,10 @@ int command(int argc, char** argv) {
     if (name == "serve") return serve(rest);
     if (name == "info" && argc == 2) {
         std::printf("%s\n", mobilekit::info_json().c_str());
+        return 0;
+    }
+    if (name == "gpus" && argc == 2) {
+        std::printf("%s\n", mobilekit::gpus_json().c_str());
         return 0;
     }
     if (name == "--help" || name == "help") {

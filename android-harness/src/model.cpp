@@ -78,10 +78,6 @@ Tensor to_tensor(const std::string& name, const ncnn::Mat& mat) {
 Model::Model(const LoadRequest& request) : request_(request), info_(read_param(request.param)) {
     open_for_reading(request.bin);
     if (request_.threads > 256) throw Error(ErrorCode::kRequest, std::to_string(request_.threads) + " threads");
-#if !NCNN_VULKAN
-    if (request_.flags & kVulkan)
-        throw Error(ErrorCode::kRequest, "this harness is built without Vulkan; an NDK build has it");
-#endif
     report_.layers = info_.layers;
     report_.depth = info_.depth;
     report_.stack_bytes = stack_bytes_for_depth(info_.depth);
@@ -102,6 +98,7 @@ void Model::load() {
     const int chosen = ncnn::set_cpu_powersave(static_cast<int>(request_.cluster));
     report_.cluster_applied = chosen == 0 || request_.cluster == Cluster::kAll;
 
+    if (request_.flags & kVulkan) require_gpu();
     net_ = std::make_unique<ncnn::Net>();
     ncnn::Option& opt = net_->opt;
     auto has = [this](LoadFlag flag) { return (request_.flags & flag) != 0; };
@@ -145,6 +142,7 @@ void Model::load() {
             throw Error(ErrorCode::kModel, std::to_string(status.st_size - position) + " bytes at the end of " +
                                                request_.bin + " belong to no layer: it is of another .param");
     }
+    if (request_.flags & kVulkan) report_.gpu = gpu_use(*net_);
     guard_ = std::make_unique<LayerGuard>(*net_, info_.params);
     report_.weights_ns = monotonic_ns() - start;
 

@@ -6,9 +6,11 @@
 #include <cstdint>
 #include <map>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
+#include "gpus.h"
 #include "layer_rules.h"
 #include "memory.h"
 #include "param.h"
@@ -30,6 +32,7 @@ struct LoadReport {
     Cluster cluster = Cluster::kAll;
     std::vector<std::string> inputs;
     std::vector<std::string> outputs;
+    std::optional<GpuUse> gpu;
 };
 
 struct NamedLayerTime {

@@ -33,6 +33,7 @@ std::string load_json(const LoadReport& report) {
         .field("flags", report.flags);
     names(json, "inputs", report.inputs);
     names(json, "outputs", report.outputs);
+    if (report.gpu) write_gpu_use(json.key("gpu"), *report.gpu);
     return json.close_object().text();
 }
 

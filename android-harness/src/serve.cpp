@@ -17,6 +17,7 @@
 #include "commands.h"
 #include "device_info.h"
 #include "files.h"
+#include "gpus.h"
 #include "model.h"
 #include "pixels.h"
 
@@ -203,6 +204,10 @@ public:
             case MessageType::kInfo:
                 Reader(frame.body).end();
                 connection_.send(MessageType::kInfoOk, encode_json(info_json()));
+                return true;
+            case MessageType::kGpus:
+                Reader(frame.body).end();
+                connection_.send(MessageType::kGpusOk, encode_json(gpus_json()));
                 return true;
             case MessageType::kLoad: {
                 const LoadRequest request = decode_load(frame.body);

@@ -35,6 +35,9 @@ def bisect(
     precision: Annotated[
         str | None, typer.Option(help="fp32, fp16 or bf16. Default: what the bundle was exported for.")
     ] = None,
+    vulkan: Annotated[
+        bool, typer.Option("--vulkan", help="On the GPU of this machine (--device local) or of the device.")
+    ] = False,
     threads: Annotated[int, typer.Option(min=0, max=256, help="0: as ncnn chooses; 1 on a virtual device.")] = 0,
     rtol: Annotated[float | None, typer.Option(help="Largest relative L2 error of the outputs.")] = None,
     atol: Annotated[
@@ -59,6 +62,7 @@ def bisect(
     mobilekit bisect build/model --device virtual
     mobilekit bisect build/model --device local --inputs photos/
     mobilekit bisect build/model --device local --precision bf16 --mode local
+    mobilekit bisect build/model --device local --vulkan
     mobilekit bisect build/model --device local --bundle-repro build/repro
     mobilekit bisect build/model --device local --report bisect.html
 
@@ -82,6 +86,7 @@ def bisect(
         seed=seed,
         threads=threads,
         precision=precision,  # type: ignore[arg-type]
+        vulkan=vulkan,
         mode=mode,  # type: ignore[arg-type]
         rtol=rtol,
         atol=atol,

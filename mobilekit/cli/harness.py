@@ -23,6 +23,9 @@ def _build(
         list[str] | None, typer.Option("--abi", help="arm64-v8a or x86_64; may be repeated. Default: both.")
     ] = None,
     toolchain: Annotated[str, typer.Option(help="auto, ndk, gcc or zig.")] = "auto",
+    vulkan: Annotated[
+        bool, typer.Option("--vulkan", help="For this machine's Vulkan driver: what `--vulkan` elsewhere runs.")
+    ] = False,
     jobs: Annotated[int | None, typer.Option("-j", "--jobs", help="Compilers at a time. Default: all cores.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print what was built as JSON.")] = False,
 ) -> None:
@@ -32,6 +35,7 @@ def _build(
     mobilekit harness build                       for arm64-v8a and x86_64
     mobilekit harness build --abi arm64-v8a -j 4
     mobilekit harness build --toolchain zig       with nothing but pip packages
+    mobilekit harness build --vulkan              one more, for this machine's GPU or Mesa's lavapipe
 
     The best toolchain present is used: an Android NDK (ANDROID_NDK_HOME; adds Vulkan), gcc, or zig from PyPI. The
     first build of an ABI takes minutes, since it compiles ncnn. With arm64-v8a goes the plugin by which qemu counts a
@@ -39,15 +43,17 @@ def _build(
     """
     from mobilekit.cli._common import print_json, remark, terminal_progress
     from mobilekit.device.harness.build import build_harness
+    from mobilekit.device.harness.toolchains import host_abi
     from mobilekit.device.virtual.plugin import build_plugin
     from mobilekit.errors import SetupError
 
     built = []
     counter, lacking = None, ""
     with terminal_progress() as progress:
-        for name in abi or _ABIS:
-            built.append(build_harness(name, toolchain=toolchain, jobs=jobs, progress=progress))
-            if name == "arm64-v8a":
+        here = host_abi()
+        for name in abi or ((here or _ABIS[0],) if vulkan else _ABIS):
+            built.append(build_harness(name, toolchain=toolchain, vulkan=vulkan, jobs=jobs, progress=progress))
+            if name == "arm64-v8a" and not vulkan:
                 try:
                     counter = build_plugin().path
                 except SetupError as error:
@@ -134,7 +140,7 @@ def _info(
         print_json(rows)
         return
     for h in found:
-        kind = "static" if h.static else "for Android's linker"
+        kind = "static" if h.static else "for this machine" if "NDK" not in h.toolchain else "for Android's linker"
         typer.echo(f"{h.abi:10}  {h.path}  ({h.toolchain}, {kind}{', Vulkan' if h.vulkan else ''})")
         typer.echo(f"{'':10}  own layers: {' '.join(own_layers(h.path)) or 'none'}")
     if not found:

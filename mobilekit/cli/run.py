@@ -37,6 +37,7 @@ def run(
     tuned: Annotated[
         bool, typer.Option("--tuned/--no-tuned", help="As `mobilekit tune` found fastest there, or as ncnn chooses.")
     ] = True,
+    vulkan: Annotated[bool, typer.Option("--vulkan", help="The ncnn model on this machine's GPU.")] = False,
     plugin: Annotated[
         list[str] | None,
         typer.Option(metavar="MODULE:CLASS", help="Creator of a plugin that the plan needs. Its code runs."),
@@ -75,6 +76,7 @@ def run(
         output=output,
         threads=threads,
         tuned=tuned,
+        vulkan=vulkan,
         plugins=tuple(plugin or ()),
         shapes=dict(parse_named_shape(text) for text in input_shape or ()),
         timeout_s=timeout,
@@ -89,8 +91,11 @@ def run(
 
 def _print(report: RunReport) -> None:
     from mobilekit.cli._common import printable
+    from mobilekit.report.vulkan import fallback
 
     runner = f"{report.runner.name} {report.runner.version}"
+    if report.runner.gpu is not None:
+        runner += f" on {printable(report.runner.gpu.name)}, {fallback(report.layers_on_cpu)}"
     each = f" for {report.batch} samples" if report.batch > 1 else ""
     typer.echo(f"{printable(report.model)} on {runner}: {report.latency_ms:.1f} ms{each}")
     if report.answers:
@@ -124,6 +129,8 @@ def _as_json(report: RunReport) -> dict[str, Any]:
         "bundle": str(report.bundle),
         "model": report.model,
         "runner": {"name": report.runner.name, "version": report.runner.version, "device": report.runner.device},
+        "gpu": None if report.runner.gpu is None else report.runner.gpu.name,
+        "layers_on_cpu": dict(report.layers_on_cpu),
         "latency_ms": report.latency_ms,
         "batch": report.batch,
         "inputs": {name: str(file) for name, file in report.inputs.items()},

@@ -65,6 +65,9 @@ def validate(
     psnr: Annotated[
         list[str] | None, typer.Option(help="Smallest PSNR in dB: 40, or OUTPUT=40; decides instead.")
     ] = None,
+    vulkan: Annotated[
+        bool, typer.Option("--vulkan", help="ncnn on the GPU of this machine (--device local) or of the device.")
+    ] = False,
     ladder: Annotated[
         bool, typer.Option("--ladder", help="Every step between the original and the device: which one lost it?")
     ] = False,
@@ -122,6 +125,7 @@ def validate(
     mobilekit validate build/model --device virtual         on an emulated arm64 phone, started if need be
     mobilekit validate build/model --device virtual:cortex-a53
     mobilekit validate build/model --device local           on this machine, with the ncnn wheel
+    mobilekit validate build/model --device local --vulkan  on this machine's GPU, or Mesa's lavapipe
     mobilekit validate build/model --inputs photos/ --json report.json
     mobilekit validate build/model --target tensorrt --device gpu --streams 1 --streams 4
     mobilekit validate build/model --target tensorrt --on ssh://user@jetson      on that machine's GPU
@@ -162,6 +166,7 @@ def validate(
         atol=_limits("--atol", atol),
         cosine=_limits("--cosine", cosine),
         psnr_db=_limits("--psnr", psnr),
+        vulkan=vulkan,
         ladder=ladder,
         metrics=tuple(metric or ()),
         truth=truth,

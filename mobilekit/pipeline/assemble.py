@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 __all__ = ["output_reports", "report_of"]
 
 _VIRTUAL_REMARK = "a virtual device"
+_NO_GPU_REMARK = "a Vulkan driver without a GPU"
 
 
 def report_of(
@@ -100,13 +101,14 @@ def report_of(
         accuracy=_accuracy(found.samples),
         latency=None
         if facts.kind == "prepared"
-        else _latency(found, batch.size if batch is not None else 1, facts.virtual),
+        else _latency(found, batch.size if batch is not None else 1, _not_comparable(facts)),
         load_ms=timed.load_ns / 1e6 if timed is not None else None,
         peak_blob_bytes=timed.peak_blob_bytes if timed is not None else None,
         peak_workspace_bytes=timed.peak_workspace_bytes if timed is not None else None,
         answers=tuple(sample.answer for sample in found.samples if sample.answer is not None),
         shown=tuple(s.shown for s in found.samples if s.shown is not None and s.name in worst),
         preprocess=manifest.preprocess,
+        layers_on_cpu={} if timed is None else dict(timed.layers_on_cpu),
         gpu=None if timed is None or manifest.tensorrt is None else gpu_report(timed, manifest.tensorrt.flavour),
     )
 
@@ -259,7 +261,14 @@ def _sentence(outputs: Sequence[OutputReport], reference: str) -> str:
     return f"{all_outputs} right by {reference}; nearest to its limit is {nearest.name}: {nearest.reason}{cost}"
 
 
-def _latency(found: Found, batch: int, virtual: bool) -> LatencyReport | None:
+def _not_comparable(facts: DeviceFacts) -> str:
+    """Why times there say nothing of a device; empty where they do."""
+    if facts.virtual:
+        return _VIRTUAL_REMARK
+    return _NO_GPU_REMARK if facts.vulkan is not None and facts.vulkan.type == "cpu" else ""
+
+
+def _latency(found: Found, batch: int, remark: str) -> LatencyReport | None:
     from mobilekit.report.model import LatencyReport
     from mobilekit.validate.latency import latency_stats
 
@@ -276,8 +285,8 @@ def _latency(found: Found, batch: int, virtual: bool) -> LatencyReport | None:
         temperatures_celsius=None if heat[0] is None or heat[1] is None else (heat[0], heat[1]),
         frequencies_khz=(round(speed[0]), round(speed[1])) if all(speed) else None,
         batch=batch,
-        comparable=not virtual,
-        remark=_VIRTUAL_REMARK if virtual else "",
+        comparable=not remark,
+        remark=remark,
         values_ms=tuple(round(value / 1e6, 5) for value in found.timed.latencies_ns),
     )
 

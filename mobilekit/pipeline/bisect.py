@@ -51,6 +51,7 @@ class BisectOptions:
     """``inputs``, ``samples`` and ``seed`` as for validation: the sample that fails worst is looked into. ``precision``
     overrides the arithmetic the bundle was made for. ``runs``: inferences on the device at most; ``run_bytes``: what
     one of them may feed and capture. ``rtol``: the tolerance of the outputs. ``repro``: a folder for a reproduction.
+    ``vulkan``: on the GPU.
     """
 
     inputs: Path | None = None
@@ -58,6 +59,7 @@ class BisectOptions:
     seed: int = 0
     threads: int = 0
     precision: Precision | None = None
+    vulkan: bool = False
     mode: Mode = "auto"
     rtol: float | None = None
     atol: float | None = None
@@ -130,7 +132,10 @@ def failing_sample(
         raise UsageError("nothing can be found without a run", hint="give --runs 1 or more")
     opened, artifact, trace, layers = open_traced(path)
     with (
-        open_blobs(opened, device, quota_bytes=options.quota_bytes, progress=progress) as (runner, facts),
+        open_blobs(opened, device, quota_bytes=options.quota_bytes, vulkan=options.vulkan, progress=progress) as (
+            runner,
+            facts,
+        ),
         open_reference(opened) as reference,
     ):
         session = Session(opened, artifact, trace, layers, runner, facts, options, progress)
@@ -173,6 +178,7 @@ class Session:
             threads=options.threads or int(facts.virtual),
             fp16=self.precision == "fp16",
             bf16=self.precision == "bf16",
+            vulkan=options.vulkan,
             timeout_s=options.timeout_s,
         )
         self.form = _form(artifact.precision, self.precision, facts)

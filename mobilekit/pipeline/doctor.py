@@ -6,6 +6,7 @@ adb server is started where none runs, as every adb command does.
 
 from __future__ import annotations
 
+import ctypes
 import os
 import platform
 import re
@@ -170,6 +171,24 @@ def _virtual() -> Iterator[CheckResult]:
     )
 
 
+def _vulkan() -> Iterator[CheckResult]:
+    """The driver is not asked: that starts it."""
+    from mobilekit.device.harness.locate import locate_vulkan
+
+    serves = "ncnn on this machine's GPU, or on Mesa's lavapipe (--vulkan)"
+    try:
+        ctypes.CDLL("libvulkan.so.1")
+        yield CheckResult("Vulkan", "ok", "libvulkan.so.1 is there", serves)
+    except OSError:
+        remedy = "sudo apt install libvulkan1 mesa-vulkan-drivers"
+        yield CheckResult("Vulkan", "missing", "no libvulkan.so.1", serves, remedy)
+    built = locate_vulkan()
+    if built is None:
+        yield CheckResult("Vulkan harness", "missing", "not built yet", serves, "mobilekit harness build --vulkan")
+    else:
+        yield CheckResult("Vulkan harness", "ok", str(built), serves)
+
+
 def _harnesses() -> Iterator[CheckResult]:
     from mobilekit.device.harness.locate import locate_harness
 
@@ -234,6 +253,7 @@ CHECKS: tuple[Callable[[], Iterator[CheckResult]], ...] = (
     _virtual,
     _compilers,
     _ndk,
+    _vulkan,
     _harnesses,
     _nvidia,
     _storage,

@@ -18,12 +18,14 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from mobilekit.errors import (
     BundleError,
     ChildError,
     FetchError,
+    HarnessError,
+    HarnessTimeoutError,
     ModelError,
     NoDeviceError,
     SetupError,
@@ -51,6 +53,7 @@ if TYPE_CHECKING:
 __all__ = ["MOST_SAMPLES", "climb"]
 
 MOST_SAMPLES = 3
+_GPU = "device gpu"
 _FLOAT64_MACS = 5_000_000_000
 """Convolutions take a second for 2e8 to 5e8 of them; what other operators take is up to the time limit."""
 _FLOAT64_S = 120.0
@@ -84,6 +87,31 @@ class _Rung:
 
 
 @dataclass(frozen=True, slots=True)
+class _GpuAnswer:
+    """An answer, and what is known of its rung once the GPU is: :meth:`told` adds it."""
+
+    runner: Runner
+    options: RunOptions
+    facts: DeviceFacts
+    weights: Literal["fp32", "fp16"]
+    on_cpu: dict[str, int] = field(default_factory=dict)
+
+    def __call__(self, inputs: Mapping[str, Array]) -> NamedTensors:
+        result = self.runner.run(inputs, self.options)
+        self.on_cpu.update(result.layers_on_cpu)
+        return result.outputs
+
+    def told(self, rung: _Rung) -> _Rung:
+        from mobilekit.pipeline.validate import number_format
+        from mobilekit.report.vulkan import fallback
+
+        assert self.facts.vulkan is not None
+        form = number_format(self.weights, "fp16" if self.options.fp16 else "fp32", self.facts)
+        title = f"{self.facts.runner} on {self.facts.vulkan.name}, {fallback(self.on_cpu)}"
+        return replace(rung, title=title, form=form)
+
+
+@dataclass(frozen=True, slots=True)
 class _Climber:
     bundle: Bundle
     runner: Runner
@@ -99,7 +127,6 @@ class _Climber:
         plan = manifest.tensorrt.precision if manifest.tensorrt is not None else "fp32"
         forms = {"fp32": NumberFormat(), "fp16": NumberFormat("fp16", "fp16")}
         prepared = NumberFormat() if plan == "tf32" else forms.get(plan)  # ONNX Runtime has no TF32 on a CPU
-        gpu_form = NumberFormat("fp16", "fp16") if self.run.fp16 else stored
         return (
             _Rung("simplified", "ONNX Runtime, folded and inlined", "onnx runtime", lambda: self._graph(legal=False)),
             _Rung("legalised", "ONNX Runtime, what is converted", "simplified", lambda: self._graph(legal=True)),
@@ -127,15 +154,14 @@ class _Climber:
                 "device cpu",
                 f"{self.facts.runner} on {self.facts.model}",
                 "ncnn host",
-                lambda: self._device(vulkan=False),
+                self._device,
                 self.device_form,
             ),
             _Rung(
-                "device gpu",
-                f"{self.facts.runner} on {self.facts.model}, Vulkan",
+                _GPU,
+                f"{self.facts.model}, Vulkan",
                 "device cpu",
-                lambda: self._device(vulkan=True),
-                gpu_form,
+                self._gpu,
             ),
             _Rung(
                 "tensorrt prepared",
@@ -165,11 +191,24 @@ class _Climber:
             yield lambda inputs: runner.run(inputs, options).outputs
 
     @contextmanager
-    def _device(self, *, vulkan: bool) -> Iterator[_Answer]:
-        if vulkan:
-            raise SetupError("mobilekit's harness there is built without Vulkan")
-        options = replace(self.run, warmup=0, iterations=1)
+    def _device(self) -> Iterator[_Answer]:
+        options = replace(self.run, warmup=0, iterations=1, vulkan=False)
         yield lambda inputs: self.runner.run(inputs, options).outputs
+
+    @contextmanager
+    def _gpu(self) -> Iterator[_Answer]:
+        """In a session of its own: a driver may take the harness down with it."""
+        from mobilekit.pipeline.place import LOCAL, open_place
+
+        assert self.bundle.manifest.ncnn is not None
+        from mobilekit.device.harness.locate import locate_vulkan
+
+        device = LOCAL if self.facts.kind == "local" else self.facts.serial
+        if device == LOCAL and locate_vulkan() is None:
+            raise SetupError("no harness with Vulkan is built here: mobilekit harness build --vulkan")
+        options = replace(self.run, vulkan=True, warmup=0, iterations=1)
+        with open_place(self.bundle, device, target="ncnn", vulkan=True, progress=self.progress) as (runner, facts):
+            yield _GpuAnswer(runner, options, facts, self.bundle.manifest.ncnn.precision)
 
     @contextmanager
     def _plan(self, device: str) -> Iterator[_Answer]:
@@ -192,8 +231,8 @@ def climb(
 ) -> LadderReport:
     """Up to :data:`MOST_SAMPLES` of ``samples`` through every rung.
 
-    ``runner`` is the device's, ``form`` its number format. Raises what the reference and the device raise; everything
-    else that goes wrong leaves a rung out.
+    ``runner`` is the device's, ``form`` the number format of its processor. Raises what the
+    reference and the device raise; everything else that goes wrong leaves a rung out.
     """
     from mobilekit.report.ladder import LadderReport, lost_at, sentence
 
@@ -211,6 +250,18 @@ def climb(
             try:
                 with rung.open() as answer:
                     found = [answer(sample.tensors) for sample in samples]
+                    rung = answer.told(rung) if isinstance(answer, _GpuAnswer) else rung
+            except HarnessError as error:
+                if rung.name != _GPU:
+                    raise
+                answers[rung.name] = answers[rung.before]
+                slow = isinstance(error, HarnessTimeoutError)
+                reports.append(
+                    _report(rung.name, rung.title, before=rung.before, omitted=error.message)
+                    if slow
+                    else _unlike(rung, bundle, error.message)
+                )
+                continue
             except _OMITTED as error:
                 answers[rung.name] = answers[rung.before]
                 if isinstance(error, VerificationError) and (rung.form is None or rung.form.computed != "bf16"):
@@ -245,7 +296,7 @@ def _report(name: str, title: str, *, before: str = "", omitted: str = "") -> Ru
 
 def _unlike(rung: _Rung, bundle: Bundle, why: str) -> RungReport:
     """A rung whose answer cannot be read as the model's outputs at all (integers that are none, say: in bfloat16 that
-    is no fault)."""
+    is no fault), or that gives none: a GPU's driver that dies."""
     from mobilekit.report.ladder import RungOutput, RungReport
     from mobilekit.validate.tolerance import Verdict
 

@@ -8,12 +8,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeVar, cast
 
-from mobilekit.errors import BundleError
+from mobilekit.errors import BundleError, UsageError
 from mobilekit.progress import SILENT, Progress
 
 if TYPE_CHECKING:
     from mobilekit.bundle import Bundle, Manifest
+    from mobilekit.device.harness.reports import Gpu
     from mobilekit.report.model import DeviceFacts
+    from mobilekit.report.vulkan import VulkanFacts
     from mobilekit.runners.base import BlobRunner, PixelRunner, Runner
     from mobilekit.targets.tensorrt.host import WorkerHost
     from mobilekit.targets.tensorrt.runner import GpuOptions
@@ -62,6 +64,7 @@ def open_place(
     quota_bytes: int | None = None,
     wait_s: float | None = None,
     harness: bool = False,
+    vulkan: bool = False,
     progress: Progress = SILENT,
 ) -> Iterator[tuple[Runner, DeviceFacts]]:
     """The bundle's model (:func:`choose_target` says which) at ``device``, started, and what it runs on.
@@ -70,7 +73,8 @@ def open_place(
     this machine) or ``None``, the one connected; of a plan: see :func:`~mobilekit.pipeline.place_plan.open_plan`, which
     ``gpu`` and ``host`` are for. ``quota_bytes`` bounds what is kept on the device. ``harness``: on this machine the
     harness instead of the wheel. With ``wait_s`` an adb device is locked meanwhile, and waited for so long
-    (:mod:`mobilekit.device.lock`). Raises any
+    (:mod:`mobilekit.device.lock`). ``vulkan``: with a harness that computes on the GPU there, for runs with that
+    option; :class:`~mobilekit.errors.SetupError` where there is none. Raises any
     :class:`~mobilekit.errors.DeviceError` or :class:`~mobilekit.errors.ChildError`, :class:`BundleError` where the
     bundle has no such model.
     """
@@ -79,20 +83,38 @@ def open_place(
     if choose_target(bundle, target, device) == "tensorrt":
         from mobilekit.pipeline.place_plan import open_plan
 
+        if vulkan:
+            raise UsageError(
+                "a TensorRT plan does not run through Vulkan", hint="add --target ncnn, or leave --vulkan out"
+            )
         with open_plan(bundle, device, gpu, progress, host) as plan:
             yield plan
         return
 
-    with _opened(bundle, device, sample_by_sample, quota_bytes, progress, harness=harness, wait_s=wait_s) as found:
+    with _opened(
+        bundle,
+        device,
+        sample_by_sample,
+        quota_bytes,
+        progress,
+        harness=harness,
+        wait_s=wait_s,
+        vulkan=vulkan,
+    ) as found:
         yield found
 
 
 @contextmanager
 def open_blobs(
-    bundle: Bundle, device: str | None = None, *, quota_bytes: int | None = None, progress: Progress = SILENT
+    bundle: Bundle,
+    device: str | None = None,
+    *,
+    quota_bytes: int | None = None,
+    vulkan: bool = False,
+    progress: Progress = SILENT,
 ) -> Iterator[tuple[BlobRunner, DeviceFacts]]:
     """Like :func:`open_place`, for inner blobs too; of a batch, the model of one sample."""
-    with _opened(bundle, device, _one_sample, quota_bytes, progress) as found:
+    with _opened(bundle, device, _one_sample, quota_bytes, progress, vulkan=vulkan) as found:
         yield found
 
 
@@ -130,6 +152,7 @@ def _opened(
     *,
     harness: bool = False,
     wait_s: float | None = None,
+    vulkan: bool = False,
 ) -> Iterator[tuple[_R, DeviceFacts]]:
     from mobilekit.report.model import DeviceFacts
 
@@ -139,7 +162,7 @@ def _opened(
         from mobilekit.runners.ncnn_host import NcnnHostRunner
 
         def make(manifest: Manifest) -> BlobRunner:
-            return NcnnHostRunner(bundle.root, manifest, harness=harness, progress=progress)
+            return NcnnHostRunner(bundle.root, manifest, harness=harness, vulkan=vulkan, progress=progress)
 
         with arrange(bundle.manifest, make) as host:
             info = host.info()
@@ -153,6 +176,7 @@ def _opened(
                     cpu_features=info.cpu_features or _host_features(),
                     runner=info.name,
                     runner_version=info.version,
+                    vulkan=_vulkan_facts(info.gpu),
                 ),
             )
         return
@@ -165,7 +189,7 @@ def _opened(
 
     def on_device(manifest: Manifest) -> BlobRunner:
         one = replace(bundle, manifest=manifest)
-        return DeviceRunner(chosen, one, quota_bytes=quota_bytes, progress=progress)
+        return DeviceRunner(chosen, one, vulkan=vulkan, quota_bytes=quota_bytes, progress=progress)
 
     held = nullcontext() if wait_s is None else device_lock(chosen, wait_s=wait_s, progress=progress)
     with held, arrange(bundle.manifest, on_device) as remote:
@@ -184,8 +208,24 @@ def _opened(
                 cpu_profile=about.cpu_profile,
                 runner=info.name,
                 runner_version=info.version,
+                vulkan=_vulkan_facts(info.gpu),
             ),
         )
+
+
+def _vulkan_facts(gpu: Gpu | None) -> VulkanFacts | None:
+    from mobilekit.report.vulkan import VulkanFacts
+
+    if gpu is None:
+        return None
+    return VulkanFacts(
+        name=gpu.name,
+        type=gpu.type,
+        driver=gpu.driver,
+        api_version=gpu.api_version,
+        fp16=gpu.fp16_packed or gpu.fp16_storage,
+        fp16_arithmetic=gpu.fp16_arithmetic,
+    )
 
 
 def _host_features() -> tuple[str, ...]:

@@ -91,6 +91,7 @@ def write_repro(session: Session, report: BisectionReport, folder: Path) -> None
             save_npy(root / "actual.npy", np.ascontiguousarray(actual).reshape(-1))
         command = f"mobilekit validate bundle --inputs inputs --device {report.device.serial}"
         command += f" --precision {report.precision}" if report.precision in ("fp32", "fp16") else ""
+        command += " --vulkan" if session.run.vulkan else ""
         facts = {
             "command": command,
             "mobilekit_version": __version__,

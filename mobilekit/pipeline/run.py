@@ -38,7 +38,8 @@ class RunSettings:
     Runtime; ``None``: the first of ``local`` and ``tensorrt`` that the bundle has. ``tuned``: ``local`` as ``mobilekit
     tune`` found it fastest on such a machine. ``top``: how many answers of a
     classifier. ``output``: a folder for the raw outputs. ``shapes``: what pictures become, by input, where the bundle's
-    sizes are free; otherwise its default. ``plugins``: creators, ``module:Class``, that the plan needs."""
+    sizes are free; otherwise its default. ``plugins``: creators, ``module:Class``, that the plan needs. ``vulkan``: the
+    ncnn model on this machine's GPU."""
 
     runner: RunnerName | None = None
     top: int = 5
@@ -48,6 +49,7 @@ class RunSettings:
     tuned: bool = True
     timeout_s: float = 300.0
     plugins: tuple[str, ...] = ()
+    vulkan: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +69,7 @@ class OutputSummary:
 class RunReport:
     """``answers`` (best first) of a classifier, from ``answered_by``; ``scores`` says what the model gave:
     ``probabilities``, or ``logits``, which went through softmax here. ``batch``: how many samples, run one after
-    another, ``latency_ms`` is for."""
+    another, ``latency_ms`` is for. ``layers_on_cpu``: see :class:`~mobilekit.runners.base.RunResult`."""
 
     bundle: Path
     model: str
@@ -80,6 +82,7 @@ class RunReport:
     answered_by: str = ""
     scores: Literal["", "probabilities", "logits"] = ""
     batch: int = 1
+    layers_on_cpu: Mapping[str, int] = field(default_factory=dict)
 
 
 def run(
@@ -97,6 +100,8 @@ def run(
     bundle = open_bundle(path)
     manifest = bundle.manifest
     name = settings.runner or ("tensorrt" if manifest.ncnn is None and manifest.tensorrt is not None else "local")
+    if settings.vulkan and name != "local":
+        raise UsageError("--vulkan is for the ncnn model", hint="leave it out, or --runner local")
     on_plan = name in ("tensorrt", "prepared")
     labels = _labels(bundle)
     files = _assign(inputs, manifest)
@@ -108,8 +113,9 @@ def run(
         if facts is None:
             options = RunOptions(threads=settings.threads, timeout_s=settings.timeout_s)
         else:
-            setting, _ = setting_at(manifest, facts, threads=settings.threads, tuned=settings.tuned, progress=progress)
-            options = run_options(setting, timeout_s=settings.timeout_s)
+            tuned = settings.tuned and not settings.vulkan
+            setting, _ = setting_at(manifest, facts, threads=settings.threads, tuned=tuned, progress=progress)
+            options = replace(run_options(setting, timeout_s=settings.timeout_s), vulkan=settings.vulkan)
         result = runner.run(tensors, options)
         who = runner.info()
     outputs = {info.name: result.outputs[info.name] for info in manifest.outputs}
@@ -134,6 +140,7 @@ def run(
         answered_by=classes.name if classes else "",
         scores=kind,
         batch=_samples(bundle) if name == "local" else 1,
+        layers_on_cpu=result.layers_on_cpu,
     )
 
 
@@ -309,7 +316,7 @@ def _runner(
         with OrtRunner(bundle.source, threads=settings.threads, fixed=bundle.fixed(), free=bundle.free) as original:
             yield original, None
         return
-    with open_place(bundle, LOCAL, target="ncnn", progress=progress) as found:
+    with open_place(bundle, LOCAL, target="ncnn", vulkan=settings.vulkan, progress=progress) as found:
         yield found
 
 

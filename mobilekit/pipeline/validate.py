@@ -51,7 +51,8 @@ class ValidateOptions:
     plans on a GPU: :class:`~mobilekit.targets.tensorrt.runner.GpuOptions`. ``on`` is the machine that has the GPU, ``"ssh://user@host"``,
     with one of ``remote_pythons``. ``timeout_s`` bounds each run on the device.
     ``quota_bytes`` bounds what is kept on the device. ``tuned``: run as ``mobilekit tune`` found fastest for such a
-    device, where it did; ``threads`` and ``precision`` override their part of that.
+    device, where it did; ``threads`` and ``precision`` override their part of that. ``vulkan``: on the GPU of this
+    machine or of the device, never tuned.
     ``ladder`` takes the first samples through every step between the original and the device
     (:mod:`mobilekit.pipeline.ladder`). ``metrics``: task metrics (:mod:`mobilekit.validate.task`), ``truth``: a CSV
     file of what is right for each file of ``inputs``. ``wait_s``: how long to wait for a device that another validation
@@ -78,6 +79,7 @@ class ValidateOptions:
     remote_pythons: tuple[str, ...] = ()
     timeout_s: float = 300.0
     quota_bytes: int | None = None
+    vulkan: bool = False
     ladder: bool = False
     metrics: tuple[str, ...] = ()
     truth: Path | None = None
@@ -139,6 +141,7 @@ def validate_bundle(
             host=host,
             quota_bytes=options.quota_bytes,
             wait_s=options.wait_s,
+            vulkan=options.vulkan,
             progress=progress,
         ) as (runner, facts),
     ):
@@ -158,13 +161,14 @@ def validate_bundle(
             facts,
             threads=options.threads,
             precision=options.precision,
-            tuned=options.tuned,
+            tuned=options.tuned and not options.vulkan,
             progress=progress,
         )
         run = replace(
             run_options(setting, timeout_s=options.timeout_s),
             warmup=_default(options.warmup, warmup),
             iterations=_default(options.iterations, iterations),
+            vulkan=options.vulkan,
         )
         form: NumberFormat | str
         if plan is not None:
@@ -198,6 +202,9 @@ def validate_bundle(
                 partial.discard()
         ladder = None
         if options.ladder and found.stopped is None and not isinstance(form, str):
+            assert manifest.ncnn is not None
+            plain = facts.model_copy(update={"vulkan": None})
+            form = number_format(manifest.ncnn.precision, "fp16" if setting.fp16 else "fp32", plain)
             ladder = climb(opened, runner, facts, reference, samples.first, form, run, overrides, progress)
     fed: Literal["recorded", "files", "seeded"] = "recorded" if recorded else "files" if files else "seeded"
     report = report_of(opened, target, options, run, facts, against, found, fed, task, tuned=tuned)
@@ -245,10 +252,14 @@ def _task(bundle: Bundle, options: ValidateOptions) -> Task:
 def number_format(
     weights: Literal["fp32", "fp16"], arithmetic: Literal["fp32", "fp16"], facts: DeviceFacts
 ) -> NumberFormat:
-    """What a model is rounded to where ``facts`` says. ncnn computes in 16 bits on ARM alone; elsewhere the option is
-    about some weights."""
+    """What a model is rounded to where ``facts`` says. ncnn computes in 16 bits on ARM and on GPUs alone; elsewhere the
+    option is about some weights."""
     from mobilekit.validate.rounding import NumberFormat
 
+    if facts.vulkan is not None:
+        # Weights that are stored in halves are widened where the GPU has none.
+        narrow = arithmetic == "fp16" and facts.vulkan.fp16
+        return NumberFormat("fp16" if narrow else weights, "fp16" if narrow else "fp32")
     narrow = arithmetic == "fp16" and facts.abi.startswith(("arm", "aarch64"))
     # x86 keeps the weights of InnerProduct in halves then (``src/layer/x86/innerproduct_x86.cpp``).
     return NumberFormat("fp16" if arithmetic == "fp16" else weights, "fp16" if narrow else "fp32")

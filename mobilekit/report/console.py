@@ -81,6 +81,7 @@ def _facts(report: ValidationReport) -> list[tuple[str, str | Text]]:
             else [("ABI, CPU features", plain(f"{device.abi}: {features}", 160))]
         ),
         ("computed by", plain(f"{device.runner} {device.runner_version}")),
+        *_vulkan(report),
         ("reference", plain(f"{report.reference.name} {report.reference.version}{on}")),
         ("samples", f"{len(report.samples)} ({source})"),
         ("worst error", _worst(report.outputs)),
@@ -103,6 +104,13 @@ def _facts(report: ValidationReport) -> list[tuple[str, str | Text]]:
         rows.append(("accuracy", f"{told} of {report.accuracy.samples} samples"))
     rows += [("answer", text) for text in _answers(report)]
     return rows
+
+
+def _vulkan(report: ValidationReport) -> list[tuple[str, str | Text]]:
+    from mobilekit.report.vulkan import fallback
+
+    vulkan = report.device.vulkan
+    return [] if vulkan is None else [("GPU", plain(f"{vulkan.describe()}; {fallback(report.layers_on_cpu)}", 300))]
 
 
 def _worst(outputs: Sequence[OutputReport]) -> str:

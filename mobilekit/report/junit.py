@@ -22,6 +22,7 @@ def dumps(report: ValidationReport) -> str:
     for name, value in (
         ("device", report.device.model or report.device.serial),
         ("runner", f"{report.device.runner} {report.device.runner_version}"),
+        *(() if report.device.vulkan is None else (("gpu", report.device.vulkan.describe()),)),
         ("reference", f"{report.reference.name} {report.reference.version}"),
         ("verdict", report.verdict.value),
         ("p50_ms", "" if report.latency is None else f"{report.latency.p50_ms:.4g}"),

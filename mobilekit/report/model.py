@@ -15,6 +15,7 @@ from mobilekit.report.ladder import LadderReport
 from mobilekit.report.limits import LimitReport
 from mobilekit.report.metrics import AccuracyReport, MetricReport
 from mobilekit.report.stopped import StoppedReport
+from mobilekit.report.vulkan import VulkanFacts
 from mobilekit.tuning import Cluster
 from mobilekit.validate.tolerance import Verdict
 
@@ -65,7 +66,7 @@ class DeviceFacts(Frozen):
     """Where the model ran. ``kind``: ``"adb"``; ``"local"``, this machine's processor; ``"gpu"``, a plan on a GPU;
     ``"prepared"``, what a plan was built from, in ONNX Runtime. ``virtual`` and its ``cpu_profile`` for our daemon's.
 
-    ``runner`` and ``runner_version`` name the program that computed there.
+    ``runner`` and ``runner_version`` name the program that computed there, ``vulkan`` the GPU that it did so on.
     """
 
     kind: Literal["adb", "local", "gpu", "prepared"]
@@ -79,6 +80,7 @@ class DeviceFacts(Frozen):
     cpu_profile: str = ""
     runner: str
     runner_version: str
+    vulkan: VulkanFacts | None = None
 
 
 class ReferenceFacts(Frozen):
@@ -162,7 +164,8 @@ class RunSettings(Frozen):
 
 class ValidationReport(Frozen):
     """``precision`` is that of the stored weights; ``settings.precision`` that of the arithmetic asked for. ``gpu``
-    only where a plan was executed, ``instructions`` only of a virtual device.
+    only where a plan was executed, ``instructions`` only of a virtual device, ``layers_on_cpu`` (by type: layers
+    that do not run on the GPU) only with Vulkan.
 
     ``shown``: both sides' whole answers for the worst samples; ``preprocess``: how a picture became the input that
     these are about. ``command``: what was typed, word by word.
@@ -189,6 +192,7 @@ class ValidationReport(Frozen):
     peak_workspace_bytes: int | None = None
     answers: tuple[AnswerPair, ...] = ()
     gpu: GpuReport | None = None
+    layers_on_cpu: dict[str, int] = Field(default_factory=dict)
     ladder: LadderReport | None = None
     instructions: InstructionReport | None = None
     metrics: tuple[MetricReport, ...] = ()

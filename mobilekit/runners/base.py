@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     from mobilekit.device.harness.pixels import PixelRequest
-    from mobilekit.device.harness.reports import LayerTime, PixelsReport
+    from mobilekit.device.harness.reports import Gpu, LayerTime, PixelsReport
     from mobilekit.tensors import Array, NamedTensors
     from mobilekit.tuning import Cluster
 
@@ -20,6 +20,7 @@ class RunOptions:
     """Settings of one run. ``iterations`` are timed, after ``warmup`` untimed ones. ``threads=0``: the runner's choice.
 
     ``fp16``: fp16 storage, packing and arithmetic; ``bf16``: bf16 storage. Off, both, for an fp32 comparison.
+    ``vulkan``: on the GPU, where the runner was made for that.
     ``cluster``: the cores to run on, ``all``, ``little`` or ``big``. ``winograd``, ``packing``: ncnn may use Winograd's
     convolutions, and several channels in one element.
     ``layer_times``: each layer's too, where the runner can: two more clock readings a layer.
@@ -30,6 +31,7 @@ class RunOptions:
     iterations: int = 1
     fp16: bool = False
     bf16: bool = False
+    vulkan: bool = False
     cluster: Cluster = "all"
     winograd: bool = True
     packing: bool = True
@@ -39,7 +41,8 @@ class RunOptions:
 
 @dataclass(frozen=True, slots=True)
 class RunnerInfo:
-    """Who computed: ``name`` ("ONNX Runtime CPU", "ncnn on host", "harness"), ``version``, where, and its features."""
+    """Who computed: ``name`` ("ONNX Runtime CPU", "ncnn on host", "harness"), ``version``, where, and its features;
+    ``gpu``: the one that runs with ``vulkan`` use."""
 
     name: str
     version: str
@@ -47,6 +50,7 @@ class RunnerInfo:
     abi: str = ""
     cpu_features: tuple[str, ...] = ()
     virtual: bool = False
+    gpu: Gpu | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +58,8 @@ class RunResult:
     """Outputs by ONNX name, in ONNX shape and dtype, and per-iteration latencies in nanoseconds.
 
     ``facts`` of an ncnn model: ``threads`` that computed, ``cores`` there are by cluster, ``cluster_applied``:
-    False where the system did not let us choose them.
+    False where the system did not let us choose them. ``layers_on_cpu``: with ``vulkan``, how many layers of
+    each type have no Vulkan form.
     """
 
     outputs: NamedTensors
@@ -64,6 +69,7 @@ class RunResult:
     peak_workspace_bytes: int | None = None
     facts: Mapping[str, object] = field(default_factory=dict)
     layers: tuple[LayerTime, ...] = ()
+    layers_on_cpu: Mapping[str, int] = field(default_factory=dict)
 
 
 class Runner(Protocol):

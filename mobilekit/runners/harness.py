@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from mobilekit.device.harness.client import NO_GPU_HINT
 from mobilekit.device.harness.protocol import LoadOptions
+from mobilekit.errors import SetupError
 from mobilekit.runners.base import RunOptions, RunResult
 from mobilekit.runners.blobs import extracted, input_blobs, output_tensors
 
@@ -13,7 +15,7 @@ if TYPE_CHECKING:
     from mobilekit.bundle import Manifest
     from mobilekit.device.harness.client import HarnessSession
     from mobilekit.device.harness.pixels import PixelRequest
-    from mobilekit.device.harness.reports import LoadReport, PixelsReport
+    from mobilekit.device.harness.reports import Gpu, LoadReport, PixelsReport
     from mobilekit.tensors import Array
 
 __all__ = ["HarnessModel", "load_options"]
@@ -28,6 +30,7 @@ def load_options(options: RunOptions) -> LoadOptions:
         cluster=options.cluster,
         winograd=options.winograd,
         packing=options.packing,
+        vulkan=options.vulkan,
     )
 
 
@@ -53,6 +56,14 @@ class HarnessModel:
             self._loaded = None
             self._loaded = (wanted, self._session.load(*self._paths, wanted, timeout_s=options.timeout_s))
         return self._loaded[1]
+
+    def gpu(self) -> Gpu:
+        """The GPU that runs with ``vulkan`` use; :class:`~mobilekit.errors.SetupError` where there is none."""
+        built = self._session.info().vulkan
+        if built and (found := next((gpu for gpu in self._session.gpus().gpus if gpu.chosen), None)):
+            return found
+        why = "finds no Vulkan driver, or no GPU that it drives" if built else "is built without Vulkan"
+        raise SetupError(f"the harness there {why}", hint=NO_GPU_HINT)
 
     def run(self, inputs: Mapping[str, Array], options: RunOptions) -> RunResult:
         """Compute all outputs. ``facts`` holds temperatures and frequencies where the machine shows them.
@@ -87,6 +98,7 @@ class HarnessModel:
                 "frequencies_khz": report.state.frequencies_khz,
             },
             layers=report.layers,
+            layers_on_cpu={} if loaded.gpu is None else loaded.gpu.layers_on_cpu,
         )
 
     def blobs(self, fed: Mapping[str, Array], wanted: Sequence[str], options: RunOptions) -> dict[str, Array]:

@@ -6,7 +6,6 @@ A model of stock layers runs on the ``ncnn`` wheel; one with mobilekit's own lay
 from __future__ import annotations
 
 import platform
-import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -45,15 +44,24 @@ class NcnnHostRunner:
     The model is loaded with the first input and stays loaded until the ``with`` block ends (without one, for that
     input alone), or until a run asks for other threads or another precision, or fails: then the next run has a fresh
     process. A model with own layers needs a harness for this machine, which the first run builds where there is none;
-    ``harness`` asks for it with any model, since it alone times layers and takes pictures.
+    ``harness`` asks for it with any model, since it alone times layers and takes pictures; ``vulkan`` for the one that
+    computes on this machine's GPU, too, for runs with that option.
     """
 
-    def __init__(self, root: Path, manifest: Manifest, *, harness: bool = False, progress: Progress = SILENT) -> None:
+    def __init__(
+        self,
+        root: Path,
+        manifest: Manifest,
+        *,
+        harness: bool = False,
+        vulkan: bool = False,
+        progress: Progress = SILENT,
+    ) -> None:
         if manifest.ncnn is None:
             raise UsageError("this bundle holds no ncnn model", hint="export it with --target ncnn")
-        own = harness or bool(manifest.ncnn.custom_layers)
+        own = harness or vulkan or bool(manifest.ncnn.custom_layers)
         self._engine: _Engine = (
-            _HarnessEngine(root, manifest, manifest.ncnn, progress)
+            _HarnessEngine(root, manifest, manifest.ncnn, vulkan, progress)
             if own
             else _WheelEngine(root, manifest, manifest.ncnn)
         )
@@ -147,6 +155,8 @@ class _WheelEngine:
         return dict(zip(wanted, answer["outputs"], strict=True))
 
     def _ask(self, fed: Mapping[str, Array], wanted: Sequence[str], options: RunOptions) -> dict[str, Any]:
+        if options.vulkan:
+            raise UsageError("the ncnn wheel computes on the CPU", hint="the harness has Vulkan")
         deadline = time.monotonic() + options.timeout_s
         settings = {
             "threads": options.threads,
@@ -187,9 +197,12 @@ class _WheelEngine:
 
 
 class _HarnessEngine:
-    def __init__(self, root: Path, manifest: Manifest, artifact: NcnnArtifact, progress: Progress) -> None:
+    def __init__(
+        self, root: Path, manifest: Manifest, artifact: NcnnArtifact, vulkan: bool, progress: Progress
+    ) -> None:
         self._manifest = manifest
         self._layers = artifact.custom_layers
+        self._vulkan = vulkan
         # A harness takes absolute paths; it runs in another folder than we do.
         self._paths = (str((root / artifact.param).absolute()), str((root / artifact.bin).absolute()))
         self._progress = progress
@@ -200,7 +213,9 @@ class _HarnessEngine:
         from mobilekit.device.harness.source import NCNN_VERSION
 
         machine = platform.machine()
-        return RunnerInfo("mobilekit harness on host", f"ncnn {NCNN_VERSION}", device=machine, abi=machine)
+        gpu = (self._model or self._started()).gpu() if self._vulkan else None
+        name = "mobilekit harness on host"
+        return RunnerInfo(name, f"ncnn {NCNN_VERSION}", device=machine, abi=machine, gpu=gpu)
 
     def run(self, inputs: Mapping[str, Array], options: RunOptions) -> RunResult:
         return (self._model or self._started()).run(inputs, options)
@@ -225,20 +240,22 @@ class _HarnessEngine:
 
     def _program(self) -> Path:
         from mobilekit.device.harness.locate import find_harness
-        from mobilekit.device.harness.toolchains import ABIS
+        from mobilekit.device.harness.toolchains import host_abi
 
         why = "layers are timed, and pictures prepared, by the harness"
+        if self._vulkan:
+            why = "ncnn on the GPU runs in the harness"
         if self._layers:
             why = f"the model has layers of mobilekit's own ({', '.join(self._layers)}), which run in the harness"
         instead = "; or export with --stock-only, or unverified (--no-verify)"
-        abi = next((abi for abi, machine in ABIS.items() if machine == platform.machine()), None)
-        if abi is None or sys.platform != "linux":
+        abi = host_abi()
+        if abi is None:
             raise SetupError(
                 f"{why}, and that does not run on {platform.system()} {platform.machine()}",
                 hint=f"validate on a device, or on Linux{instead}",
             )
         try:
-            return find_harness(abi, self._progress, static_only=True)
+            return find_harness(abi, self._progress, static_only=not self._vulkan, vulkan=self._vulkan)
         except MissingToolError as error:
             raise MissingToolError(f"{why}, but {error.message}", hint=f"{error.hint}{instead}") from error
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from mobilekit.bundle import Bundle
     from mobilekit.device.base import Device
     from mobilekit.device.harness.pixels import PixelRequest
-    from mobilekit.device.harness.reports import HarnessInfo, PixelsReport
+    from mobilekit.device.harness.reports import Gpu, HarnessInfo, PixelsReport
     from mobilekit.tensors import Array
 
 __all__ = ["DeviceRunner"]
@@ -30,8 +30,9 @@ _IDLE_S = 1800.0  # between two inputs the reference runs, which may take long
 class DeviceRunner:
     """Implements :class:`mobilekit.runners.base.Runner`. Leaving the block ends the harness on the device.
 
-    ``harness`` is a built harness for the device's ABI; without it one is found or built. Entering raises
-    :class:`DeviceError` where no harness fits the device, and what building, pushing and starting it raise.
+    ``harness`` is a built harness for the device's ABI; without it one is found or built. ``vulkan``: for runs with
+    that option. Entering raises :class:`DeviceError` where no harness fits the device,
+    :class:`~mobilekit.errors.SetupError` where ``vulkan`` cannot be had, and what building, pushing and starting raise.
     """
 
     def __init__(
@@ -40,6 +41,7 @@ class DeviceRunner:
         bundle: Bundle,
         *,
         harness: Path | None = None,
+        vulkan: bool = False,
         quota_bytes: int | None = None,
         progress: Progress = SILENT,
     ) -> None:
@@ -49,6 +51,8 @@ class DeviceRunner:
         self._bundle = bundle
         self._artifact = bundle.manifest.ncnn
         self._harness = harness
+        self._vulkan = vulkan
+        self._gpu: Gpu | None = None
         self._store = Store(device, quota_bytes=quota_bytes or DEFAULT_QUOTA_BYTES)
         self._progress = progress
         self._stack = ExitStack()
@@ -85,6 +89,7 @@ class DeviceRunner:
         try:
             self._model = HarnessModel(session, self._bundle.manifest, there[param], there[weights])
             self._info = session.info()
+            self._gpu = self._model.gpu() if self._vulkan else None
         except BaseException:
             self._stack.close()
             raise
@@ -103,6 +108,7 @@ class DeviceRunner:
             abi=self._info.abi,
             cpu_features=self._info.cpu_features,
             virtual=self._device.info().virtual,
+            gpu=self._gpu,
         )
 
     def run(self, inputs: Mapping[str, Array], options: RunOptions) -> RunResult:

@@ -31,6 +31,7 @@ from mobilekit.errors import (
     HarnessError,
     HarnessTimeoutError,
     ProtocolError,
+    SetupError,
 )
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "unit" / "device" / "harness"))
@@ -204,8 +205,12 @@ def test_a_model_that_does_not_load(session: HarnessSession, tmp_path: Path, tro
 
 def test_a_vulkan_wish_is_refused_by_a_build_without_it(session: HarnessSession, tmp_path: Path) -> None:
     files = models.convolutional(tmp_path)
-    with pytest.raises(HarnessError, match="without Vulkan"):
+    with pytest.raises(SetupError, match="without Vulkan") as caught:
         session.load(str(files.param), str(files.bin), LoadOptions(vulkan=True))
+    assert "harness build --vulkan" in caught.value.hint
+    listed = session.gpus()
+    assert (listed.vulkan, listed.gpus) == (False, ())
+    assert session.info().vulkan is False
 
 
 @pytest.mark.parametrize("number", [signal.SIGSEGV, signal.SIGKILL])

@@ -6,6 +6,7 @@
     cache/ncnn/ABI/KEY/                  installed ncnn (library, headers), made once for each compiler
     cache/build/ncnn-ABI-KEY/            objects of an ncnn build that was interrupted; taken up again
     cache/harness/ABI/KEY/               mobilekit-harness, build.json
+    cache/harness-vulkan/ABI/KEY/        one that computes on this machine's GPU, too
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from pathlib import Path
 
 from mobilekit.device.harness.compile import Compilation
 from mobilekit.device.harness.source import NCNN_SHA256, NCNN_VERSION, ncnn_source
-from mobilekit.device.harness.toolchains import ABIS, Toolchain, find_tool, find_toolchain
+from mobilekit.device.harness.toolchains import ABIS, Toolchain, find_tool, find_toolchain, host_abi
 from mobilekit.errors import UsageError
 from mobilekit.paths import Scratch, atomic_dir, cache_dir, data_dir, state_dir
 from mobilekit.progress import SILENT, Progress
@@ -30,6 +31,7 @@ from mobilekit.progress import SILENT, Progress
 __all__ = ["PROGRAM", "BuiltHarness", "build_harness", "built_harnesses", "ncnn_prefix"]
 
 PROGRAM = "mobilekit-harness"
+_VULKAN = "harness-vulkan"
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,10 +52,14 @@ def build_harness(
     toolchain: str = "auto",
     static_only: bool = False,
     sanitize: bool = False,
+    vulkan: bool = False,
     jobs: int | None = None,
     progress: Progress = SILENT,
 ) -> BuiltHarness:
     """Build for ``abi`` with the best toolchain present, or take the cached build of the same sources.
+
+    ``vulkan`` builds one for this machine's Vulkan driver: not static, since a driver is a shared library, and kept
+    apart from the one without, which stays small. It needs gcc for this machine; an NDK build has Vulkan anyway.
 
     ``sanitize`` builds ncnn and the harness with AddressSanitizer, the harness's own code with
     UndefinedBehaviorSanitizer too: not static, slow, never found by :func:`built_harnesses`, for tests that feed it
@@ -66,10 +72,17 @@ def build_harness(
     """
     if jobs is not None and jobs < 1:
         raise UsageError(f"{jobs} jobs", hint="-j takes at least 1")
-    chosen = find_toolchain(abi, "gcc" if sanitize else toolchain, static_only=static_only)
+    if vulkan and (abi != host_abi() or toolchain not in ("auto", "gcc")):
+        raise UsageError(
+            "a harness for this machine's Vulkan driver is built by gcc, for this machine",
+            hint="an NDK build (--toolchain ndk) has Vulkan for phones; else leave --abi and --toolchain out",
+        )
+    chosen = find_toolchain(abi, "gcc" if sanitize or vulkan else toolchain, static_only=static_only)
     if sanitize:
         chosen = _sanitized(chosen)
-    kind = "harness-asan" if sanitize else "harness"
+    if vulkan:
+        chosen = _with_vulkan(chosen)
+    kind = "harness-asan" if sanitize else _VULKAN if vulkan else "harness"
     folder = cache_dir(kind, abi) / _harness_key(chosen)
     if (folder / PROGRAM).is_file():
         return _described(folder, abi)
@@ -105,12 +118,15 @@ def build_harness(
     return BuiltHarness(abi, folder / PROGRAM, chosen.version, chosen.static, chosen.vulkan, cached=False)
 
 
-def built_harnesses(abi: str) -> tuple[BuiltHarness, ...]:
-    """Cached builds of the current sources for ``abi``, the newest first, whatever compiler made them."""
+def built_harnesses(abi: str, *, vulkan: bool = False) -> tuple[BuiltHarness, ...]:
+    """Cached builds of the current sources for ``abi``, the newest first, whatever compiler made them. ``vulkan``:
+    those for this machine's Vulkan driver."""
     if abi not in ABIS:
         raise UsageError(f"unknown ABI {abi!r}", hint=f"one of {', '.join(ABIS)}")
     current = _sources_key()
-    folders = [f for f in cache_dir("harness", abi).glob(f"{current}-*") if (f / PROGRAM).is_file()]
+    folders = [
+        f for f in cache_dir(_VULKAN if vulkan else "harness", abi).glob(f"{current}-*") if (f / PROGRAM).is_file()
+    ]
     folders.sort(key=lambda f: (f / PROGRAM).stat().st_mtime, reverse=True)
     return tuple(_described(folder, abi) for folder in folders)
 
@@ -161,6 +177,18 @@ def _sanitized(toolchain: Toolchain) -> Toolchain:
         static=False,
         common_args=(*toolchain.common_args, "-DCMAKE_CXX_FLAGS_RELEASE=-O1 -g1", "-DMOBILEKIT_SANITIZE=ON"),
         ncnn_args=(*toolchain.ncnn_args, "-DNCNN_ASAN=ON", "-DNCNN_RUNTIME_CPU=OFF"),
+    )
+
+
+def _with_vulkan(toolchain: Toolchain) -> Toolchain:
+    """ncnn loads the driver by itself and compiles shaders with its own glslang. What a GPU does not take runs on the
+    CPU; one set of kernels will do for that, the oldest, and halves the build."""
+    kernels = [f"-DNCNN_{name}=OFF" for name in ("RUNTIME_CPU", "AVX", "FMA", "F16C", "AVX2")]
+    return replace(
+        toolchain,
+        static=False,
+        vulkan=True,
+        ncnn_args=(*toolchain.ncnn_args, "-DNCNN_VULKAN=ON", *(kernels if toolchain.abi == "x86_64" else ())),
     )
 
 

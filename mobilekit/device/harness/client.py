@@ -13,7 +13,7 @@ from mobilekit.device.harness import protocol
 from mobilekit.device.harness.launch import Running, launch_local, launch_on_device
 from mobilekit.device.harness.pixels import PIXELS_VERSION, PixelRequest, encode_pixels
 from mobilekit.device.harness.protocol import ErrorCode, LoadOptions, MessageType, ServerHello
-from mobilekit.device.harness.reports import HarnessInfo, InferReport, LoadReport, PixelsReport, parse
+from mobilekit.device.harness.reports import GpuList, HarnessInfo, InferReport, LoadReport, PixelsReport, parse
 from mobilekit.errors import (
     DeviceError,
     DeviceLostError,
@@ -21,12 +21,19 @@ from mobilekit.errors import (
     HarnessError,
     HarnessTimeoutError,
     ProtocolError,
+    SetupError,
 )
 
 if TYPE_CHECKING:
     from mobilekit.tensors import Array
 
-__all__ = ["HarnessSession"]
+__all__ = ["NO_GPU_HINT", "HarnessSession"]
+
+NO_GPU_HINT = (
+    "on this machine: mobilekit harness build --vulkan, and without a GPU sudo apt install mesa-vulkan-drivers; "
+    "on a phone: a harness built by the NDK (ANDROID_NDK_HOME)"
+)
+"""For a place that has no GPU, as far as the harness there can tell."""
 
 _T = TypeVar("_T")
 _CHUNK = 1 << 20
@@ -129,10 +136,18 @@ class HarnessSession:
         body = self._request(MessageType.INFO, b"", MessageType.INFO_OK, timeout_s)
         return self._decoded(lambda: parse(HarnessInfo, protocol.decode_json(body)))
 
+    def gpus(self, *, timeout_s: float = 60.0) -> GpuList:
+        """The GPUs there, which starts their drivers."""
+        body = self._request(MessageType.GPUS, b"", MessageType.GPUS_OK, timeout_s)
+        return self._decoded(lambda: parse(GpuList, protocol.decode_json(body)))
+
     def load(
         self, param: str, bin_: str, options: LoadOptions | None = None, *, timeout_s: float = 300.0
     ) -> LoadReport:
-        """Load a model from absolute paths on the device; it takes the place of the one before."""
+        """Load a model from absolute paths on the device; it takes the place of the one before.
+
+        With ``options.vulkan``, :class:`~mobilekit.errors.SetupError` where the build or the machine has no GPU.
+        """
         request = protocol.encode_load(param, bin_, options or LoadOptions())
         body = self._request(MessageType.LOAD, request, MessageType.LOAD_OK, timeout_s)
         return self._decoded(lambda: parse(LoadReport, protocol.decode_json(body)))
@@ -236,7 +251,7 @@ class HarnessSession:
         except ProtocolError:
             self._abandon()
             raise
-        except HarnessError:
+        except (HarnessError, SetupError):
             raise
         except BaseException:  # Ctrl-C in the middle of a frame
             self._abandon()
@@ -247,6 +262,8 @@ class HarnessSession:
         text = f"{running.what}: {error.message}"
         if error.code in (ErrorCode.FRAME, ErrorCode.TOKEN, ErrorCode.VERSION):
             raise ProtocolError(text)
+        if error.code == ErrorCode.GPU:
+            raise SetupError(text, hint=NO_GPU_HINT)
         said = running.process.stderr_tail().strip() if error.code in (ErrorCode.MODEL, ErrorCode.INFERENCE) else ""
         raise HarnessError(text, hint="\n".join(said.splitlines()[-5:]))
 

@@ -10,40 +10,51 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from mobilekit.device.harness.build import PROGRAM, BuiltHarness, build_harness, built_harnesses
-from mobilekit.device.harness.toolchains import ABIS
+from mobilekit.device.harness.toolchains import ABIS, host_abi
 from mobilekit.errors import SetupError, UsageError
 from mobilekit.progress import SILENT, Progress
 
-__all__ = ["WHEEL_PACKAGE", "find_harness", "locate_harness", "own_layers", "present_harnesses"]
+__all__ = ["WHEEL_PACKAGE", "find_harness", "locate_harness", "locate_vulkan", "own_layers", "present_harnesses"]
 
 WHEEL_PACKAGE = "mobilekit_harness"
 _OVERRIDE = "MOBILEKIT_HARNESS_DIR"
 _OWN_LAYERS = re.compile(rb"mobilekit-layers:((?: Mk\w+)+)\0")  # android-harness/layers/src/mobilekit_layers.cpp
 
 
-def locate_harness(abi: str, *, static_only: bool = False) -> Path | None:
+def locate_harness(abi: str, *, static_only: bool = False, vulkan: bool = False) -> Path | None:
     """A harness for ``abi`` that is on this machine already, or ``None``; builds and fetches nothing.
 
-    ``static_only`` leaves out NDK builds, which need Android's own linker (the virtual device has none).
+    ``static_only`` leaves out NDK builds, which need Android's own linker (the virtual device has none). ``vulkan``:
+    one for this machine's Vulkan driver.
     """
     if abi not in ABIS:
         raise UsageError(f"unknown ABI {abi!r}", hint=f"one of {', '.join(ABIS)}")
-    return next((found.path for found in _present(abi) if found.static or not static_only), None)
+    present = built_harnesses(abi, vulkan=True) if vulkan else _present(abi)
+    return next((found.path for found in present if found.static or not static_only), None)
 
 
-def find_harness(abi: str, progress: Progress = SILENT, build: bool = True, *, static_only: bool = False) -> Path:
+def find_harness(
+    abi: str, progress: Progress = SILENT, build: bool = True, *, static_only: bool = False, vulkan: bool = False
+) -> Path:
     """Like :func:`locate_harness`; where there is none it is built, or with ``build=False`` :class:`SetupError`."""
-    found = locate_harness(abi, static_only=static_only)
+    found = locate_harness(abi, static_only=static_only, vulkan=vulkan)
     if found is not None:
         return found
     if not build:
-        raise SetupError(f"there is no harness for {abi} yet", hint=f"mobilekit harness build --abi {abi}")
-    return build_harness(abi, static_only=static_only, progress=progress).path
+        flavour = " --vulkan" if vulkan else ""
+        raise SetupError(f"there is no harness for {abi} yet", hint=f"mobilekit harness build --abi {abi}{flavour}")
+    return build_harness(abi, static_only=static_only, vulkan=vulkan, progress=progress).path
+
+
+def locate_vulkan() -> Path | None:
+    """A harness on this machine that computes on its GPU."""
+    abi = host_abi()
+    return None if abi is None else locate_harness(abi, vulkan=True)
 
 
 def present_harnesses(abi: str) -> tuple[BuiltHarness, ...]:
     """All harnesses for ``abi`` on this machine, in the order in which they are taken."""
-    return tuple(_present(abi))
+    return (*_present(abi), *built_harnesses(abi, vulkan=True))
 
 
 def own_layers(program: Path) -> tuple[str, ...]:

@@ -65,12 +65,14 @@ class MessageType(enum.IntEnum):
     LOAD = 0x03
     INFER = 0x04
     BYE = 0x05
+    GPUS = 0x06
     PIXELS = 0x07
     HELLO_OK = 0x81
     INFO_OK = 0x82
     LOAD_OK = 0x83
     INFER_OK = 0x84
     BYE_OK = 0x85
+    GPUS_OK = 0x86
     PIXELS_OK = 0x87
     ERROR = 0xFF
 
@@ -85,6 +87,7 @@ class ErrorCode(enum.IntEnum):
     MEMORY = 7
     NO_MODEL = 8
     FILE = 9
+    GPU = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +122,7 @@ class LoadOptions:
 
     ``threads`` 0: as ncnn chooses. ``cluster``: the cores to run on. The ``fp16_*``/``bf16_*`` options have effect
     where the CPU and the build support them (ncnn ignores them otherwise). ``any_input_shape`` turns off the check
-    of inputs against the shapes written in the ``.param``. ``vulkan`` needs an NDK build.
+    of inputs against the shapes written in the ``.param``. ``vulkan`` needs a build with it.
     """
 
     threads: int = 0
@@ -230,7 +233,7 @@ def decode_hello_ok(body: bytes) -> ServerHello:
 
 
 def decode_json(body: bytes) -> dict[str, Any]:
-    """The body of INFO_OK and LOAD_OK: one JSON object."""
+    """The body of INFO_OK, GPUS_OK and LOAD_OK: one JSON object."""
     reader = _Reader(body)
     value = reader.json()
     reader.end()

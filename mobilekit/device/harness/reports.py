@@ -9,7 +9,19 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from mobilekit.errors import ProtocolError
 
-__all__ = ["CpuCluster", "HarnessInfo", "InferReport", "LayerTime", "LoadReport", "PixelsReport", "State", "parse"]
+__all__ = [
+    "CpuCluster",
+    "Gpu",
+    "GpuList",
+    "GpuUse",
+    "HarnessInfo",
+    "InferReport",
+    "LayerTime",
+    "LoadReport",
+    "PixelsReport",
+    "State",
+    "parse",
+]
 
 
 class _Report(BaseModel):
@@ -50,6 +62,38 @@ class HarnessInfo(_Report):
     state: State = State()
 
 
+class Gpu(_Report):
+    """A GPU that ncnn finds through Vulkan. ``type``: ``discrete``, ``integrated``, ``virtual`` or ``cpu`` (Mesa's
+    lavapipe). ``fp16_*``: which of ncnn's options for half precision it supports. ``chosen``: ncnn takes this one."""
+
+    name: str
+    type: str
+    driver: str
+    api_version: str
+    fp16_packed: bool
+    fp16_storage: bool
+    fp16_arithmetic: bool
+    chosen: bool
+
+
+class GpuList(_Report):
+    """``vulkan``: whether the harness is built with it."""
+
+    vulkan: bool
+    gpus: tuple[Gpu, ...]
+
+
+class GpuUse(_Report):
+    """What a loaded model computes with on a GPU: what is left of the options asked for, and, by type, how many layers
+    have no Vulkan form and run on the CPU."""
+
+    name: str
+    fp16_packed: bool
+    fp16_storage: bool
+    fp16_arithmetic: bool
+    layers_on_cpu: dict[str, int]
+
+
 class LoadReport(_Report):
     """``weights_ns`` covers reading the ``.bin`` and preparing the kernels; ``depth`` is the longest path in layers.
 
@@ -66,6 +110,7 @@ class LoadReport(_Report):
     cluster_applied: bool
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
+    gpu: GpuUse | None = None
 
 
 class LayerTime(_Report):

@@ -15,7 +15,7 @@ from pathlib import Path
 from mobilekit.errors import MissingToolError, SetupError, UsageError
 from mobilekit.paths import data_dir
 
-__all__ = ["ABIS", "TOOLCHAINS", "Toolchain", "find_tool", "find_toolchain"]
+__all__ = ["ABIS", "TOOLCHAINS", "Toolchain", "find_tool", "find_toolchain", "host_abi"]
 
 ABIS: Mapping[str, str] = {"arm64-v8a": "aarch64", "x86_64": "x86_64"}
 TOOLCHAINS = ("auto", "ndk", "gcc", "zig")
@@ -108,6 +108,13 @@ def _ndk(abi: str) -> Toolchain | None:
 
 def _machine() -> str:
     return {"amd64": "x86_64", "arm64": "aarch64"}.get(platform.machine().lower(), platform.machine())
+
+
+def host_abi() -> str | None:
+    """The ABI that this machine runs, where it is Linux."""
+    return (
+        next((abi for abi, machine in ABIS.items() if machine == _machine()), None) if sys.platform == "linux" else None
+    )
 
 
 def _gcc_package(abi: str) -> str:

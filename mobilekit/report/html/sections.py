@@ -15,6 +15,7 @@ from mobilekit.report.html.build import Element, element, figure, legend, table
 from mobilekit.report.html.charts import Bar, bars, histogram, series
 from mobilekit.report.html.layers import bisection_parts, profile_parts
 from mobilekit.report.html.samples import cards
+from mobilekit.report.vulkan import fallback
 from mobilekit.validate.tolerance import Verdict
 
 if TYPE_CHECKING:
@@ -314,6 +315,7 @@ def fingerprint(subject: Subject) -> Element:
         ("CPU features", " ".join(device.cpu_features)),
         ("virtual", f"yes: {device.cpu_profile}" if device.virtual else ""),
         ("computed by", f"{device.runner} {device.runner_version}"),
+        ("GPU", "" if device.vulkan is None else f"{device.vulkan.describe()}; {fallback(report.layers_on_cpu)}"),
         ("reference", " ".join((report.reference.name, report.reference.version, report.reference.gpu)).strip()),
         ("arithmetic", settings.precision),
         ("threads", str(settings.threads or "the runner's choice")),

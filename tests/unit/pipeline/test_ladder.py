@@ -53,7 +53,8 @@ def _climbed(bundle: Path):
 
 
 @pytest.mark.parametrize(("batch", "precision"), [(1, "fp32"), (3, "fp32"), (1, "fp16")])
-def test_a_good_bundle_climbs_to_the_top(tmp_path, batch, precision):
+def test_a_good_bundle_climbs_to_the_top(tmp_path, batch, precision, monkeypatch):
+    monkeypatch.setattr("mobilekit.device.harness.locate.locate_vulkan", lambda: None)  # as on a bare machine
     export_model(_model(tmp_path / "m.onnx", batch), tmp_path / "b", ExportOptions(precision=precision))
     report, rungs = _climbed(tmp_path / "b")
     assert report.ladder.lost_at is None
@@ -67,6 +68,7 @@ def test_a_good_bundle_climbs_to_the_top(tmp_path, batch, precision):
     for name in ("ncnn host int8", "device gpu", "tensorrt prepared", "tensorrt"):
         assert rungs[name].omitted
         assert not rungs[name].outputs
+    assert "mobilekit harness build --vulkan" in rungs["device gpu"].omitted
 
 
 def test_a_stale_weight_is_lost_at_the_ncnn_model(tmp_path):

@@ -1,0 +1,192 @@
+"""ncnn on a GPU through Vulkan: where a harness for it is built (``make vulkan``), on whatever driver is there."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from onnx import helper
+from typer.testing import CliRunner
+
+from mobilekit.cli import app
+from mobilekit.device.harness.client import HarnessSession
+from mobilekit.device.harness.locate import locate_vulkan
+from mobilekit.device.harness.protocol import LoadOptions
+from mobilekit.device.harness.reports import Gpu
+from mobilekit.device.harness.toolchains import host_abi
+from mobilekit.errors import HarnessError, SetupError
+from mobilekit.pipeline.bisect import BisectOptions, bisect_bundle, open_traced
+from mobilekit.pipeline.export import ExportOptions, export_model
+from mobilekit.pipeline.validate import ValidateOptions, validate_bundle
+from mobilekit.targets.ncnn.mask import Feature, masked
+from mobilekit.targets.ncnn.reader import write_layers
+from mobilekit.validate.tolerance import Verdict
+from tests.models import of_nodes, save
+from tests.planted.edit import Editor
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "unit" / "device" / "harness"))
+import harness_models as models
+
+pytestmark = [pytest.mark.vulkan, pytest.mark.timeout(900)]
+
+RNG = np.random.default_rng(12)
+IN = np.asarray(RNG.standard_normal((3, 24, 24)), np.float32)
+
+
+@pytest.fixture
+def session() -> Iterator[HarnessSession]:
+    program = locate_vulkan()
+    if program is None:
+        pytest.skip("no harness with Vulkan is built: make vulkan")
+    with HarnessSession.connect_local(program) as opened:
+        if not opened.gpus().gpus:
+            pytest.skip("no Vulkan driver here: apt install mesa-vulkan-drivers")
+        yield opened
+
+
+@pytest.fixture
+def gpu(session: HarnessSession) -> Gpu:
+    return next(gpu for gpu in session.gpus().gpus if gpu.chosen)
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two convolutions, a sum, and an operator of mobilekit's own, which has no Vulkan form."""
+    folder = tmp_path_factory.mktemp("vulkan")
+    weights = {
+        "v": np.asarray(RNG.standard_normal((16, 3, 3, 3)) * 0.2, np.float32),
+        "w": np.asarray(RNG.standard_normal((16, 16, 3, 3)) * 0.2, np.float32),
+    }
+    nodes = [
+        helper.make_node("Conv", ["x", "v"], ["a"], name="one", pads=[1, 1, 1, 1]),
+        helper.make_node("Conv", ["a", "w"], ["b"], name="two", pads=[1, 1, 1, 1]),
+        helper.make_node("Add", ["b", "a"], ["y"], name="add"),
+        helper.make_node("Sign", ["y"], ["s"], name="sign"),
+    ]
+    graph = of_nodes(nodes, {"x": (1, *IN.shape)}, {"y": (1, 16, 24, 24), "s": (1, 16, 24, 24)}, weights)
+    export_model(save(graph, folder / "m.onnx"), folder / "b", ExportOptions(verify=False))
+    return folder / "b"
+
+
+def distance(found: np.ndarray, right: np.ndarray) -> float:
+    return float(np.linalg.norm(found - right) / np.linalg.norm(right))
+
+
+def test_the_gpu_computes_what_the_cpu_does_and_is_named(session: HarnessSession, gpu: Gpu, tmp_path: Path) -> None:
+    files = models.convolutional(tmp_path)
+    outputs = {}
+    for vulkan in (False, True):
+        loaded = session.load(str(files.param), str(files.bin), LoadOptions(vulkan=vulkan))
+        assert (loaded.gpu is not None) is vulkan
+        outputs[vulkan] = session.infer({"in": IN}).outputs
+    assert loaded.gpu is not None
+    assert loaded.gpu.name == gpu.name
+    assert loaded.gpu.layers_on_cpu == {}
+    assert not loaded.gpu.fp16_storage
+    for name, right in outputs[False].items():
+        assert distance(outputs[True][name], right) < 1e-5
+    assert any(not np.array_equal(outputs[True][name], outputs[False][name]) for name in outputs[True])
+    with pytest.raises(HarnessError, match="on the CPU only"):
+        session.infer({"in": IN}, layer_times=True)
+
+
+def test_a_layer_with_the_vulkan_bit_runs_on_the_cpu_and_no_other(
+    session: HarnessSession, bundle: Path, tmp_path: Path
+) -> None:
+    _, artifact, trace, layers = open_traced(bundle)
+    found = {}
+    for name, masks in {"all": {}, "one": {"one": Feature.VULKAN}, "add": {"add": Feature.VULKAN}}.items():
+        path = tmp_path / f"{name}.param"
+        write_layers(masked(layers, trace, masks)[0], path)
+        loaded = session.load(str(path), str(bundle / artifact.bin), LoadOptions(vulkan=True))
+        assert loaded.gpu is not None
+        found[name] = (loaded.gpu.layers_on_cpu, session.infer({"x": IN}, ["a", "y"]).outputs)
+    own = found["all"][0]
+    assert "Convolution" not in own
+    assert found["one"][0] == {**own, "Convolution": 1}
+    assert found["add"][0] == {**own, "BinaryOp": 1}
+    plain, one, add = (found[name][1] for name in ("all", "one", "add"))
+    # The same sums in another order, by another kernel; a sum of two numbers is the same everywhere.
+    assert not np.array_equal(plain["a"], one["a"])
+    assert distance(one["a"], plain["a"]) < 1e-5
+    np.testing.assert_array_equal(plain["y"], add["y"])
+    np.testing.assert_array_equal(plain["a"], add["a"])
+
+
+def test_a_good_bundle_passes_on_the_gpu_and_climbs_to_it(bundle: Path, gpu: Gpu) -> None:
+    options = ValidateOptions(samples=2, iterations=2, warmup=0, vulkan=True, ladder=True)
+    report = validate_bundle(bundle, "local", options)
+    assert report.verdict is Verdict.PASS, report.sentence
+    assert report.device.vulkan is not None
+    assert report.device.vulkan.name == gpu.name
+    assert sum(report.layers_on_cpu.values()) == 1
+    assert report.latency is not None
+    assert report.latency.comparable is (gpu.type != "cpu")
+    assert report.ladder is not None
+    rungs = {rung.name: rung for rung in report.ladder.rungs}
+    assert rungs["device cpu"].verdict is Verdict.PASS
+    assert rungs["device gpu"].verdict is Verdict.PASS
+    assert gpu.name in rungs["device gpu"].title
+    assert "1 layer on the CPU" in rungs["device gpu"].title
+    assert report.ladder.lost_at is None
+
+
+def test_a_wrong_bundle_fails_on_the_gpu(bundle: Path, gpu: Gpu, tmp_path: Path) -> None:
+    editor = Editor(bundle, tmp_path / "bad")
+    editor.weight(editor.find("Convolution", 1), 0, lambda flat: flat[::-1], tagged=True)
+    bad = editor.save()
+    report = validate_bundle(bad, "local", ValidateOptions(samples=1, iterations=1, warmup=0, vulkan=True))
+    assert report.verdict is Verdict.FAIL
+    found = bisect_bundle(bad, "local", BisectOptions(samples=1, vulkan=True))
+    assert found.first is not None
+    assert found.first.layers[-1].name == editor.find("Convolution", 1).name
+
+
+def test_what_only_the_gpu_cannot_hold_is_lost_at_its_rung(gpu: Gpu, tmp_path: Path) -> None:
+    if host_abi() != "x86_64" or not (gpu.fp16_packed or gpu.fp16_storage):
+        pytest.skip("needs a CPU without half precision beside a GPU with it")
+    # 1e5 is beyond float16 between the two, and back in range behind them.
+    weights = {
+        "v": np.asarray(RNG.standard_normal((8, 3, 1, 1)) * 1e5, np.float32),
+        "w": np.asarray(RNG.standard_normal((8, 8, 1, 1)) * 1e-5, np.float32),
+    }
+    nodes = [helper.make_node("Conv", ["x", "v"], ["a"]), helper.make_node("Conv", ["a", "w"], ["y"])]
+    graph = of_nodes(nodes, {"x": (1, 3, 8, 8)}, {"y": (1, 8, 8, 8)}, weights)
+    export_model(save(graph, tmp_path / "m.onnx"), tmp_path / "b", ExportOptions(verify=False))
+    options = ValidateOptions(samples=1, iterations=1, warmup=0, precision="fp16", ladder=True, rtol=0.1)
+    report = validate_bundle(tmp_path / "b", "local", options)
+    assert report.ladder is not None
+    rungs = {rung.name: rung for rung in report.ladder.rungs}
+    assert rungs["device cpu"].verdict is Verdict.PASS
+    assert rungs["device gpu"].verdict is Verdict.FAIL
+    assert rungs["device gpu"].format == "fp16"
+    assert report.ladder.lost_at == "device gpu"
+    assert "the GPU" in report.ladder.sentence
+
+
+def test_run_says_where_it_ran(bundle: Path, gpu: Gpu, tmp_path: Path) -> None:
+    np.save(tmp_path / "x.npy", IN[None])
+    command = ["run", str(bundle), "--input", str(tmp_path / "x.npy"), "--vulkan", "--json"]
+    done = CliRunner().invoke(app, command)
+    assert done.exit_code == 0, done.output
+    told = json.loads(done.stdout)
+    assert told["gpu"] == gpu.name
+    assert sum(told["layers_on_cpu"].values()) == 1
+
+
+@pytest.mark.usefixtures("session")
+def test_a_machine_without_a_driver_is_told_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    files = models.convolutional(tmp_path)
+    monkeypatch.setenv("VK_DRIVER_FILES", "/nonexistent.json")
+    monkeypatch.setenv("VK_ICD_FILENAMES", "/nonexistent.json")
+    program = locate_vulkan()
+    assert program is not None
+    with HarnessSession.connect_local(program) as blind:
+        assert blind.gpus().gpus == ()
+        with pytest.raises(SetupError, match="no Vulkan driver") as caught:
+            blind.load(str(files.param), str(files.bin), LoadOptions(vulkan=True))
+        assert "mesa-vulkan-drivers" in caught.value.hint
