@@ -45,7 +45,7 @@ def tune(
     timeout: Annotated[float, typer.Option(min=1, help="Seconds that one run may take.")] = 300.0,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Measure, and leave the bundle as it is.")] = False,
     force: Annotated[
-        bool, typer.Option("--force", help="Go by a virtual device's times, though they are the emulator's.")
+        bool, typer.Option("--force", help="Go by a virtual device's times, not by its instructions.")
     ] = False,
     report: Annotated[Path | None, typer.Option(help="Write a page with all settings: one HTML file.")] = None,
     json_: Annotated[
@@ -62,7 +62,7 @@ def tune(
     mobilekit tune build/model --device                       on the one connected device
     mobilekit tune build/model --device local --threads 1,2 --precision fp32
     mobilekit tune build/model --device --budget 600 --report tune.html
-    mobilekit tune build/model --device virtual --dry-run     only whether every setting is right
+    mobilekit tune build/model --device virtual --dry-run     by exact instruction counts, on one thread
 
     \b
     Exit codes: 0 a setting is chosen, or the default is best; 1 the bundle is wrong as it is; 3 nobody can say;

@@ -5,6 +5,8 @@ they are timed, each block beside one of the default, and the slower half is lef
 halving, Jamieson and Talwalkar 2016). The fastest of what looks fastest is so by luck as well; therefore the one that
 is left meets the default once more, on new measurements (:mod:`mobilekit.pipeline.turns`), and only what is clearly
 faster there is chosen.
+
+On a virtual device, whose times are the emulator's, exact instruction counts on one thread decide instead.
 """
 
 from __future__ import annotations
@@ -12,7 +14,7 @@ from __future__ import annotations
 import math
 import statistics
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from itertools import product
@@ -90,9 +92,9 @@ def tune_bundle(
     the bundle's manifest where it is clearly faster than the default; where none is, what was written before for such
     a device is taken out.
 
-    The manifest changes at the very end, whole or not at all. A virtual device's times decide nothing: there every
-    setting's answers are judged, and nothing is written without ``force``. Raises what opening the bundle, the
-    reference and the device raises, :class:`UsageError` for nothing to try.
+    The manifest changes at the very end, whole or not at all. A virtual device's times decide nothing without
+    ``force``: there instructions are counted on one thread, and nothing is written where they cannot be. Raises what
+    opening the bundle, the reference and the device raises, :class:`UsageError` for nothing to try.
     """
     from mobilekit.bundle import open_bundle
     from mobilekit.validate.inputs import samples_of
@@ -203,6 +205,7 @@ class _Trial:
     relative_l2: float | None = None
     latencies_ns: list[int] = field(default_factory=list)
     ratios: list[float] = field(default_factory=list)
+    instructions: int | None = None
 
     @property
     def ratio(self) -> float:
@@ -232,6 +235,8 @@ class _Sweep:
         self._costs = ExitStack()
         self._limits: dict[NumberFormat, Limits] = {}
         self._iterations = 1
+        self.uncounted = ""
+        """Why instructions are not counted."""
         self.default = _Trial(default_setting(bundle.manifest, facts))
         self.trials: list[_Trial] = []
 
@@ -243,7 +248,7 @@ class _Sweep:
 
     @property
     def decides(self) -> bool:
-        """Whether times mean anything here."""
+        """Whether times do: not on a virtual device."""
         return not self.facts.virtual or self.options.force
 
     def screen(self) -> _Trial | None:
@@ -257,15 +262,21 @@ class _Sweep:
         threads, cores = result.facts["threads"], result.facts["cores"]
         assert isinstance(threads, int)
         assert isinstance(cores, dict)
-        self.trials = [_Trial(s) for s in candidates(self.default.setting, threads, cores, self.options)]
+        options = self.options
+        if not self.decides and not options.threads:
+            options = replace(options, threads=(1,))
+        self.trials = [_Trial(s) for s in candidates(self.default.setting, threads, cores, options)]
         if not self.trials:
             raise UsageError("there is only the default to try", hint="name more --threads, or leave options out")
+        if not self.decides:
+            self._count(self.default)
+            return self._fewest(self._first_round())
         warm = self._runner.run(self.samples[0].tensors, self._run(self.default.setting, _WARMUP, _WARMUP))
         slow = statistics.median(warm.latencies_ns)
-        self._iterations = 1 if not self.decides else block_length(slow)
+        self._iterations = block_length(slow)
         field_ = self._first_round()
         turns = 1
-        while self.decides and len(field_) > 1:
+        while len(field_) > 1:
             field_ = sorted(field_, key=lambda trial: trial.ratio)
             if len(field_) > _FINALISTS:
                 field_ = field_[: max(_FINALISTS, len(field_) // 2)]
@@ -276,8 +287,28 @@ class _Sweep:
                 break
             turns = _MOST_TURNS if len(field_) <= _FINALISTS else min(2 * turns, _MOST_TURNS)
             self._turns(field_, turns)
-        alike = [trial for trial in field_ if trial.ratio <= _ALIKE * min(each.ratio for each in field_)]
-        return min(alike, key=lambda trial: (self.default.setting.distance(trial.setting), trial.ratio), default=None)
+        return self._simplest(field_, lambda trial: trial.ratio)
+
+    def _simplest(self, trials: Sequence[_Trial], cost: Callable[[_Trial], float]) -> _Trial | None:
+        """Of those that cost about as little as the cheapest, the one that changes least."""
+        alike = [trial for trial in trials if cost(trial) <= _ALIKE * min(map(cost, trials))]
+        return min(alike, key=lambda trial: (self.default.setting.distance(trial.setting), cost(trial)), default=None)
+
+    def _fewest(self, trials: Sequence[_Trial]) -> _Trial | None:
+        """By instructions; where they are not known, any: then nothing is decided."""
+        known = [trial for trial in trials if trial.instructions is not None]
+        return self._simplest(known or trials, lambda trial: trial.instructions or math.inf)
+
+    def _count(self, trial: _Trial) -> None:
+        """Instructions of an inference on a virtual device; there is no such number for several threads."""
+        from mobilekit.pipeline.emulated import instruction_report
+
+        if trial.setting.threads != 1 or self.uncounted:
+            return
+        run = self._run(trial.setting, 0, 1)
+        found = instruction_report(self.bundle, self.facts, self.samples[0].tensors, run, self.progress)
+        assert found is not None
+        trial.instructions, self.uncounted = found.total, found.remark
 
     def _first_round(self) -> list[_Trial]:
         """Every setting judged and, where it is right, timed once; those that are left."""
@@ -293,7 +324,10 @@ class _Sweep:
                 result = self._judge(trial, self._other)
                 # One that proves nothing will do where the default does not prove anything either.
                 if result is not None and trial.verdict in (Verdict.PASS, self.default.verdict):
-                    self._turn(trial, first=number % 2 == 0)
+                    if self.decides:
+                        self._turn(trial, first=number % 2 == 0)
+                    else:
+                        self._count(trial)
                     there.append(trial)
                 task.advance(1)
         return there
@@ -311,7 +345,7 @@ class _Sweep:
         medians = {}
         for mine in (True, False) if first else (False, True):
             runner, setting = (self._other, trial.setting) if mine else (self._runner, self.default.setting)
-            run = self._run(setting, _WARMUP if self.decides else 0, self._iterations)
+            run = self._run(setting, _WARMUP, self._iterations)
             latencies = runner.run(self.samples[0].tensors, run).latencies_ns
             (trial if mine else self.default).latencies_ns.extend(latencies)
             medians[mine] = statistics.median(latencies)
@@ -398,6 +432,7 @@ def _reported(trial: _Trial) -> SettingReport:
         p50_high_ms=None if stats is None else stats.p50_high_ms,
         ratio=trial.ratio if trial.ratios else None,
         turns=len(trial.ratios),
+        instructions=trial.instructions,
     )
 
 
@@ -428,8 +463,9 @@ def _decided(sweep: _Sweep, best: _Trial | None, found: LatencyDifference | None
     default = sweep.default
     wrong = sum(trial.verdict is Verdict.FAIL for trial in sweep.trials)
     untried = sum(not trial.reason for trial in sweep.trials)
-    parts = [f"{wrong} of them with wrong answers" if wrong else "", f"{untried} not tried" if untried else ""]
-    count = ", ".join([f"{len(sweep.trials)} settings", *filter(None, parts)])
+    parts = [f"{wrong} with wrong answers" if wrong else "", f"{untried} not tried" if untried else ""]
+    said = ", ".join(filter(None, parts))
+    count = f"{len(sweep.trials)} settings" + (f" ({said})" if said else "")
     if default.verdict is Verdict.FAIL:
         return "wrong", f"the bundle's answers are wrong as it is ({default.reason}): see mobilekit bisect"
     if untried == len(sweep.trials):
@@ -437,10 +473,7 @@ def _decided(sweep: _Sweep, best: _Trial | None, found: LatencyDifference | None
     if best is None:
         return "default", f"keep the default, {default.setting}: of {count} none gives right answers"
     if not sweep.decides:
-        return "undecided", (
-            "a virtual device's times are the emulator's and decide nothing: tune on a real device. Every setting's "
-            f"answers were judged on its kernels: {count}"
-        )
+        return _by_instructions(sweep, best, count)
     if found is None:
         return "default", f"keep the default, {default.setting}: of {count} none was faster at first sight"
     interval = f"{found.low - 1:+.1%} to {found.high - 1:+.1%} at {found.confidence:.1%} confidence"
@@ -455,6 +488,22 @@ def _decided(sweep: _Sweep, best: _Trial | None, found: LatencyDifference | None
             "--budget more seconds"
         )
     return "default", f"keep the default, {default.setting}: the best of {count}, {best.setting}, differs by {interval}"
+
+
+def _by_instructions(sweep: _Sweep, best: _Trial, count: str) -> tuple[Outcome, str]:
+    """The answer of a virtual device."""
+    default = sweep.default
+    if default.instructions is None or best.instructions is None:
+        why = sweep.uncounted or "they are counted on one thread"
+        return "undecided", (
+            "a virtual device's times are the emulator's and decide nothing, and its instructions are not known: "
+            f"{why}. Every setting's answers were judged on its kernels: {count}"
+        )
+    ratio = best.instructions / max(default.instructions, 1)
+    if ratio * _ALIKE > 1:
+        return "default", f"keep the default, {default.setting}: of {count} none takes 1% fewer instructions"
+    said = f"{best.setting}: {1 - ratio:.1%} fewer instructions than the default, {default.setting} (exact, one thread"
+    return "tuned", f"{said}; a virtual device's times are the emulator's, and a real one's are not in proportion)"
 
 
 def _written(outcome: Outcome, written: bool, options: TuneOptions) -> str:

@@ -173,6 +173,7 @@ def test_the_emulators_times_decide_nothing(bundle: Path, timed: Callable[..., N
     found = tune_bundle(bundle, "local", ONE)
     assert (found.outcome, found.exit_code, found.written) == ("undecided", 3, False)
     assert "emulator" in found.sentence
+    assert all(each.p50_ms is each.instructions is None for each in found.settings)  # nothing was timed
     assert all(each.verdict is Verdict.PASS for each in found.settings)  # judged all the same
     forced = tune_bundle(bundle, "local", replace(ONE, force=True))
     assert (forced.outcome, forced.written) == ("tuned", True)
