@@ -100,6 +100,22 @@ def validate(
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on where the same validation was stopped (a device that went away).")
     ] = False,
+    sustained: Annotated[
+        str | None, typer.Option(metavar="10m", help="Then run for so long: p50, temperature, frequency by the minute.")
+    ] = None,
+    single_stream: Annotated[
+        bool, typer.Option("--single-stream", help="Then 1,024 queries and 60 s at least, as MLPerf; p90 is the score.")
+    ] = False,
+    min_queries: Annotated[
+        int, typer.Option(min=1, help="Of --single-stream; fewer than 1024 are marked as not compliant.")
+    ] = 1024,
+    min_seconds: Annotated[
+        float, typer.Option(min=0, help="Of --single-stream; fewer than 60 are marked as not compliant.")
+    ] = 60.0,
+    cool_down: Annotated[
+        str | None,
+        typer.Option(metavar="CELSIUS[,TIMEOUT]", help="Before each timing wait for the hottest zone to fall: 40,5m."),
+    ] = None,
     timeout: Annotated[float, typer.Option(min=1, help="Seconds that one run may take.")] = 300.0,
     quota: Annotated[
         int | None, typer.Option(min=1, help="Megabytes that mobilekit may keep on the device. Default: 2147.")
@@ -134,16 +150,20 @@ def validate(
     mobilekit validate build/model --report report.html --junit junit.xml
     mobilekit validate build/model --rtol 1e-3 --cosine embedding=0.9999
     mobilekit validate build/model --device virtual --ladder
+    mobilekit validate build/model --device --cool-down 35,10m --sustained 10m --report report.html
+    mobilekit validate build/model --device --single-stream
 
     \b
     Exit codes: 0 pass, 1 fail, 3 inconclusive, 4 no device or it went wrong.
     """
     from mobilekit.cli._common import arithmetic, out_console, remark, terminal_progress
     from mobilekit.errors import UsageError
+    from mobilekit.pipeline.endurance import Plan
     from mobilekit.pipeline.history import record
     from mobilekit.pipeline.report import ReportFiles, write_reports
     from mobilekit.pipeline.validate import ValidateOptions, validate_bundle
     from mobilekit.report import console, json
+    from mobilekit.validate.endurance import SingleStream, parse_cool_down, parse_duration
 
     if target not in (None, "ncnn", "tensorrt"):
         raise UsageError(f"unknown target {target!r}", hint="ncnn or tensorrt")
@@ -174,6 +194,11 @@ def validate(
         resume=resume,
         timeout_s=timeout,
         quota_bytes=None if quota is None else quota * 1_000_000,
+        endurance=Plan(
+            None if sustained is None else parse_duration(sustained),
+            SingleStream(min_queries, min_seconds) if single_stream else None,
+            None if cool_down is None else parse_cool_down(cool_down),
+        ),
     )
     with terminal_progress() as progress:
         report = validate_bundle(bundle, device, options, progress)

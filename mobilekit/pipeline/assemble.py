@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
     from mobilekit.bundle import Bundle, TensorInfo
+    from mobilekit.pipeline.endurance import Endurance
     from mobilekit.pipeline.measure import Found, SampleRecord, Task
     from mobilekit.pipeline.place import Target
     from mobilekit.pipeline.validate import ValidateOptions
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from mobilekit.runners.base import RunOptions
     from mobilekit.validate.tolerance import Tolerance, Verdict
 
-__all__ = ["output_reports", "report_of"]
+__all__ = ["output_reports", "report_of", "with_endurance"]
 
 _VIRTUAL_REMARK = "a virtual device"
 _NO_GPU_REMARK = "a Vulkan driver without a GPU"
@@ -103,6 +104,7 @@ def report_of(
         if facts.kind == "prepared"
         else _latency(found, batch.size if batch is not None else 1, _not_comparable(facts)),
         load_ms=timed.load_ns / 1e6 if timed is not None else None,
+        first_ms=found.first_ns / 1e6 if found.first_ns is not None else None,
         peak_blob_bytes=timed.peak_blob_bytes if timed is not None else None,
         peak_workspace_bytes=timed.peak_workspace_bytes if timed is not None else None,
         answers=tuple(sample.answer for sample in found.samples if sample.answer is not None),
@@ -111,6 +113,18 @@ def report_of(
         layers_on_cpu={} if timed is None else dict(timed.layers_on_cpu),
         gpu=None if timed is None or manifest.tensorrt is None else gpu_report(timed, manifest.tensorrt.flavour),
     )
+
+
+def with_endurance(report: ValidationReport, done: Endurance) -> ValidationReport:
+    """``report`` with its long timings. A device that went away during them leaves the verdict as it is."""
+    from mobilekit.report.stopped import StoppedReport
+
+    stopped, error = report.stopped, done.stopped
+    if error is not None:
+        hint = "every sample was validated; time again with --resume" + (f"; {error.hint}" if error.hint else "")
+        stopped = StoppedReport(done=len(report.samples), error=error.message, hint=hint, exit_code=error.exit_code)
+    found = {"sustained": done.sustained, "single_stream": done.stream, "cool_downs": tuple(done.waits)}
+    return report.model_copy(update={**found, "stopped": stopped})
 
 
 def _stopped(found: Found) -> StoppedReport | None:

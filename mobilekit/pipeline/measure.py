@@ -67,12 +67,14 @@ class SampleRecord:
 @dataclass(frozen=True, slots=True)
 class Found:
     """All samples, in order, and the run that was timed: the first that gave an answer; ``warmth``, where the model was
-    warmed up until its times settled. ``stopped``: why there are no more samples."""
+    warmed up until its times settled. ``stopped``: why there are no more samples. ``first_ns``: the first inference
+    after the model was loaded, where it was timed."""
 
     samples: tuple[SampleRecord, ...]
     timed: RunResult | None
     warmth: Warmth | None = None
     stopped: MobilekitError | None = None
+    first_ns: int | None = None
 
 
 def measure(
@@ -86,10 +88,11 @@ def measure(
     task: Task = NO_TASK,
     *,
     settle: bool = False,
+    cold: bool = False,
     partial: Partial | None = None,
 ) -> Found:
     """Every sample through both. The first one is timed; the others run once. ``settle``: warm up until the times
-    settle, instead of ``run.warmup`` times.
+    settle, instead of ``run.warmup`` times. ``cold``: the first run after loading is timed apart.
 
     ``partial`` keeps each, and knows those from before, which are not run again. With it, a device that goes away or
     stops answering after the first sample ends the work, and is told; without it, it is raised.
@@ -102,6 +105,7 @@ def measure(
     opening: Sample | None = None
     warmth: Warmth | None = None
     first: NamedTensors | None = None
+    first_ns: int | None = None
     for sample in samples:
         opening = opening or sample
         digest = digest_of(sample.tensors) if partial is not None else ""
@@ -119,6 +123,10 @@ def measure(
                 progress.step("warming up")
                 warmth = warm_up(runner, sample.tensors, run)
                 run = replace(run, warmup=0)
+                first_ns = warmth.first_ns
+            elif cold and timed is None and run.warmup:
+                first_ns = runner.run(sample.tensors, once).latencies_ns[0]
+                run = replace(run, warmup=run.warmup - 1)
             result = runner.run(sample.tensors, once if timed else run)
         except VerificationError as error:
             records.append(_unlike(sample.name, error.message, expected, bundle, limits, task))
@@ -128,7 +136,9 @@ def measure(
         except (ChildError, DeviceError) as error:
             if partial is None or not records:
                 raise
-            return Found(tuple(records), timed, warmth, error)
+            return Found(tuple(records), timed, warmth, error, first_ns)
+        if cold and timed is None and first_ns is None:
+            first_ns = result.latencies_ns[0]
         timed = timed or result
         record = _record(bundle, sample, result.outputs, expected, first, reference, limits, run.timeout_s)
         names = [metric.name for metric in task.metrics]
@@ -138,7 +148,7 @@ def measure(
             partial.add(digest, records[-1], timed if begun is None else None)
     if not records:
         raise UsageError("there is nothing to run: no samples", hint="give --samples 1 or more")
-    return Found(tuple(records), timed, warmth)
+    return Found(tuple(records), timed, warmth, first_ns=first_ns)
 
 
 def _judged(record: SampleRecord, task: Task, actual: NamedTensors, expected: NamedTensors) -> SampleRecord:

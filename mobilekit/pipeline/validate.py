@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from mobilekit.errors import UsageError
-from mobilekit.pipeline.assemble import report_of
+from mobilekit.pipeline.assemble import report_of, with_endurance
 from mobilekit.pipeline.emulated import instruction_report
+from mobilekit.pipeline.endurance import NO_PLAN, Endurance, Plan
 from mobilekit.pipeline.ladder import MOST_SAMPLES, climb
 from mobilekit.pipeline.measure import Task, measure
 from mobilekit.pipeline.partial import Partial
@@ -56,7 +57,8 @@ class ValidateOptions:
     ``ladder`` takes the first samples through every step between the original and the device
     (:mod:`mobilekit.pipeline.ladder`). ``metrics``: task metrics (:mod:`mobilekit.validate.task`), ``truth``: a CSV
     file of what is right for each file of ``inputs``. ``wait_s``: how long to wait for a device that another validation
-    holds. ``resume``: go on where the same validation was stopped.
+    holds. ``resume``: go on where the same validation was stopped. ``endurance``: a sustained run, a single stream of
+    queries, waits for the device to cool (an ncnn model's only).
     """
 
     reference: str | Path = ONNXRUNTIME
@@ -85,6 +87,7 @@ class ValidateOptions:
     truth: Path | None = None
     wait_s: float = 600.0
     resume: bool = False
+    endurance: Plan = NO_PLAN
 
 
 def validate_bundle(
@@ -124,6 +127,11 @@ def validate_bundle(
     plan = manifest.tensorrt if target == "tensorrt" else None
     if plan is not None and options.ladder:
         raise UsageError("the ladder climbs to an ncnn model, and to a plan on its way", hint="leave --target out")
+    if plan is not None and options.endurance != NO_PLAN:
+        raise UsageError(
+            "--sustained, --single-stream and --cool-down time an ncnn model",
+            hint="leave them out, or --target out; --streams measures a plan's throughput",
+        )
     inputs, sizes = manifest.inputs, manifest.sizes
     if plan is not None:
         inputs, sizes = inputs_of_plan(manifest, plan), sizes_of_plan(plan)
@@ -181,7 +189,7 @@ def validate_bundle(
             limits = Limits(
                 [info.name for info in manifest.outputs], form, cost, overrides=overrides, allowance=manifest.rtol
             )
-            what = replace(options, timeout_s=0.0, quota_bytes=None, wait_s=0.0, resume=False)
+            what = replace(options, timeout_s=0.0, quota_bytes=None, wait_s=0.0, resume=False, endurance=NO_PLAN)
             partial = Partial(
                 _identity(opened), facts.serial, facts.runner_version, what, setting, task.truth, resume=options.resume
             )
@@ -190,8 +198,20 @@ def validate_bundle(
             samples = _Kept(recorded or files or seeded, MOST_SAMPLES if options.ladder else 1)
             # An emulator's times never settle, and a plan's runner sees to it itself.
             settle = options.warmup is None and facts.kind in ("local", "adb") and not facts.virtual
+            endurance = Endurance(options.endurance, runner, progress)
+            endurance.cool("the first sample")
             found = measure(
-                opened, runner, reference, samples, run, limits, progress, task, settle=settle, partial=partial
+                opened,
+                runner,
+                reference,
+                samples,
+                run,
+                limits,
+                progress,
+                task,
+                settle=settle,
+                cold=facts.kind in ("local", "adb"),
+                partial=partial,
             )
             if found.warmth is not None:
                 run = replace(run, warmup=found.warmth.runs)
@@ -199,9 +219,12 @@ def validate_bundle(
             if cost is not None and cost.unknown:
                 progress.note(f"fixed limits hold: what {form} costs could not be measured ({cost.unknown})")
             if found.stopped is None:
+                endurance.run(samples.first[0].tensors, run, virtual=facts.virtual)
+            stopped = found.stopped or endurance.stopped
+            if stopped is None:
                 partial.discard()
         ladder = None
-        if options.ladder and found.stopped is None and not isinstance(form, str):
+        if options.ladder and stopped is None and not isinstance(form, str):
             assert manifest.ncnn is not None
             plain = facts.model_copy(update={"vulkan": None})
             form = number_format(manifest.ncnn.precision, "fp16" if setting.fp16 else "fp32", plain)
@@ -210,9 +233,9 @@ def validate_bundle(
     report = report_of(opened, target, options, run, facts, against, found, fed, task, tuned=tuned)
     # Not on the device, so it need not be held for that.
     counted = None
-    if found.stopped is None:
+    if stopped is None:
         counted = instruction_report(opened, facts, samples.first[0].tensors, run, progress)
-    return report.model_copy(update={"ladder": ladder, "instructions": counted})
+    return with_endurance(report, endurance).model_copy(update={"ladder": ladder, "instructions": counted})
 
 
 class _Kept:

@@ -21,11 +21,13 @@ _MOST_S = 10.0
 
 @dataclass(frozen=True, slots=True)
 class Warmth:
-    """``runs`` were needed; ``stable``: the times had settled by then; ``facts``: the runner's after the last."""
+    """``runs`` were needed; ``stable``: the times had settled by then; ``facts``: the runner's after the last;
+    ``first_ns``: the first inference after the model was loaded."""
 
     runs: int
     stable: bool
     facts: Mapping[str, object]
+    first_ns: int = 0
 
 
 def warm_up(runner: Runner, tensors: Mapping[str, Array], run: RunOptions, *, most_s: float = _MOST_S) -> Warmth:
@@ -35,7 +37,7 @@ def warm_up(runner: Runner, tensors: Mapping[str, Array], run: RunOptions, *, mo
 
     until = time.monotonic() + most_s
     one = replace(run, warmup=0, iterations=1)
-    result = runner.run(tensors, one)  # the first pays for what is made once
+    first_ns = runner.run(tensors, one).latencies_ns[0]  # pays for what is made once
     result = runner.run(tensors, one)
     runs, medians = 2, [statistics.median(result.latencies_ns)]
     iterations = max(1, min(_MOST_ITERATIONS, round(_BLOCK_NS / max(medians[0], 1))))
@@ -43,4 +45,4 @@ def warm_up(runner: Runner, tensors: Mapping[str, Array], run: RunOptions, *, mo
         result = runner.run(tensors, replace(one, iterations=iterations))
         runs += iterations
         medians.append(statistics.median(result.latencies_ns))
-    return Warmth(runs, is_steady(medians), result.facts)
+    return Warmth(runs, is_steady(medians), result.facts, first_ns)

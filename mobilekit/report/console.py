@@ -58,7 +58,7 @@ def render(report: ValidationReport) -> RenderableType:
 def _facts(report: ValidationReport) -> list[tuple[str, str | Text]]:
     from rich.text import Text
 
-    from mobilekit.report import instructions
+    from mobilekit.report import endurance, instructions
     from mobilekit.report.gpu import rows as gpu_rows
 
     device, settings = report.device, report.settings
@@ -89,6 +89,10 @@ def _facts(report: ValidationReport) -> list[tuple[str, str | Text]]:
         ("latency p50 / p90", _latency(report)),
         ("latency spread", _spread(report)),
         ("load, peak memory", _memory(report)),
+        *(
+            (name, plain(value, 300))
+            for name, value in endurance.rows(report.sustained, report.single_stream, report.cool_downs)
+        ),
     ]
     if report.instructions is not None:
         rows.append(("instructions", plain(instructions.cost(report.instructions), 200)))
@@ -168,6 +172,8 @@ def doubts(latency: LatencyReport) -> list[str]:
 
 def _memory(report: ValidationReport) -> str:
     parts = [f"{report.load_ms:.1f} ms"] if report.load_ms is not None else ["not measured"]
+    if report.first_ms is not None:
+        parts.append(f"first inference {report.first_ms:.1f} ms")
     if report.peak_blob_bytes is not None:
         parts.append(f"{report.peak_blob_bytes / 1e6:.2f} MB of blobs")
     if report.peak_workspace_bytes is not None:

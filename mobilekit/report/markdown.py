@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from mobilekit.report import instructions
+from mobilekit.report import endurance, instructions
 from mobilekit.report.console import plain
 from mobilekit.validate.tolerance import Verdict
 
@@ -46,8 +46,10 @@ def dumps(report: ValidationReport) -> str:
     if found is not None:
         remark = "" if found.comparable else f" ({code(found.remark)}: not comparable)"
         lines += ["", f"Latency p50 {found.p50_ms:.3g} ms, p90 {found.p90_ms:.3g} ms, CV {found.cv:.1%}{remark}"]
+    for name, said in endurance.rows(report.sustained, report.single_stream, report.cool_downs):
+        lines += ["", f"{name.capitalize()}: {code(said)}"]
     if report.instructions is not None:
-        said = (instructions.cost(report.instructions), *instructions.paths(report.instructions))
-        lines += ["", f"Instructions: {', '.join(map(code, said))}"]
+        told = (instructions.cost(report.instructions), *instructions.paths(report.instructions))
+        lines += ["", f"Instructions: {', '.join(map(code, told))}"]
     lines += ["", f"<sub>mobilekit {report.mobilekit_version}, model {code(report.model_sha256[:12])}</sub>"]
     return "\n".join(lines) + "\n"

@@ -9,6 +9,7 @@ from pydantic import Field
 from mobilekit.preprocess import Preprocess
 from mobilekit.report.answers import SampleAnswer
 from mobilekit.report.base import Frozen
+from mobilekit.report.endurance import CoolDownReport, SingleStreamReport, SustainedReport
 from mobilekit.report.gpu import GpuReport
 from mobilekit.report.instructions import InstructionReport
 from mobilekit.report.ladder import LadderReport
@@ -167,6 +168,8 @@ class ValidationReport(Frozen):
     only where a plan was executed, ``instructions`` only of a virtual device, ``layers_on_cpu`` (by type: layers
     that do not run on the GPU) only with Vulkan.
 
+    ``load_ms`` and ``first_ms`` are a cold start's parts: loading the model, and the first inference after that.
+
     ``shown``: both sides' whole answers for the worst samples; ``preprocess``: how a picture became the input that
     these are about. ``command``: what was typed, word by word.
     """
@@ -188,6 +191,7 @@ class ValidationReport(Frozen):
     sentence: str
     latency: LatencyReport | None
     load_ms: float | None
+    first_ms: float | None = None
     peak_blob_bytes: int | None = None
     peak_workspace_bytes: int | None = None
     answers: tuple[AnswerPair, ...] = ()
@@ -195,6 +199,9 @@ class ValidationReport(Frozen):
     layers_on_cpu: dict[str, int] = Field(default_factory=dict)
     ladder: LadderReport | None = None
     instructions: InstructionReport | None = None
+    sustained: SustainedReport | None = None
+    single_stream: SingleStreamReport | None = None
+    cool_downs: tuple[CoolDownReport, ...] = ()
     metrics: tuple[MetricReport, ...] = ()
     accuracy: AccuracyReport | None = None
     stopped: StoppedReport | None = None

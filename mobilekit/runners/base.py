@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
     from mobilekit.device.harness.pixels import PixelRequest
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from mobilekit.tensors import Array, NamedTensors
     from mobilekit.tuning import Cluster
 
-__all__ = ["BlobRunner", "PixelRunner", "RunOptions", "RunResult", "Runner", "RunnerInfo"]
+__all__ = ["BlobRunner", "PixelRunner", "RunOptions", "RunResult", "Runner", "RunnerInfo", "Watched"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +82,15 @@ class Runner(Protocol):
     def info(self) -> RunnerInfo: ...
 
     def run(self, inputs: Mapping[str, Array], options: RunOptions) -> RunResult: ...
+
+
+@runtime_checkable
+class Watched(Protocol):
+    """A runner that can say how hot and how fast the machine is, while it runs nothing."""
+
+    def state(self) -> Mapping[str, object]:
+        """``temperatures_celsius`` by thermal zone, ``frequencies_khz`` by core; empty where nothing is shown."""
+        ...
 
 
 class BlobRunner(Runner, Protocol):

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mobilekit.errors import BundleError, UsageError
-from mobilekit.runners.base import Runner, RunnerInfo, RunOptions, RunResult
+from mobilekit.runners.base import Runner, RunnerInfo, RunOptions, RunResult, Watched
 from mobilekit.tensors import format_shape
 
 if TYPE_CHECKING:
@@ -91,6 +91,10 @@ class BatchRunner:
 
     def info(self) -> RunnerInfo:
         return self._inner.info()
+
+    def state(self) -> Mapping[str, object]:
+        """Implements :meth:`mobilekit.runners.base.Watched.state`."""
+        return self._inner.state() if isinstance(self._inner, Watched) else {}
 
     def run(self, inputs: Mapping[str, Array], options: RunOptions) -> RunResult:
         """Compute all outputs of the batch. Raises :class:`UsageError` for a misshapen one, and what the inner does."""

@@ -101,6 +101,10 @@ class HarnessModel:
             layers_on_cpu={} if loaded.gpu is None else loaded.gpu.layers_on_cpu,
         )
 
+    def state(self) -> dict[str, object]:
+        """Implements :meth:`mobilekit.runners.base.Watched.state`."""
+        return self._session.info().state.model_dump()
+
     def blobs(self, fed: Mapping[str, Array], wanted: Sequence[str], options: RunOptions) -> dict[str, Array]:
         """Implements :meth:`mobilekit.runners.base.BlobRunner.blobs`."""
         self._load(options)

@@ -89,6 +89,12 @@ class NcnnHostRunner:
         with self._kept():
             return self._engine.run(inputs, options)
 
+    def state(self) -> Mapping[str, object]:
+        """Implements :meth:`mobilekit.runners.base.Watched.state`."""
+        from mobilekit.runners.host_state import host_state
+
+        return host_state()
+
     def blobs(self, fed: Mapping[str, Array], wanted: Sequence[str], options: RunOptions) -> dict[str, Array]:
         """Implements :meth:`mobilekit.runners.base.BlobRunner.blobs`; raises what :meth:`run` does."""
         with self._kept():

@@ -116,6 +116,11 @@ class DeviceRunner:
         assert self._model is not None, "use the runner in a with statement"
         return self._model.run(inputs, options)
 
+    def state(self) -> Mapping[str, object]:
+        """Implements :meth:`mobilekit.runners.base.Watched.state`."""
+        assert self._model is not None, "use the runner in a with statement"
+        return self._model.state()
+
     def blobs(self, fed: Mapping[str, Array], wanted: Sequence[str], options: RunOptions) -> dict[str, Array]:
         """Implements :meth:`mobilekit.runners.base.BlobRunner.blobs`."""
         assert self._model is not None, "use the runner in a with statement"

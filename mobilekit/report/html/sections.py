@@ -14,6 +14,7 @@ from mobilekit.report.gpu import rows as gpu_rows
 from mobilekit.report.html.build import Element, element, figure, legend, table
 from mobilekit.report.html.charts import Bar, bars, histogram, series
 from mobilekit.report.html.layers import bisection_parts, profile_parts
+from mobilekit.report.html.long import endurance_parts
 from mobilekit.report.html.samples import cards
 from mobilekit.report.vulkan import fallback
 from mobilekit.validate.tolerance import Verdict
@@ -228,6 +229,13 @@ def time_by_layer(subject: Subject) -> Element | None:
 
 
 @section
+def endurance(subject: Subject) -> Element | None:
+    """The sustained run, the single stream, the waits before them."""
+    parts = endurance_parts(subject.report)
+    return _part("Long timings", *parts) if parts else None
+
+
+@section
 def instruction_counts(subject: Subject) -> Element | None:
     """What an inference costs on an emulated CPU, and which of its extensions it used."""
     found = subject.report.instructions
@@ -325,6 +333,7 @@ def fingerprint(subject: Subject) -> Element:
         ("inputs", _INPUTS[settings.inputs].format(seed=settings.seed)),
         ("samples", str(len(report.samples))),
         ("load", "-" if report.load_ms is None else _milliseconds(report.load_ms)),
+        ("first inference", "" if report.first_ms is None else _milliseconds(report.first_ms)),
         ("peak blobs", "" if report.peak_blob_bytes is None else f"{report.peak_blob_bytes / 1e6:.1f} MB"),
         ("peak workspace", "" if not report.peak_workspace_bytes else f"{report.peak_workspace_bytes / 1e6:.1f} MB"),
         ("mobilekit", report.mobilekit_version),
