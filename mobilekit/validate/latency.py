@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-__all__ = ["LatencyStats", "is_steady", "latency_stats"]
+if TYPE_CHECKING:
+    from mobilekit.tensors import Array
+
+__all__ = ["LatencyStats", "is_steady", "latency_stats", "outliers"]
 
 _RESAMPLES = 2000
 _STEADY = 0.02
@@ -48,7 +52,7 @@ def latency_stats(latencies_ns: Sequence[int]) -> LatencyStats | None:
     import numpy as np
 
     ms = np.asarray(latencies_ns, dtype=np.float64) / 1e6
-    p10, p25, p50, p75, p90, p95, p99 = (float(v) for v in np.percentile(ms, (10, 25, 50, 75, 90, 95, 99)))
+    p10, p50, p90, p95, p99 = (float(v) for v in np.percentile(ms, (10, 50, 90, 95, 99)))
     mean = float(ms.mean())
     deviation = float(ms.std(ddof=1)) if len(ms) > 1 else 0.0
     rng = np.random.default_rng(0)
@@ -69,9 +73,21 @@ def latency_stats(latencies_ns: Sequence[int]) -> LatencyStats | None:
         max_ms=float(ms.max()),
         cv=deviation / mean if mean else 0.0,
         spread=(p90 - p10) / p50 if p50 else 0.0,
-        outliers=int(((ms < p25 - 3 * (p75 - p25)) | (ms > p75 + 3 * (p75 - p25))).sum()),
+        outliers=len(outliers(ms)),
         drift=float(np.median(ms[-third:]) / np.median(ms[:third])) - 1 if ms[:third].all() else 0.0,
     )
+
+
+def outliers(values: Sequence[float] | Array) -> list[int]:
+    """Which lie over three interquartile ranges from the quartiles (Tukey's outer fences)."""
+    import numpy as np
+
+    found = np.asarray(values, dtype=np.float64)
+    if found.size == 0 or not np.isfinite(found).all():
+        return []
+    low, high = np.percentile(found, (25, 75))
+    reach = 3 * (high - low)
+    return [int(index) for index in np.flatnonzero((found < low - reach) | (found > high + reach))]
 
 
 def is_steady(medians: Sequence[float]) -> bool:

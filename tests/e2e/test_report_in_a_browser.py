@@ -77,11 +77,12 @@ def test_charts_are_drawn(browser: Chrome, tmp_path: Path) -> None:
         browser,
         "[...document.querySelectorAll('figure > svg')].map(s => s.getBBox()).map(b => [b.width, b.height])",
     )
-    # The ladder, two outputs' errors, the layers' errors, the latency twice, the layers' times, side by side.
-    assert len(sizes) == 1 + 2 + 1 + 2 + 3 + 2
+    # The ladder, two outputs' errors, the layers' errors, the latency twice, the layers' times, side by side;
+    # the instructions; the sustained run's times, temperatures and frequencies.
+    assert len(sizes) == 1 + 2 + 1 + 2 + 3 + 1 + 3 + 2
     assert all(width > 200 and height > 20 for width, height in sizes), sizes
     assert measured(browser, "document.querySelectorAll('svg rect.bar').length") > 8
-    assert measured(browser, "document.querySelectorAll('svg polyline').length") == 3
+    assert measured(browser, "document.querySelectorAll('svg polyline').length") == 3 + 3
     assert measured(browser, "document.querySelectorAll('svg circle').length") > 35
     outside = measured(
         browser,

@@ -7,7 +7,7 @@ follow the reader's dark mode, and cannot be reached by keyboard (docs/decisions
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from mobilekit.report.html.build import Element, element
@@ -137,8 +137,10 @@ def histogram(
     return _canvas(name, *frame, *drawn)
 
 
-def series(values: Sequence[float], name: str, *, unit: str, across: str) -> Element | None:
-    """Values from 0 upwards in order, as a line. ``None`` for fewer than two."""
+def series(
+    values: Sequence[float], name: str, *, unit: str, across: str, marked: Collection[int] = ()
+) -> Element | None:
+    """Values from 0 upwards in order, as a line; those at ``marked`` stand out. ``None`` for fewer than two."""
     usable = _drawable(values)
     if len(usable) < 2:
         return None
@@ -146,13 +148,13 @@ def series(values: Sequence[float], name: str, *, unit: str, across: str) -> Ele
     tall, step = _HEIGHT - _TOP - _BOTTOM, (_WIDTH - _LEFT - _RIGHT) / (len(usable) - 1)
     places = [(_LEFT + i * step, _HEIGHT - _BOTTOM - max(v, 0.0) / top * tall) for i, v in enumerate(usable)]
     line = element("polyline", points=" ".join(f"{x:.1f},{y:.1f}" for x, y in places), class_="line")
-    dots = []
-    if len(usable) <= 120:
-        dots = [
-            element("circle", element("title", f"{i + 1}: {_number(v)} {unit}"), cx=f"{x:.1f}", cy=f"{y:.1f}", r=2.2,
-                    class_="dot")
-            for i, ((x, y), v) in enumerate(zip(places, usable, strict=True))
-        ]  # fmt: skip
+    far = set(marked) if len(usable) == len(values) else set()
+    dots = [
+        element("circle", element("title", f"{i + 1}: {_number(v)} {unit}"), cx=f"{x:.1f}", cy=f"{y:.1f}",
+                r=3.5 if i in far else 2.2, class_="dot fail" if i in far else "dot")
+        for i, ((x, y), v) in enumerate(zip(places, usable, strict=True))
+        if len(usable) <= 120 or i in far
+    ]  # fmt: skip
     frame = _frame(1, len(usable), top, unit=unit, across=across)
     return _canvas(name, *frame, line, *dots)
 

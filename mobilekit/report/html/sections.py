@@ -17,6 +17,7 @@ from mobilekit.report.html.layers import bisection_parts, profile_parts
 from mobilekit.report.html.long import endurance_parts
 from mobilekit.report.html.samples import cards
 from mobilekit.report.vulkan import fallback
+from mobilekit.validate.latency import outliers
 from mobilekit.validate.tolerance import Verdict
 
 if TYPE_CHECKING:
@@ -211,11 +212,13 @@ def latency(subject: Subject) -> Element | None:
     remark = f"{found.iterations} inferences" + (f" of {found.batch} samples each" if found.batch > 1 else "")
     if not found.comparable:
         remark += f"; not comparable with a real device: {found.remark}"
+    far = outliers(found.values_ms)
+    over_time = series(found.values_ms, "latency over time", unit="ms", across="inference", marked=far)
     charts = [
         figure(chart, caption)
         for chart, caption in (
             (histogram(found.values_ms, "latency histogram", unit="ms"), "how often which latency"),
-            (series(found.values_ms, "latency over time", unit="ms", across="inference"), "one after another"),
+            (over_time, "one after another" + (", outliers in red" if far else "")),
         )
         if chart is not None
     ]
@@ -245,10 +248,8 @@ def instruction_counts(subject: Subject) -> Element | None:
         [path.name, "yes" if path.offered else "no", "-" if path.instructions is None else f"{path.instructions:,}"]
         for path in found.paths
     ]
-    drawn = bars(
-        [Bar(path.name, path.instructions) for path in found.paths if path.instructions],
-        "instructions by extension", unit="instructions",
-    )  # fmt: skip
+    used = [Bar(path.name, path.instructions) for path in found.paths if path.instructions]
+    drawn = bars(used, "instructions by extension", unit="instructions") if len(used) > 1 else None
     data = table(["extension", "the CPU has it", "instructions that need it"], rows) if rows else None
     return _part(
         "Instructions",

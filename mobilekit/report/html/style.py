@@ -34,7 +34,7 @@ svg text.on { fill: var(--page); pointer-events: none; }
 .axis { stroke: var(--line); stroke-width: 1; } .bar { fill: var(--a); } .bar.b { fill: var(--b); }
 .bar.faded { opacity: .45; }
 .bar.fail { fill: var(--fail); } .bar.pass { fill: var(--pass); } .bar.inconclusive { fill: var(--inconclusive); }
-.line { fill: none; stroke: var(--a); stroke-width: 1.5; } .dot { fill: var(--a); }
+.line { fill: none; stroke: var(--a); stroke-width: 1.5; } .dot { fill: var(--a); } .dot.fail { fill: var(--fail); }
 .line.b { stroke: var(--b); stroke-opacity: .5; } .dot.b { fill: var(--b); }
 .cross { stroke: var(--fail); stroke-width: 2; fill: none; }
 .mark { stroke: var(--fail); stroke-width: 9; opacity: .18; }

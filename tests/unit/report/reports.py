@@ -10,7 +10,9 @@ from PIL import Image
 
 from mobilekit.report.answers import Box, BoxPair, ClassPair, Mask, MaskPair, SampleAnswer
 from mobilekit.report.bisection import BisectionReport, LayerLine, OutputState, Point, Suspect, TensorRange
+from mobilekit.report.endurance import SingleStreamReport, StretchReport, SustainedReport
 from mobilekit.report.html import Picture, Subject
+from mobilekit.report.instructions import InstructionReport, IsaPath
 from mobilekit.report.ladder import LadderReport, RungOutput, RungReport
 from mobilekit.report.limits import LimitReport
 from mobilekit.report.model import (
@@ -259,6 +261,38 @@ def large(count: int, names: tuple[str, ...] = ()) -> Subject:
     made = report(
         ladder=LadderReport(
             first="onnxruntime", samples=(fourth,), rungs=tuple(rungs), lost_at="device CPU", sentence=f"{first} did it"
+        ),
+        instructions=InstructionReport(
+            total=101_119_862,
+            cpu=first,
+            paths=(
+                IsaPath(name="NEON", offered=True, instructions=79_848_140),
+                IsaPath(name=second, offered=True, instructions=4_000_000),
+                IsaPath(name=third, offered=True, instructions=0),
+                IsaPath(name="SVE", offered=False, instructions=0),
+            ),
+        ),
+        sustained=SustainedReport(
+            asked_s=600,
+            seconds=600.5,
+            inferences=60_000,
+            stretches=tuple(
+                StretchReport(
+                    start_s=60.0 * minute,
+                    inferences=6000,
+                    p50_ms=10 + minute / 4,
+                    p90_ms=11 + minute / 4,
+                    temperature_celsius=38 + 2.5 * minute,
+                    frequency_khz=15e6 - minute * 4e5,
+                )
+                for minute in range(10)
+            ),
+            throttled=True,
+            sentence=f"throttled: {first}",
+            error=fourth,
+        ),
+        single_stream=SingleStreamReport(
+            queries=1024, seconds=60, p50_ms=10, p90_ms=11, p99_ms=19, compliant=False, remark=second
         ),
         model=first,
         command=("mobilekit", "validate", f"build/{first}", "--device"),

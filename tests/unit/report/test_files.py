@@ -130,6 +130,15 @@ def test_markdown_keeps_names_in_code_spans() -> None:
     assert "``a`b\\|c``" in text
 
 
+def test_what_is_marked_stands_out() -> None:
+    chart = series([1.0, 2.0, 9.0], "x", unit="ms", across="run", marked=[2])
+    assert chart is not None
+    assert [dot.get("class") for dot in chart.iter("circle")] == ["dot", "dot", "dot fail"]
+    long = series([1.0] * 500, "x", unit="ms", across="run", marked=[7, 8])
+    assert long is not None
+    assert len(list(long.iter("circle"))) == 2
+
+
 def test_charts_of_nothing_are_none() -> None:
     assert histogram([], "x", unit="ms") is None
     assert histogram([float("nan"), 0.0], "x", unit="", log=True) is None

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from mobilekit.validate.latency import is_steady, latency_stats
+from mobilekit.validate.latency import is_steady, latency_stats, outliers
 
 
 def test_percentiles_mean_and_spread_of_known_numbers():
@@ -52,3 +52,9 @@ def test_steady_means_three_blocks_that_agree():
     assert not is_steady([1.0, 1.0])
     assert is_steady([9.0, 1.0, 1.01, 1.02])
     assert not is_steady([1.0, 1.0, 1.0, 1.1])
+
+
+def test_outliers_are_named_by_where_they_are() -> None:
+    assert outliers([10.0, 10.1, 9.9, 10.2, 55.0, 10.0, 9.8]) == [4]
+    assert outliers([1.0, 1.0, 1.0]) == []
+    assert outliers([]) == []
