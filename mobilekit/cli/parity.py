@@ -52,9 +52,11 @@ def parity(
     from mobilekit.cli._common import arithmetic, give_report, terminal_progress
     from mobilekit.paths import write_text
     from mobilekit.pipeline.parity import ParityOptions, parity_of_bundle
+    from mobilekit.pipeline.parity_pictures import WorstPicture
     from mobilekit.report.parity import markdown as as_markdown
     from mobilekit.report.parity import page, render
 
+    worst = WorstPicture()
     options = ParityOptions(
         inputs=inputs,
         app=app,
@@ -65,9 +67,9 @@ def parity(
         wait_s=wait,
     )
     with terminal_progress() as progress:
-        found = parity_of_bundle(bundle, device, options, progress)
+        found = parity_of_bundle(bundle, device, options, progress, worst if report is not None else None)
     if report is not None:
-        write_text(report, page(found))
+        write_text(report, page(found, worst.drawn))
     if markdown is not None:
         write_text(markdown, as_markdown(found))
     give_report(found, json_, lambda: render(found))

@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 
 __all__ = ["ParityOptions", "parity_of_bundle"]
 
+Seen = Callable[[str, "Mapping[PathName, Array]", "tuple[PathName, PathName]"], None]
+
 _EXPLAINED_PICTURES = 3
 _METRICS = {"classification": "top1", "detection": "detect", "recognition": "text"}
 
@@ -60,12 +62,15 @@ def parity_of_bundle(
     device: str | None = None,
     options: ParityOptions | None = None,
     progress: Progress = SILENT,
+    seen: Seen | None = None,
 ) -> ParityReport:
     """Prepare every picture of ``options.inputs`` in each way, and run the model on each tensor.
 
-    ``device`` as :func:`~mobilekit.pipeline.place.open_pixels` takes it. Raises :class:`UsageError` where there are no
-    pictures, the bundle does not say how they become an input, or no input takes one; and what opening the bundle and
-    the device raise.
+    ``device`` as :func:`~mobilekit.pipeline.place.open_pixels` takes it. ``seen`` is called with each picture's name,
+    its pixels by the way that prepared them, and the two ways that the report is about.
+
+    Raises :class:`UsageError` where there are no pictures, the bundle does not say how they become an input, or no
+    input takes one; and what opening the bundle and the device raise.
     """
     from mobilekit import __version__
     from mobilekit.bundle import open_bundle
@@ -92,6 +97,7 @@ def parity_of_bundle(
     }
     found = _Found(spec, info, _metrics(options.metrics, manifest, size), strict=bool(options.metrics))
     explainers: dict[PathName, Explainer] = {}
+    subject: tuple[PathName, PathName] = ("pillow", "app" if made_by_app is not None else "ncnn")
     with (
         open_reference(opened, ONNXRUNTIME, progress) as reference,
         open_pixels(opened, device, wait_s=options.wait_s, progress=progress) as (runner, facts),
@@ -125,12 +131,13 @@ def parity_of_bundle(
                     for way, tensor in tensors.items()
                 }
                 there = runner.run({**others, info.name: tensors["pillow"]}, run).outputs
+                if seen is not None:
+                    seen(path.name, {way: _shown(t, spec, info) for way, t in tensors.items()}, subject)
                 found.add(path.name, (pixels.shape[1], pixels.shape[0]), tensors, answers, there)
                 bar.advance()
         against = reference.facts
     causes = {way: _cause(explainer.cause()) for way, explainer in explainers.items()}
     pairs = found.pairs(causes)
-    subject: tuple[PathName, PathName] = ("pillow", "app" if made_by_app is not None else "ncnn")
     pair = next(pair for pair in pairs if (pair.first, pair.second) == subject)
     effects, agreement, changed = found.of_model()
     larger, told = sentence(pair, effects, changed, len(files))
@@ -188,6 +195,14 @@ def _of_planes(planes: Array, spec: Preprocess, info: TensorInfo) -> Array:
         arranged = np.clip(np.rint(arranged.astype(np.float64)), limits.min, limits.max)
     made: Array = np.ascontiguousarray(arranged.reshape(info.shape), dtype=kind)
     return made
+
+
+def _shown(tensor: Array, spec: Preprocess, info: TensorInfo) -> Array:
+    """Pixels of 0 to 255, RGB or grey, whatever the model's order."""
+    from mobilekit.validate.parity import levels_of
+
+    levels: Array = levels_of(tensor, spec, info.shape)
+    return levels[:, :, ::-1] if spec.color == "BGR" else levels
 
 
 def _picture_input(manifest: Manifest) -> tuple[Preprocess, TensorInfo, tuple[int, int]]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
@@ -15,12 +17,14 @@ if TYPE_CHECKING:
 
 __all__ = [
     "SCHEMA_VERSION",
+    "TITLES",
     "CauseReport",
     "Effect",
     "PairReport",
     "ParityReport",
     "PathName",
     "PixelDifference",
+    "PreparedPicture",
     "SamplePair",
     "markdown",
     "page",
@@ -134,6 +138,14 @@ class ParityReport(Frozen):
     model_changed: dict[str, int]
     larger: Literal["preprocessing", "model", "alike", "none"]
     sentence: str
+
+
+@dataclass(frozen=True, slots=True)
+class PreparedPicture:
+    """What a way to prepare a picture made of it, for the page: a PNG file's bytes."""
+
+    title: str
+    png: bytes
 
 
 def largest(effects: Sequence[Effect]) -> Effect | None:
@@ -268,8 +280,9 @@ def _escaped(text: str) -> str:
     return "".join(f"\\{c}" if c in r"\`*_{}[]()<>#|!~&@" else c for c in plain(text, 700))
 
 
-def page(report: ParityReport) -> str:
-    """One HTML file that opens offline: the sentence, a chart of what moves the model, all pairs, all pictures."""
+def page(report: ParityReport, pictures: Sequence[PreparedPicture] = ()) -> str:
+    """One HTML file that opens offline: the sentence, a chart of what moves the model, all pairs, all pictures;
+    ``pictures``: one as it was prepared in different ways, to look at."""
     from mobilekit.report.html.build import document, element, figure, table
     from mobilekit.report.html.charts import Bar, bars
 
@@ -288,6 +301,13 @@ def page(report: ParityReport) -> str:
         else None
     )
     parts = []
+    if pictures:
+        cards = []
+        for one in pictures:
+            shown = element("img", alt=one.title, class_="region")
+            shown.set("src", "data:image/png;base64," + base64.b64encode(one.png).decode())
+            cards.append(element("div", shown, one.title, class_="card"))
+        parts.append(element("div", *cards, class_="grid"))
     for pair in report.pairs:
         rows = [
             [

@@ -156,6 +156,7 @@ def test_the_gap_and_its_cause_on_this_machine(executable: Path, bundle: Path, p
         assert "preprocessing is the larger gap" in written
         assert "p0.png" in written
     assert "<svg" in page.read_text("utf-8")
+    assert page.read_text("utf-8").count("data:image/png") == 3
     assert "<script" not in page.read_text("utf-8")
     table = mobilekit(*asked)
     assert table.returncode == 0
