@@ -412,7 +412,12 @@ def copy_hashed(source: Path, copy: Path) -> str:
 
 
 def is_bundle(path: Path) -> bool:
-    return (path / MANIFEST).is_file()
+    """Whether mobilekit wrote the folder: many a program has a file of that name."""
+    try:
+        found = json.loads((path / MANIFEST).read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return False
+    return isinstance(found, dict) and {"schema_version", "mobilekit_version", "model"} <= found.keys()
 
 
 def file_entries(root: Path, known: Mapping[str, str] | None = None) -> tuple[FileEntry, ...]:

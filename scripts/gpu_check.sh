@@ -45,7 +45,13 @@ split_up() {
     from=$1 to=$2 mebibytes=${3:-60}
     mkdir -p "$to"
     [ -z "$(ls -A "$to")" ] || give_up "$to is not empty" "name a new folder"
-    tar -C "$from" --exclude=./venv --exclude=./results -cf - . | split -b "${mebibytes}m" -d -a 3 - "$to/piece-"
+    # The shell tells only how the last of a pipe ended; half an archive would be split as well as a whole one.
+    { tar -C "$from" --exclude=./venv --exclude=./results -cf - . || : >"$to/failed"; } |
+        split -b "${mebibytes}m" -d -a 3 - "$to/piece-"
+    [ ! -e "$to/failed" ] || {
+        rm -f "$to"/piece-* "$to/failed"
+        give_up "not all of $from could be read" "look at its files, and split it again" 4
+    }
     (cd "$to" && sha256sum piece-* >SHA256SUMS && cp "$here/gpu_check.sh" . && ls -l piece-*) >&2
 }
 

@@ -34,6 +34,20 @@ def _record(
         bool, typer.Option("--intermediates", help="Record every tensor of the original model, too.")
     ] = False,
     provider: Annotated[str, typer.Option(help="Who computes: cpu, cuda (ONNX Runtime) or tensorrt.")] = "cpu",
+    on: Annotated[
+        str,
+        typer.Option(
+            metavar="ssh://USER@HOST[:PORT]", help="The plan runs on that machine: a Jetson, or a computer with a GPU."
+        ),
+    ] = "",
+    remote_python: Annotated[
+        list[str] | None,
+        typer.Option(help="Python there, with numpy and TensorRT: a name, /PATH or ~/PATH. Repeatable."),
+    ] = None,
+    plugin: Annotated[
+        list[str] | None,
+        typer.Option(metavar="MODULE:CLASS", help="Creator of a plugin that the plan needs. Its code runs."),
+    ] = None,
     timeout: Annotated[float, typer.Option(min=1, help="Seconds that one run may take.")] = 300.0,
     force: Annotated[bool, typer.Option("--force", help="Overwrite a folder that is not a recording.")] = False,
     json_: Annotated[bool, typer.Option("--json", help="Print what was recorded as JSON.")] = False,
@@ -44,12 +58,24 @@ def _record(
     mobilekit reference record build/model -o golden/
     mobilekit reference record build/model --inputs photos/ --intermediates -o golden/
     mobilekit reference record build/model --samples 20 --seed 7 --provider cuda -o golden/
+    mobilekit reference record build/model --provider tensorrt --on ssh://user@jetson -o golden/
     mobilekit validate build/model --device --reference golden/
     """
     from mobilekit.cli._common import remark, terminal_progress
     from mobilekit.pipeline.record import RecordOptions, record_reference
 
-    options = RecordOptions(inputs, samples, seed, intermediates, provider, timeout, force)
+    options = RecordOptions(
+        inputs,
+        samples,
+        seed,
+        intermediates,
+        provider,
+        timeout,
+        force,
+        on=on or None,
+        remote_pythons=tuple(remote_python or ()),
+        plugins=tuple(plugin or ()),
+    )
     with terminal_progress() as progress:
         report = record_reference(bundle, output, options, progress)
     _print(report, json_, remark)

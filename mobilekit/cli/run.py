@@ -38,6 +38,16 @@ def run(
         bool, typer.Option("--tuned/--no-tuned", help="As `mobilekit tune` found fastest there, or as ncnn chooses.")
     ] = True,
     vulkan: Annotated[bool, typer.Option("--vulkan", help="The ncnn model on this machine's GPU.")] = False,
+    on: Annotated[
+        str,
+        typer.Option(
+            metavar="ssh://USER@HOST[:PORT]", help="The plan runs on that machine: a Jetson, or a computer with a GPU."
+        ),
+    ] = "",
+    remote_python: Annotated[
+        list[str] | None,
+        typer.Option(help="Python there, with numpy and TensorRT: a name, /PATH or ~/PATH. Repeatable."),
+    ] = None,
     plugin: Annotated[
         list[str] | None,
         typer.Option(metavar="MODULE:CLASS", help="Creator of a plugin that the plan needs. Its code runs."),
@@ -45,7 +55,7 @@ def run(
     timeout: Annotated[float, typer.Option(min=1, help="Seconds the run may take.")] = 300.0,
     json_: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
-    """Run a bundle's model on this machine and say what it answers.
+    """Run a bundle's model once and say what it answers: on this machine, or with --on its plan on another.
 
     A picture is prepared as the bundle says. A classifier answers with labels and probabilities; of other models
     the outputs are summed up, and -o writes them as they are.
@@ -54,6 +64,7 @@ def run(
     mobilekit run build/orientation --input page.png
     mobilekit run build/orientation --input page.png --runner reference --json
     mobilekit run build/orientation --input page.png --target tensorrt
+    mobilekit run build/orientation --input page.png --on ssh://user@jetson
     mobilekit run build/detector --input page.png --input-shape x:1x3x736x1280 -o out
     mobilekit run build/vad --input input=audio.npy --input state=zeros.npy -o out
     """
@@ -78,6 +89,8 @@ def run(
         tuned=tuned,
         vulkan=vulkan,
         plugins=tuple(plugin or ()),
+        on=on or None,
+        remote_pythons=tuple(remote_python or ()),
         shapes=dict(parse_named_shape(text) for text in input_shape or ()),
         timeout_s=timeout,
     )

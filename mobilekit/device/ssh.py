@@ -281,7 +281,9 @@ class _Incoming:
             self._line += data
             line, newline, data = self._line.partition(b"\n")
             if not newline:
-                return
+                if len(self._line) <= 1024:
+                    return
+                line = b""  # no sha256 is so long
             self.sha256 = line.split()[0].decode("ascii", "replace") if line.split() else "none"
         data = data[: self._left]  # a file that grew meanwhile is found by its sha256
         self._left -= len(data)

@@ -15,7 +15,14 @@ from mobilekit.device import ssh_guard
 from mobilekit.device.ssh import SshMachine, storage_error
 from mobilekit.device.ssh_session import LOST, Session
 from mobilekit.device.store import DEFAULT_QUOTA_BYTES, Store
-from mobilekit.errors import ChildCrashError, ChildError, ChildTimeoutError, DeviceStorageError, SshError
+from mobilekit.errors import (
+    ChildCrashError,
+    ChildError,
+    ChildTimeoutError,
+    DeviceStorageError,
+    ProtocolError,
+    SshError,
+)
 from mobilekit.progress import SILENT, Progress
 
 __all__ = ["FoundPython", "RemoteStore", "Room", "find_pythons"]
@@ -130,7 +137,12 @@ class Room:
         answer = self._ask(request, timeout_s)
         if "returncode" in answer:
             raise self._ended(answer["returncode"], what, timeout_s)
-        return {str(file): int(size) for file, size in answer["files"].items()}
+        try:
+            return {str(file): int(size) for file, size in answer["files"].items()}
+        except (KeyError, AttributeError, TypeError, ValueError, OverflowError) as error:
+            raise ProtocolError(
+                f"{self._machine.serial} answers nothing that makes sense", hint="another program answers there"
+            ) from error
 
     def get(self, name: str, local: Path, *, size_bytes: int, progress: Progress = SILENT) -> None:
         """Copy the room's file ``name`` to ``local``."""

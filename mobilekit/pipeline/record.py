@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from mobilekit.errors import UsageError
 from mobilekit.paths import atomic_dir
+from mobilekit.pipeline.place_plan import worker_host
 from mobilekit.pipeline.reference import ONNXRUNTIME, open_reference
 from mobilekit.progress import SILENT, Progress
 from mobilekit.runners.base import RunOptions
@@ -18,6 +19,7 @@ from mobilekit.runners.base import RunOptions
 if TYPE_CHECKING:
     from mobilekit.bundle import Bundle
     from mobilekit.runners.ort import OrtRunner
+    from mobilekit.targets.tensorrt.host import Hello
     from mobilekit.tensors import NamedTensors
     from mobilekit.validate.inputs import Sample
     from mobilekit.validate.recording import RecordingManifest
@@ -42,7 +44,9 @@ _TYPES = {
 @dataclass(frozen=True, slots=True)
 class RecordOptions:
     """``inputs``: a folder as ``validate`` takes it, else ``samples`` seeded ones. ``intermediates``: every tensor that
-    the original model computes on its way is recorded, too. ``replace`` allows to overwrite what is no recording."""
+    the original model computes on its way is recorded, too. ``on``: another machine (``"ssh://user@host"``) that runs
+    the plan, with one of ``remote_pythons``; ``plugins``: creators, ``module:Class``, that it needs. ``replace`` allows
+    to overwrite what is no recording."""
 
     inputs: Path | None = None
     samples: int = 3
@@ -51,6 +55,9 @@ class RecordOptions:
     provider: str = "cpu"
     timeout_s: float = 300.0
     replace: bool = False
+    on: str | None = None
+    remote_pythons: tuple[str, ...] = ()
+    plugins: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,11 +88,17 @@ def record_reference(
             f"intermediate tensors are recorded from ONNX Runtime on the CPU, not from {options.provider}",
             hint="leave --intermediates out, or record with --provider cpu",
         )
+    if options.provider != "tensorrt" and (options.on is not None or options.plugins):
+        raise UsageError("--on and --plugin are for TensorRT plans", hint="add --provider tensorrt")
     opened = open_bundle(Path(bundle))
     _check_output(folder, opened, replace=options.replace)
     samples = _samples(opened, options)
     with ExitStack() as stack:
-        reference = stack.enter_context(open_reference(opened, PROVIDERS[options.provider]))
+        host = (
+            None if options.on is None else worker_host(options.on, pythons=options.remote_pythons, progress=progress)
+        )
+        which = PROVIDERS[options.provider]
+        reference = stack.enter_context(open_reference(opened, which, progress, host=host, plugins=options.plugins))
         inner = _Inner(stack.enter_context(_inner(opened))) if options.intermediates else None
         writer = RecordingWriter(stack.enter_context(atomic_dir(folder)))
         for sample in samples:
@@ -104,9 +117,9 @@ def record_reference(
             Provider(
                 name=facts.name,
                 version=facts.version,
-                machine=f"{platform.system()} {platform.machine()}",
+                machine=f"{platform.system()} {platform.machine()}" if host is None else _machine(host.hello()),
                 gpu=facts.gpu,
-                versions=dict(_versions()),
+                versions=dict(_versions()) if host is None else _versions_there(host.hello()),
             ),
             seed=options.seed if options.inputs is None else None,
             left_out={} if inner is None else inner.left_out,
@@ -165,6 +178,17 @@ class _Inner:
         names = [name for name in self._names if name not in set(known)]
         for begin in range(0, len(names), _AT_ONCE):
             yield self._runner.some(names[begin : begin + _AT_ONCE], inputs, RunOptions(timeout_s=timeout_s))
+
+
+def _machine(hello: Hello) -> str:
+    return f"{hello.system} {hello.machine}"
+
+
+def _versions_there(hello: Hello) -> dict[str, str]:
+    from mobilekit.targets.tensorrt.flavour import FLAVOURS
+
+    found = {flavour.packages[0]: hello.flavours[name] for name, flavour in FLAVOURS.items() if name in hello.flavours}
+    return {**found, "numpy": hello.numpy, "driver": hello.driver}
 
 
 def _versions() -> Mapping[str, str]:

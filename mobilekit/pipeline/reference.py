@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from mobilekit.bundle import Bundle
     from mobilekit.report.model import ReferenceFacts
     from mobilekit.runners.base import Runner
+    from mobilekit.targets.tensorrt.host import WorkerHost
     from mobilekit.tensors import Array, NamedTensors
     from mobilekit.validate.doubt import Doubt
     from mobilekit.validate.inputs import Sample
@@ -108,10 +109,17 @@ class _Recorded:
 
 
 @contextmanager
-def open_reference(bundle: Bundle, which: str | Path = ONNXRUNTIME, progress: Progress = SILENT) -> Iterator[Reference]:
+def open_reference(
+    bundle: Bundle,
+    which: str | Path = ONNXRUNTIME,
+    progress: Progress = SILENT,
+    *,
+    host: WorkerHost | None = None,
+    plugins: tuple[str, ...] = (),
+) -> Iterator[Reference]:
     """What ``bundle`` is held against. ``which``: ``"onnxruntime"`` (the CPU, on the original model),
-    ``"onnxruntime-cuda"`` (the same on the first GPU), ``"tensorrt"`` (the bundle's plan on it), or the folder of a
-    recording.
+    ``"onnxruntime-cuda"`` (the same on the first GPU), ``"tensorrt"`` (the bundle's plan on it, or with ``host``
+    on another machine's; ``plugins`` are creators that it needs), or the folder of a recording.
 
     Raises :class:`UsageError` where it is none of these, :class:`~mobilekit.errors.ModelError` where ONNX Runtime
     cannot load the model, :class:`~mobilekit.errors.NoDeviceError` or :class:`~mobilekit.errors.SetupError` where there
@@ -125,8 +133,9 @@ def open_reference(bundle: Bundle, which: str | Path = ONNXRUNTIME, progress: Pr
     if which == TENSORRT:
         from mobilekit.pipeline.place_plan import open_plan
         from mobilekit.targets.tensorrt.gpus import GPU
+        from mobilekit.targets.tensorrt.runner import GpuOptions
 
-        with open_plan(bundle, GPU, progress=progress) as (runner, facts):
+        with open_plan(bundle, GPU, GpuOptions(plugins=plugins), progress, host) as (runner, facts):
             yield _Computed(runner, None, facts.model)
         return
     folder = Path(which)

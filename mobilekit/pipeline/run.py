@@ -14,7 +14,7 @@ from mobilekit.bundle import Bundle, Manifest, TensorInfo, open_bundle
 from mobilekit.errors import BundleError, UsageError
 from mobilekit.metrics.classify import Answer, classify, is_probabilities
 from mobilekit.pipeline.place import LOCAL, open_place
-from mobilekit.pipeline.place_plan import PREPARED, inputs_of_plan, open_plan, plan_of
+from mobilekit.pipeline.place_plan import PREPARED, inputs_of_plan, open_plan, plan_of, worker_host
 from mobilekit.pipeline.settings import run_options, setting_at
 from mobilekit.progress import SILENT, Progress
 from mobilekit.runners.base import Runner, RunnerInfo, RunOptions
@@ -38,7 +38,8 @@ class RunSettings:
     Runtime; ``None``: the first of ``local`` and ``tensorrt`` that the bundle has. ``tuned``: ``local`` as ``mobilekit
     tune`` found it fastest on such a machine. ``top``: how many answers of a
     classifier. ``output``: a folder for the raw outputs. ``shapes``: what pictures become, by input, where the bundle's
-    sizes are free; otherwise its default. ``plugins``: creators, ``module:Class``, that the plan needs. ``vulkan``: the
+    sizes are free; otherwise its default. ``plugins``: creators, ``module:Class``, that the plan needs.
+    ``on``: another machine (``"ssh://user@host"``) that runs the plan, with one of ``remote_pythons``. ``vulkan``: the
     ncnn model on this machine's GPU."""
 
     runner: RunnerName | None = None
@@ -50,6 +51,8 @@ class RunSettings:
     timeout_s: float = 300.0
     plugins: tuple[str, ...] = ()
     vulkan: bool = False
+    on: str | None = None
+    remote_pythons: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +102,10 @@ def run(
         raise UsageError(f"{settings.output} is not a folder", hint="name another folder with -o")
     bundle = open_bundle(path)
     manifest = bundle.manifest
-    name = settings.runner or ("tensorrt" if manifest.ncnn is None and manifest.tensorrt is not None else "local")
+    plan_first = settings.on is not None or (manifest.ncnn is None and manifest.tensorrt is not None)
+    name = settings.runner or ("tensorrt" if plan_first else "local")
+    if settings.on is not None and name != "tensorrt":
+        raise UsageError("another machine runs TensorRT plans", hint="leave --on out, or add --target tensorrt")
     if settings.vulkan and name != "local":
         raise UsageError("--vulkan is for the ncnn model", hint="leave it out, or --runner local")
     on_plan = name in ("tensorrt", "prepared")
@@ -305,9 +311,11 @@ def _runner(
         from mobilekit.targets.tensorrt.gpus import GPU
         from mobilekit.targets.tensorrt.runner import GpuOptions
 
-        with open_plan(
-            bundle, GPU if name == "tensorrt" else PREPARED, GpuOptions(plugins=settings.plugins), progress
-        ) as (runner, _):
+        host = None
+        if settings.on is not None:
+            host = worker_host(settings.on, pythons=settings.remote_pythons, progress=progress)
+        where = GPU if name == "tensorrt" else PREPARED
+        with open_plan(bundle, where, GpuOptions(plugins=settings.plugins), progress, host) as (runner, _):
             yield runner, None
         return
     if name == "reference":

@@ -129,7 +129,12 @@ def model_files(bundle: Bundle) -> dict[str, str]:
 
 
 def is_recording(path: Path) -> bool:
-    return (path / MANIFEST).is_file()
+    """Whether mobilekit wrote the folder, and nobody put anything beside what it wrote."""
+    try:
+        _manifest(path)
+        return {entry.name for entry in path.iterdir()} <= {MANIFEST, CHECKSUM, "samples"}
+    except (OSError, BundleError):
+        return False
 
 
 @dataclass(frozen=True, slots=True)

@@ -61,6 +61,18 @@ def test_a_folder_is_carried_in_pieces_and_is_the_same_again(tmp_path: Path) -> 
     assert list((tmp_path / "elsewhere").iterdir()) == []
 
 
+def test_half_a_folder_is_not_split(tmp_path: Path) -> None:
+    stage, pieces, tools = tmp_path / "stage", tmp_path / "pieces", tmp_path / "tools"
+    stage.mkdir()
+    tools.mkdir()
+    (tools / "tar").write_text("#!/bin/sh\nprintf half\nexit 2\n")  # as where a file cannot be read
+    (tools / "tar").chmod(0o755)
+    done = launch("env", f"PATH={tools}:{os.environ['PATH']}", "sh", SCRIPT, "--split", stage, pieces)
+    assert done.returncode == 4
+    assert "not all of" in done.stderr
+    assert list(pieces.iterdir()) == []
+
+
 def test_a_checkout_is_not_what_it_runs_in() -> None:
     done = launch("sh", SCRIPT)
     assert done.returncode == 2

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from mobilekit.errors import BuildError, ChildCrashError, Finding, UnsupportedModelError
+from mobilekit.errors import BuildError, ChildCrashError, ChildError, Finding, UnsupportedModelError
 from mobilekit.paths import storage_errors
 from mobilekit.progress import SILENT, Progress
+from mobilekit.targets.tensorrt.answers import Built, Checked, Problem, parse_answer
 from mobilekit.targets.tensorrt.host import LocalHost, WorkerHost, job_folder
 
 if TYPE_CHECKING:
@@ -62,8 +63,8 @@ def check(
     files = {path.name: path for path in _with_weights(model)}
     arguments = {"module": flavour.module, "onnx": model.name, "plugins": list(options.plugins)}
     with job_folder("check", arguments, files) as folder:
-        answer = _perform(folder, "parser", flavour, options, host)
-    return tuple(_finding(problem) for problem in answer["problems"])
+        answer = parse_answer(Checked, *_perform(folder, "parser", flavour, options, host))
+    return tuple(_finding(problem) for problem in answer.problems)
 
 
 def build(
@@ -95,39 +96,41 @@ def build(
         "tf32": options.precision != "fp32",  # else TensorRT's fp32 is none
     }
     with job_folder("build", arguments, {path.name: path for path in _with_weights(model)}) as folder:
-        answer = _perform(folder, "builder", flavour, options, host, progress)
-        if answer["problems"]:
-            _refuse(answer["problems"], flavour, options)
+        answer = parse_answer(Built, *_perform(folder, "builder", flavour, options, host, progress))
+        if answer.problems:
+            _refuse(answer.problems, flavour, options)
+        if not (folder / "model.plan").is_file():
+            raise ChildError(f"{flavour.product}'s builder gave no plan and no reason")
         with storage_errors(root):
             shutil.move(folder / "model.plan", root / PLAN)
-    layers, bindings = read_layers(answer["log"])
+    layers, bindings = read_layers(answer.log)
     sidecar = {
         "schema_version": "1.0",
         "flavour": flavour.name,
-        "version": answer["version"],
+        "version": answer.version,
         "layers": [asdict(layer) for layer in layers],
         "bindings": [asdict(binding) for binding in bindings],
-        "warnings": answer["warnings"],
+        "warnings": answer.warnings,
     }
     with storage_errors(root):
         (root / LAYERS).write_text(json.dumps(sidecar, indent=1) + "\n", encoding="utf-8")
-    if answer["timing_cache"] is not None:
-        progress.note(f"kernel timings: {'all known' if answer['timing_cache']['hit'] else 'measured and kept'}")
+    if answer.timing_cache is not None:
+        progress.note(f"kernel timings: {'all known' if answer.timing_cache.hit else 'measured and kept'}")
     return TensorRTArtifact(
         onnx=MODEL,
         plan=PLAN,
         layers=LAYERS,
         flavour=flavour.name,
-        version=answer["version"],
+        version=answer.version,
         precision=options.precision,
         compute_capabilities=options.compute_capabilities,
         profiles={name: (p.low, p.best, p.high) for name, p in options.profiles.items()},
         layer_count=len(layers),
-        plan_bytes=answer["plan_bytes"],
+        plan_bytes=(root / PLAN).stat().st_size,
         workspace_bytes=options.workspace_bytes,
         optimization_level=options.optimization_level,
         reproducible=flavour.name == "rtx",
-        gpu="{name}, compute capability {compute_capability}".format(**answer["gpu"]) if answer["gpu"] else "",
+        gpu=f"{answer.gpu.name}, compute capability {answer.gpu.compute_capability}" if answer.gpu else "",
     )
 
 
@@ -143,13 +146,14 @@ def _perform(
     options: TensorRTOptions,
     host: WorkerHost | None,
     progress: Progress = SILENT,
-) -> dict[str, Any]:
+) -> tuple[dict[str, Any], str]:
+    """The answer, and who gave it."""
     what = f"{flavour.product}'s {part}"
     try:
         if host is not None:
-            return host.perform(folder, what=what, timeout_s=options.timeout_s, progress=progress)
+            return host.perform(folder, what=what, timeout_s=options.timeout_s, progress=progress), what
         with LocalHost() as here:
-            return here.perform(folder, what=what, timeout_s=options.timeout_s, progress=progress)
+            return here.perform(folder, what=what, timeout_s=options.timeout_s, progress=progress), what
     except ChildCrashError as error:
         raise BuildError(
             f"{flavour.product} {flavour.version()} died of {error.args[0].rsplit(' ', 1)[-1]} on this model",
@@ -157,13 +161,13 @@ def _perform(
         ) from error
 
 
-def _refuse(problems: list[dict[str, str]], flavour: Flavour, options: TensorRTOptions) -> None:
-    if any(problem["node"] for problem in problems):
+def _refuse(problems: Sequence[Problem], flavour: Flavour, options: TensorRTOptions) -> None:
+    if any(problem.node for problem in problems):
         raise UnsupportedModelError(
             f"{flavour.product} cannot build this model; nothing was written",
             findings=[_finding(problem) for problem in problems],
         )
-    reason = problems[0]["reason"]
+    reason = problems[0].reason
     if "workspace" in reason.lower() and options.workspace_bytes:
         raise BuildError(
             f"{flavour.product} has no kernels for this model that make do with {options.workspace_bytes} bytes of "
@@ -185,12 +189,12 @@ _REMEDIES = {
 }
 
 
-def _finding(problem: Mapping[str, str]) -> Finding:
-    op, reason = problem["op"], problem["reason"]
+def _finding(problem: Problem) -> Finding:
+    op, reason = problem.op, problem.reason
     remedy = _REMEDIES.get(op, "change or cut the model there, or export for another target")
     if "Plugin not found" in reason:  # how the parser says that it has never heard of an operator
         reason = "TensorRT has no such operator"
         remedy = "write it as an ONNX local function, or with full TensorRT give a --plugin (docs/tensorrt.md)"
     elif reason in ("false", ""):
         reason = "TensorRT's parser does not take it"
-    return Finding(problem["node"] or "the model", op or "?", reason, remedy)
+    return Finding(problem.node or "the model", op or "?", reason, remedy)

@@ -136,12 +136,15 @@ def read_result(folder: Path, what: str) -> dict[str, Any]:
     try:
         result = json.loads((folder / "result.json").read_text("utf-8"))
         error = result.get("error")
-    except (OSError, ValueError, AttributeError) as problem:
+    except (OSError, ValueError, AttributeError, RecursionError) as problem:
         raise ChildError(f"{what} gave no result") from problem
-    if error is not None:
-        kind = _KINDS.get(error["kind"], ChildError)
-        raise kind(error["message"] if kind is not ChildError else f"{what}: {error['message']}", hint=error["hint"])
-    return dict(result)
+    if error is None:
+        return dict(result)
+    try:
+        kind, message, hint = (str(error[key]) for key in ("kind", "message", "hint"))
+    except (KeyError, TypeError, IndexError) as problem:
+        raise ChildError(f"{what} failed and does not say why") from problem
+    raise _KINDS[kind](message, hint=hint) if kind in _KINDS else ChildError(f"{what}: {message}", hint=hint)
 
 
 class LocalHost:

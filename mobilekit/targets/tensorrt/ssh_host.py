@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,10 @@ PYTHONS = ("python3", "/usr/bin/python3")
 _OLDEST = (3, 8)
 _HELLO_S = 300.0
 _RESULT = "result.json"
-_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,99}")
+_MADE = {"check": "", "build": r"model\.plan", "run": r"output\d{1,9}_\d{1,9}\.npy"}
+"""The files that a job's verb makes, beside its result."""
+_RESULT_BYTES = 64 << 20
+"""The log of a plan of a thousand layers has one."""
 
 
 def pack(path: Path) -> Path:
@@ -145,25 +149,38 @@ class SshHost:
         """As :class:`~mobilekit.targets.tensorrt.host.WorkerHost` says; a fresh worker for all but a run."""
         self._progress = progress
         self._jobs += 1
+        verb = json.loads((folder / "job.json").read_text("utf-8"))["verb"]
         local = {path.name: path for path in folder.iterdir() if path.is_file() and path.name != _RESULT}
         there = self._store.ensure(list(local.values()), progress)
         made = self._room.job(
             f"job{self._jobs}",
             {name: there[path] for name, path in local.items()},
             [self._python, self._worker, "--serve"],
-            fresh=json.loads((folder / "job.json").read_text("utf-8"))["verb"] != "run",
+            fresh=verb != "run",
             what=what,
             timeout_s=timeout_s,
         )
+        self._distrust(made, verb, folder)
         for name, size in sorted(made.items(), key=lambda item: item[0] == _RESULT):
-            # What we sent are links to the user's own files: nothing from there may be written through them.
-            if not _NAME.fullmatch(name) or name == "job.json" or (folder / name).is_symlink():
-                raise ProtocolError(f"{self.name} names a file {name!r}", hint="another program answers there")
             self._room.get(f"job{self._jobs}/{name}", folder / name, size_bytes=size, progress=progress)
         try:
             return read_result(folder, what)
         except MobilekitError as error:
             raise type(error)(f"{self.name}: {error.message}", hint=error.hint) from error
+
+    def _distrust(self, made: Mapping[str, int], verb: str, folder: Path) -> None:
+        """Whoever answers there may be another, or broken into: only what was asked for is fetched, and no more than
+        the disk here holds."""
+        hint = "another program answers there, or the disk here is too small: look at TMPDIR"
+        free = shutil.disk_usage(folder).free
+        for name, size in made.items():
+            # What we sent are links to the user's own files: nothing from there may be written through them.
+            if not re.fullmatch(f"result\\.json|{_MADE[verb]}", name) or (folder / name).is_symlink():
+                raise ProtocolError(f"{self.name} names a file {name[:200]!r}", hint=hint)
+            if size < 0 or size > (_RESULT_BYTES if name == _RESULT else free):
+                raise ProtocolError(f"{self.name} offers {name} of {size} bytes", hint=hint)
+        if sum(made.values()) > free:
+            raise ProtocolError(f"{self.name} offers {sum(made.values())} bytes, and {free} are free here", hint=hint)
 
 
 def _text(version: Sequence[int]) -> str:

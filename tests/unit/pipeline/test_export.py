@@ -86,8 +86,11 @@ def test_a_folder_with_something_else_is_left_alone(model: Path, tmp_path: Path)
     folder = tmp_path / "thesis"
     folder.mkdir()
     (folder / "chapter1.tex").write_text("years of work")
-    with pytest.raises(UsageError, match="not a bundle"):
-        export_model(model, folder)
+    for others in (None, "{", "[]", '{"manifest_version": 3}'):  # a browser's extension has a manifest.json, too
+        if others is not None:
+            (folder / "manifest.json").write_text(others)
+        with pytest.raises(UsageError, match="not a bundle"):
+            export_model(model, folder)
     assert (folder / "chapter1.tex").read_text() == "years of work"
     with pytest.raises(UsageError, match="not a folder"):
         export_model(model, model)

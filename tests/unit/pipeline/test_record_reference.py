@@ -152,6 +152,9 @@ def test_whole_or_not_at_all(bundle: Path, tmp_path: Path) -> None:
         (RecordOptions(provider="gpu"), "no provider"),
         (RecordOptions(provider="tensorrt", intermediates=True), "intermediate"),
         (RecordOptions(samples=0), "no samples"),
+        (RecordOptions(on="ssh://user@jetson"), "for TensorRT plans"),
+        (RecordOptions(provider="cuda", plugins=("a:B",)), "for TensorRT plans"),
+        (RecordOptions(provider="tensorrt", on="ssh://-oProxyCommand=id"), "no host name"),
     ],
 )
 def test_options_that_do_not_go_together(bundle: Path, tmp_path: Path, options: RecordOptions, said: str) -> None:
@@ -167,6 +170,23 @@ def test_folders_that_hold_something_else(bundle: Path, golden: Path, tmp_path: 
     assert (tmp_path / "notes.txt").read_text() == "mine"
     again = record_reference(bundle, golden, RecordOptions(intermediates=True))
     assert open_recording(golden).manifest == again.manifest
+
+
+def test_only_a_recording_as_it_was_written_is_replaced(bundle: Path, tmp_path: Path) -> None:
+    """Not another program's folder with a file of that name, nor one that somebody put a note into."""
+    other, noted = tmp_path / "podcast", tmp_path / "golden"
+    other.mkdir()
+    (other / "recording.json").write_text('{"takes": []}')
+    record_reference(bundle, noted, RecordOptions(samples=1))
+    (noted / "notes.txt").write_text("years of work")
+    for folder in (other, noted):
+        before = sorted(path.name for path in folder.iterdir())
+        with pytest.raises(UsageError, match="not a recording") as caught:
+            record_reference(bundle, folder, RecordOptions(samples=1))
+        assert "--force" in caught.value.hint
+        assert sorted(path.name for path in folder.iterdir()) == before
+    record_reference(bundle, other, RecordOptions(samples=1, replace=True))
+    assert open_recording(other).manifest.samples
 
 
 def test_no_such_reference(bundle: Path, tmp_path: Path) -> None:

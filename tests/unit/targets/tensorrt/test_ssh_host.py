@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -116,6 +117,28 @@ def test_validate_on_a_machine_without_a_gpu_is_one_sentence(sshd: Sshd, model: 
         validate_bundle(bundle, None, ValidateOptions(on="ssh://-oProxyCommand=id"))
 
 
+@rtx
+@no_gpu
+@pytest.mark.parametrize("command", [["run", "--input", "x.npy"], ["reference", "record", "--provider", "tensorrt"]])
+def test_others_that_run_a_plan_there_say_so_too(sshd: Sshd, model: Path, tmp_path: Path, command: list[str]) -> None:
+    bundle = tmp_path / "out"
+    export_model(model, bundle, options())
+    np.save(tmp_path / "x.npy", np.zeros((1, 3, 8, 8), np.float32))
+    there = ["--on", sshd.url, "--remote-python", sys.executable, "-o", str(tmp_path / "written")]
+    done = subprocess.run(
+        [sys.executable, "-m", "mobilekit", *command, str(bundle), *there],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 4, done.stderr
+    assert "ssh://the-box: this machine has no NVIDIA driver" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "written").exists()
+
+
 def _script(path: Path, text: str) -> str:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(f"#!/bin/sh\n{text}\n")
@@ -224,7 +247,8 @@ for line in sys.stdin:
         os.makedirs(f"{room}/{request['job']}", exist_ok=True)
         for name in ("model.plan", "escaped"):
             open(f"{room}/{request['job']}/{name}", "w").write("liar")
-        answer = {"files": {open(sys.argv[1]).read(): 4}}
+        chosen = open(sys.argv[1]).read()
+        answer = json.loads(chosen) if chosen.startswith("{") else {"files": {chosen: 4}}
     print(json.dumps(answer), flush=True)
 """
 
@@ -247,3 +271,34 @@ def test_a_machine_that_lies_writes_nowhere_else(sshd: Sshd, tmp_path: Path) -> 
                 assert sorted(path.name for path in folder.iterdir()) == ["job.json", "model.plan"]
                 assert not (folder.parent / "escaped").exists()
             assert plan.read_bytes() == b"mine"
+
+
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [
+        ({"files": {"result.json": 1 << 40}}, "offers result.json"),
+        ({"files": {"output0_0.npy": 1 << 60}}, "offers output0_0.npy"),
+        ({"files": {f"output0_{index}.npy": 1 << 40 for index in range(9999)}}, "offers"),
+        ({"files": {"output0_0.npy": -1}}, "offers output0_0.npy of -1"),
+        ({"files": {"result.json": "many"}}, "nothing that makes sense"),
+        ({"files": ["result.json"]}, "nothing that makes sense"),
+        ({}, "nothing that makes sense"),
+    ],
+)
+def test_a_machine_that_offers_more_than_there_is_room_for(
+    sshd: Sshd, tmp_path: Path, answer: dict[str, object], said: str
+) -> None:
+    (tmp_path / "liar.py").write_text(_LIAR)
+    (tmp_path / "chosen").write_text(json.dumps(answer))
+    python = _script(
+        tmp_path / "bin" / "liar",
+        f'[ "$1" != -I ] || exec "{sys.executable}" "{tmp_path}/liar.py" "{tmp_path}/chosen"\n'
+        f'exec "{sys.executable}" "$@"',
+    )
+    with (
+        host(sshd, python) as there,
+        job_folder("run", {"module": "tensorrt_rtx", "plan": "model.plan", "samples": []}) as folder,
+    ):
+        with pytest.raises(ProtocolError, match=said):
+            there.perform(folder, what="the plan", timeout_s=60)
+        assert [path.name for path in folder.iterdir()] == ["job.json"]
