@@ -87,6 +87,10 @@ def validate(
         list[str] | None,
         typer.Option(help="Python there, with numpy and TensorRT: a name, /PATH or ~/PATH. Repeatable."),
     ] = None,
+    plugin: Annotated[
+        list[str] | None,
+        typer.Option(metavar="MODULE:CLASS", help="Creator of a plugin that the plan needs. Its code runs."),
+    ] = None,
     metric: Annotated[
         list[str] | None,
         typer.Option(help="top1, top5, cosine, iou, text, detect, detect-map, module:function; =0.99 asks for a mean."),
@@ -171,6 +175,7 @@ def validate(
         target=target,  # type: ignore[arg-type]  # checked above
         streams=tuple(streams or ()),
         cuda_graph=cuda_graph,
+        plugins=tuple(plugin or ()),
         on=on,
         remote_pythons=tuple(remote_python or ()),
         reference=reference,

@@ -48,12 +48,12 @@ class ValidateOptions:
     ``inputs``: a folder of pictures or ``.npy`` files; without it ``samples`` seeded ones. ``precision`` overrides
     the arithmetic that the bundle was made for. ``rtol``, ``atol``, ``cosine`` and ``psnr_db`` are limits in place of
     those that :mod:`mobilekit.validate.tolerance` derives: a number for all outputs, or by output name (``""`` for all
-    others). ``target``: see :func:`~mobilekit.pipeline.place.choose_target`. ``streams`` and ``cuda_graph`` are for
-    plans on a GPU: :class:`~mobilekit.targets.tensorrt.runner.GpuOptions`. ``on`` is the machine that has the GPU, ``"ssh://user@host"``,
-    with one of ``remote_pythons``. ``timeout_s`` bounds each run on the device.
-    ``quota_bytes`` bounds what is kept on the device. ``tuned``: run as ``mobilekit tune`` found fastest for such a
-    device, where it did; ``threads`` and ``precision`` override their part of that. ``vulkan``: on the GPU of this
-    machine or of the device, never tuned.
+    others). ``target``: see :func:`~mobilekit.pipeline.place.choose_target`. ``streams``, ``cuda_graph``
+    and ``plugins`` are for plans on a GPU: :class:`~mobilekit.targets.tensorrt.runner.GpuOptions`. ``on`` is the
+    machine that has the GPU, ``"ssh://user@host"``, with one of ``remote_pythons``.
+    ``timeout_s`` bounds each run on the device, ``quota_bytes`` bounds what is kept on the device.
+    ``tuned``: run as ``mobilekit tune`` found fastest for such a device, where it did; ``threads`` and ``precision``
+    override their part of that. ``vulkan``: on the GPU of this machine or of the device, never tuned.
     ``ladder`` takes the first samples through every step between the original and the device
     (:mod:`mobilekit.pipeline.ladder`). ``metrics``: task metrics (:mod:`mobilekit.validate.task`), ``truth``: a CSV
     file of what is right for each file of ``inputs``. ``wait_s``: how long to wait for a device that another validation
@@ -77,6 +77,7 @@ class ValidateOptions:
     target: Target | None = None
     streams: tuple[int, ...] = ()
     cuda_graph: bool = True
+    plugins: tuple[str, ...] = ()
     on: str | None = None
     remote_pythons: tuple[str, ...] = ()
     timeout_s: float = 300.0
@@ -145,7 +146,7 @@ def validate_bundle(
             opened,
             device,
             target=target,
-            gpu=GpuOptions(options.streams, options.cuda_graph, settle=options.warmup is None),
+            gpu=GpuOptions(options.streams, options.cuda_graph, options.warmup is None, options.plugins),
             host=host,
             quota_bytes=options.quota_bytes,
             wait_s=options.wait_s,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -154,7 +155,7 @@ class _Session:
                 settings.add_session_config_entry("session.model_external_initializers_file_folder_path", folder)
             self._session = ort.InferenceSession(opened, settings, providers=providers)
         except Exception as error:  # ONNX Runtime's exceptions share no base class of its own
-            raise ModelError(f"ONNX Runtime cannot load {Path(model).name}: {_first_line(error)}") from error
+            raise _unloadable(Path(model).name, _first_line(error)) from error
         if provider == "cuda" and self._session.get_providers()[0] != _CUDA:  # it goes on with the CPU
             hint = "its CUDA and cuDNN libraries must be there: pip install 'onnxruntime-gpu[cuda,cudnn]'"
             raise SetupError("ONNX Runtime cannot start its CUDA provider", hint=hint)
@@ -217,6 +218,18 @@ def without_sizes(proto: Any, free: Mapping[str, Sequence[int]]) -> bool:
             for dim in info.type.tensor_type.shape.dim:
                 dim.Clear()
     return fixed
+
+
+def _unloadable(name: str, said: str) -> ModelError:
+    unknown = re.search(r"([\w.]*):(\w+)\(-?\d+\) is not a registered function/op", said)
+    if unknown is None:
+        return ModelError(f"ONNX Runtime cannot load {name}: {said}")
+    op = ".".join(part for part in unknown.groups() if part)
+    return ModelError(
+        f"ONNX Runtime cannot run {name}: it has no operator {op}",
+        hint="write it as an ONNX local function; or, where a TensorRT plugin computes it, hold the plan against a "
+        "recording: validate --reference DIR (docs/tensorrt.md)",
+    )
 
 
 def _first_line(error: Exception) -> str:

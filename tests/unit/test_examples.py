@@ -14,10 +14,11 @@ import onnx
 import onnxruntime
 import pytest
 
-from mobilekit.errors import UsageError
+from mobilekit.errors import ModelError, UsageError
 from mobilekit.pipeline.export import ExportOptions, export_model
 from mobilekit.pipeline.inspect_plan import inspect_plan
 from mobilekit.pipeline.validate import ValidateOptions, validate_bundle
+from mobilekit.runners.ort import OrtRunner
 from mobilekit.targets.tensorrt import MODEL, PLAN, TensorRTOptions, build, check
 from mobilekit.targets.tensorrt.flavour import FLAVOURS, installed
 from mobilekit.targets.tensorrt.host import WORKER
@@ -171,6 +172,14 @@ def test_what_names_no_plugin(tmp_path: Path, name: str) -> None:
     settings = TensorRTOptions(plugins=(name,))
     with pytest.raises(UsageError, match="names no plugin"):
         export_model(path, tmp_path / "out", ExportOptions(targets=("tensorrt",), tensorrt=settings, verify=False))
+
+
+def test_onnx_runtime_names_the_operator_that_it_lacks(tmp_path: Path) -> None:
+    path = made("plugin", tmp_path / "rolled.onnx")
+    with pytest.raises(ModelError, match=r"has no operator com\.example\.Roll") as caught, OrtRunner(path):
+        pass
+    assert "local function" in caught.value.hint
+    assert "--reference DIR" in caught.value.hint
 
 
 def test_the_worker_is_the_only_one_to_import_it() -> None:
