@@ -13,6 +13,7 @@
 #include <sstream>
 #include <vector>
 
+#include "json.h"
 #include "pixels.h"
 #include "wire.h"
 
@@ -133,12 +134,12 @@ std::string info_json() {
     json.key("clusters").open_array();
     for (const auto& [khz, cores] : clusters)
         json.open_object().field("cores", cores).field("max_khz", khz).close_object();
-    json.close_array().key("state");
-    write_state(json);
+    json.close_array().key("state").whole(state_json());
     return json.close_object().text();
 }
 
-void write_state(Json& json) {
+std::string state_json() {
+    Json json;
     json.open_object().key("temperatures_celsius").open_object();
     std::set<std::string> seen;
     for (const std::string& zone : entries("/sys/class/thermal", "thermal_zone")) {
@@ -155,7 +156,7 @@ void write_state(Json& json) {
         int64_t khz = 0;
         if (read_number("/sys/devices/system/cpu/" + cpu + "/cpufreq/scaling_cur_freq", khz)) json.field(cpu, khz);
     }
-    json.close_object().close_object();
+    return json.close_object().close_object().text();
 }
 
 }  // namespace mobilekit

@@ -4,8 +4,6 @@
 #include <string>
 #include <vector>
 
-#include "json.h"
-
 namespace mobilekit {
 
 std::string abi();
@@ -13,6 +11,6 @@ std::vector<std::string> own_layers();  // the types of layers/ that this build 
 std::string info_json();
 
 // {"temperatures_celsius": {zone: value}, "frequencies_khz": {"cpu0": value}}, with what /sys lets us see.
-void write_state(Json& json);
+std::string state_json();
 
 }  // namespace mobilekit

@@ -91,6 +91,12 @@ Json& Json::value(bool truth) {
     return *this;
 }
 
+Json& Json::whole(const std::string& value) {
+    separate();
+    text_ += value;
+    return *this;
+}
+
 void Json::quoted(const std::string& text) {
     text_ += '"';
     for (size_t i = 0; i < text.size();) {

@@ -27,6 +27,7 @@ public:
     Json& field(const std::string& name, const T& content) {
         return key(name).value(content);
     }
+    Json& whole(const std::string& value);  // JSON already
     const std::string& text() const { return text_; }
 
 private:

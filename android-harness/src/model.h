@@ -47,6 +47,8 @@ struct InferReport {
     uint64_t peak_blob_bytes = 0;
     uint64_t peak_workspace_bytes = 0;
     uint64_t peak_total_bytes = 0;  // of both together, at one time
+    uint64_t session_ns = 0;            // since the model's first input arrived; 0 outside of a session
+    uint64_t session_inference_ns = 0;  // of which ncnn computed
     std::vector<NamedLayerTime> layers;
     std::vector<Tensor> outputs;
 };
@@ -93,6 +95,6 @@ private:
 };
 
 std::string load_json(const LoadReport& report);
-std::string infer_json(const InferRequest& request, const InferReport& report);
+std::string infer_json(const InferRequest& request, const InferReport& report, const std::string& state);
 
 }  // namespace mobilekit

@@ -1,5 +1,4 @@
 // The JSON forms of what model.h and device_info.h measure; field names carry their units.
-#include "device_info.h"
 #include "json.h"
 #include "model.h"
 
@@ -37,7 +36,7 @@ std::string load_json(const LoadReport& report) {
     return json.close_object().text();
 }
 
-std::string infer_json(const InferRequest& request, const InferReport& report) {
+std::string infer_json(const InferRequest& request, const InferReport& report, const std::string& state) {
     Json json;
     json.open_object().field("warmup", request.warmup).field("warmup_ns", report.warmup_ns);
     json.key("latencies_ns").open_array();
@@ -45,7 +44,9 @@ std::string infer_json(const InferRequest& request, const InferReport& report) {
     json.close_array()
         .field("peak_blob_bytes", report.peak_blob_bytes)
         .field("peak_workspace_bytes", report.peak_workspace_bytes)
-        .field("peak_total_bytes", report.peak_total_bytes);
+        .field("peak_total_bytes", report.peak_total_bytes)
+        .field("session_ns", report.session_ns)
+        .field("session_inference_ns", report.session_inference_ns);
     json.key("layers").open_array();
     for (const NamedLayerTime& layer : report.layers)
         json.open_object()
@@ -56,8 +57,7 @@ std::string infer_json(const InferRequest& request, const InferReport& report) {
             .field("min_ns", layer.time.min_ns)
             .close_object();
     json.close_array();
-    json.key("state");
-    write_state(json);
+    json.key("state").whole(state);
     return json.close_object().text();
 }
 

@@ -44,7 +44,7 @@ void run_once(const RunOptions& options) {
     }
     outputs.close_object();
     const std::string text = "{\"schema_version\":1,\"info\":" + info_json() + ",\"load\":" + load_json(model.report()) +
-                             ",\"infer\":" + infer_json(request, report) + ",\"outputs\":" + outputs.text() + "}\n";
+                             ",\"infer\":" + infer_json(request, report, state_json()) + ",\"outputs\":" + outputs.text() + "}\n";
     write_file(options.out + "/result.json", text.data(), text.size());
 }
 

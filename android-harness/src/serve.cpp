@@ -11,8 +11,11 @@
 #include <cstdlib>
 #include <cstring>
 #include <memory>
+#include <exception>
 #include <new>
+#include <numeric>
 #include <optional>
+#include <utility>
 
 #include "commands.h"
 #include "device_info.h"
@@ -31,6 +34,8 @@ constexpr int kMaxStrangers = 16;            // connections without the token, b
 constexpr uint64_t kHelloBytes = 8 << 10;    // nobody sends more before the token is checked
 constexpr uint64_t kHelloMs = 5000;
 constexpr size_t kReadChunk = 1 << 20;       // a body's buffer grows with what arrives, not with what is announced
+constexpr uint64_t kAheadBytes = 64 << 20;   // a larger frame waits in the client until the job before it has ended
+constexpr uint64_t kStateAgeNs = 1000000000; // reading /sys takes milliseconds on a phone
 
 // The client went away or was silent for too long: there is nobody to tell.
 struct Gone {};
@@ -38,6 +43,7 @@ struct Gone {};
 struct Frame {
     uint16_t type;
     std::vector<uint8_t> body;
+    uint64_t arrived_ns;  // when its header had been read
 };
 
 uint64_t now_ms() { return monotonic_ns() / 1000000; }
@@ -67,17 +73,26 @@ public:
 
     // Silence of timeout_ms, between bytes or before the first, ends the connection.
     Frame receive(uint64_t max_frame, uint64_t timeout_ms) {
-        uint8_t bytes[kHeaderBytes];
-        read_exactly(bytes, sizeof(bytes), timeout_ms);
-        const Header header = decode_header(bytes, max_frame);
-        Frame frame{header.type, {}};
-        while (frame.body.size() < header.length) {
-            const size_t done = frame.body.size();
-            const size_t part = static_cast<size_t>(std::min<uint64_t>(kReadChunk, header.length - done));
-            frame.body.resize(done + part);
-            read_exactly(frame.body.data() + done, part, timeout_ms);
+        if (problem_) std::rethrow_exception(std::exchange(problem_, nullptr));
+        while (!whole()) {
+            wait_readable(fd_, now_ms() + timeout_ms);
+            step(max_frame);
         }
+        Frame frame{header_->type, std::move(body_), arrived_ns_};
+        header_.reset();
+        body_.clear();
+        got_ = 0;
         return frame;
+    }
+
+    // The next request is taken in while a job runs, so that the device need not wait for it afterwards.
+    bool wants_ahead() const { return !problem_ && !whole() && (!header_ || header_->length <= kAheadBytes); }
+    void read_ahead(uint64_t max_frame) {
+        try {
+            step(max_frame);
+        } catch (const Error&) {
+            problem_ = std::current_exception();
+        }
     }
 
     void send(MessageType type, const std::vector<uint8_t>& body) {
@@ -94,16 +109,36 @@ public:
     void send_error(const Error& error) { send(MessageType::kError, encode_error(error.code(), error.what())); }
 
 private:
-    void read_exactly(uint8_t* target, size_t size, uint64_t timeout_ms) {
-        for (size_t done = 0; done < size;) {
-            wait_readable(fd_, now_ms() + timeout_ms);
-            const ssize_t got = ::recv(fd_, target + done, size - done, 0);
-            if (got < 0 && (errno == EINTR || errno == EAGAIN)) continue;
-            if (got <= 0) throw Gone{};
-            done += static_cast<size_t>(got);
+    bool whole() const { return header_ && got_ == header_->length; }
+
+    // One read of what is there.
+    void step(uint64_t max_frame) {
+        uint8_t* target = bytes_ + got_;
+        size_t size = sizeof(bytes_) - got_;
+        if (header_) {
+            if (got_ == body_.size())
+                body_.resize(got_ + static_cast<size_t>(std::min<uint64_t>(kReadChunk, header_->length - got_)));
+            target = body_.data() + got_;
+            size = body_.size() - got_;
+        }
+        const ssize_t got = ::recv(fd_, target, size, MSG_DONTWAIT);
+        if (got < 0 && (errno == EINTR || errno == EAGAIN)) return;
+        if (got <= 0) throw Gone{};
+        got_ += static_cast<size_t>(got);
+        if (!header_ && got_ == sizeof(bytes_)) {
+            got_ = 0;
+            header_ = decode_header(bytes_, max_frame);
+            arrived_ns_ = monotonic_ns();
         }
     }
 
+    // Of the next frame: got_ bytes of its header, or of its body once there is a header.
+    uint8_t bytes_[kHeaderBytes];
+    std::optional<Header> header_;
+    std::vector<uint8_t> body_;
+    size_t got_ = 0;
+    uint64_t arrived_ns_ = 0;
+    std::exception_ptr problem_;
     int fd_;
 };
 
@@ -183,13 +218,16 @@ std::unique_ptr<Connection> accept_client(int listener, const std::string& token
 
 // Work may take any time, and nobody is waiting for it once the client has gone: then the process ends at once,
 // since a running layer cannot be interrupted otherwise.
-void work(Worker& worker, const Connection& connection, const std::function<void()>& job) {
+void work(Worker& worker, Connection& connection, uint64_t max_frame, const std::function<void()>& job) {
     worker.start(job);
     for (;;) {
-        struct pollfd entries[2] = {{worker.done_fd(), POLLIN, 0}, {connection.fd(), POLLRDHUP, 0}};
+        const int ahead = connection.wants_ahead() ? POLLIN : 0;
+        struct pollfd entries[2] = {{worker.done_fd(), POLLIN, 0},
+                                    {connection.fd(), static_cast<short>(POLLRDHUP | ahead), 0}};
         if (::poll(entries, 2, -1) < 0 && errno == EINTR) continue;
         if (entries[0].revents) break;
-        if (entries[1].revents) ::_exit(0);
+        if (entries[1].revents & ~POLLIN) ::_exit(0);
+        if (entries[1].revents & POLLIN) connection.read_ahead(max_frame);
     }
     worker.finish();
 }
@@ -213,8 +251,9 @@ public:
                 const LoadRequest request = decode_load(frame.body);
                 model_.reset();  // its memory first
                 auto model = std::make_unique<Model>(request);
-                work(model->worker(), connection_, [&] { model->load(); });
+                work(model->worker(), connection_, options_.max_frame, [&] { model->load(); });
                 model_ = std::move(model);
+                first_ns_ = inference_ns_ = 0;
                 connection_.send(MessageType::kLoadOk, encode_json(load_json(model_->report())));
                 return true;
             }
@@ -222,8 +261,17 @@ public:
                 const InferRequest request = decode_infer(frame.body);
                 if (!model_) throw Error(ErrorCode::kNoModel, "no model is loaded");
                 InferReport report;
-                work(model_->worker(), connection_, [&] { report = model_->infer(request); });
-                send_tensors(MessageType::kInferOk, encode_infer_ok(infer_json(request, report), report.outputs));
+                work(model_->worker(), connection_, options_.max_frame, [&] { report = model_->infer(request); });
+                if (first_ns_ == 0) first_ns_ = frame.arrived_ns;
+                inference_ns_ += std::accumulate(report.latencies_ns.begin(), report.latencies_ns.end(), report.warmup_ns);
+                report.session_inference_ns = inference_ns_;
+                report.session_ns = monotonic_ns() - first_ns_;
+                const bool one = request.warmup + request.iterations == 1;
+                if (!one || state_.empty() || monotonic_ns() - state_read_ns_ > kStateAgeNs) {
+                    state_ = state_json();
+                    state_read_ns_ = monotonic_ns();
+                }
+                send_tensors(MessageType::kInferOk, encode_infer_ok(infer_json(request, report, state_), report.outputs));
                 return true;
             }
             case MessageType::kPixels: {
@@ -252,6 +300,10 @@ private:
     Connection& connection_;
     const ServeOptions& options_;
     std::unique_ptr<Model> model_;
+    uint64_t first_ns_ = 0;  // when the first input of this model arrived
+    uint64_t inference_ns_ = 0;
+    std::string state_;
+    uint64_t state_read_ns_ = 0;
 };
 
 }  // namespace

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from mobilekit.pipeline.measure import Found, SampleRecord, Task
     from mobilekit.pipeline.place import Target
     from mobilekit.pipeline.validate import ValidateOptions
+    from mobilekit.report.device_time import DeviceTimeReport
     from mobilekit.report.limits import LimitReport
     from mobilekit.report.metrics import AccuracyReport, MetricReport
     from mobilekit.report.model import (
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
         ValidationReport,
     )
     from mobilekit.report.stopped import StoppedReport
-    from mobilekit.runners.base import RunOptions
+    from mobilekit.runners.base import RunOptions, RunResult
     from mobilekit.validate.tolerance import Tolerance, Verdict
 
 __all__ = ["output_reports", "report_of", "with_endurance"]
@@ -99,6 +100,7 @@ def report_of(
         sentence=_not_executed(facts, verdict) + sentence,
         metrics=metrics,
         stopped=_stopped(found),
+        device_time=_device_time(found.last),
         accuracy=_accuracy(found.samples),
         latency=None
         if facts.kind == "prepared"
@@ -135,6 +137,14 @@ def _stopped(found: Found) -> StoppedReport | None:
         return None
     hint = "what was done is kept: go on with --resume" + (f"; {error.hint}" if error.hint else "")
     return StoppedReport(done=len(found.samples), error=error.message, hint=hint, exit_code=error.exit_code)
+
+
+def _device_time(last: RunResult | None) -> DeviceTimeReport | None:
+    from mobilekit.report.device_time import DeviceTimeReport
+
+    if last is None or not last.session_ns:
+        return None
+    return DeviceTimeReport(wall_ms=last.session_ns / 1e6, inference_ms=last.session_inference_ns / 1e6)
 
 
 def _metrics(samples: Sequence[SampleRecord], least: Mapping[str, float | None]) -> tuple[MetricReport, ...]:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from mobilekit.errors import BundleError, ChildError, DeviceError, UsageError, VerificationError
+from mobilekit.pipeline.ahead import RunAhead, Turn
 from mobilekit.pipeline.answers import answer_of
 from mobilekit.pipeline.warm import Warmth, warm_up
 from mobilekit.progress import SILENT, Progress
+from mobilekit.runners.base import StreamRunner
 from mobilekit.tensors import digest_of
 
 if TYPE_CHECKING:
@@ -68,13 +71,14 @@ class SampleRecord:
 class Found:
     """All samples, in order, and the run that was timed: the first that gave an answer; ``warmth``, where the model was
     warmed up until its times settled. ``stopped``: why there are no more samples. ``first_ns``: the first inference
-    after the model was loaded, where it was timed."""
+    after the model was loaded, where it was timed. ``last``: the last run, which knows how long the device was at it."""
 
     samples: tuple[SampleRecord, ...]
     timed: RunResult | None
     warmth: Warmth | None = None
     stopped: MobilekitError | None = None
     first_ns: int | None = None
+    last: RunResult | None = None
 
 
 def measure(
@@ -91,8 +95,9 @@ def measure(
     cold: bool = False,
     partial: Partial | None = None,
 ) -> Found:
-    """Every sample through both. The first one is timed; the others run once. ``settle``: warm up until the times
-    settle, instead of ``run.warmup`` times. ``cold``: the first run after loading is timed apart.
+    """Every sample through both. The first one is timed; the others run once, on a device ahead of the reference.
+    ``settle``: warm up until the times settle, instead of ``run.warmup`` times. ``cold``: the first run after loading is
+    timed apart.
 
     ``partial`` keeps each, and knows those from before, which are not run again. With it, a device that goes away or
     stops answering after the first sample ends the work, and is told; without it, it is raised.
@@ -102,53 +107,79 @@ def measure(
     once = replace(run, warmup=0, iterations=1)
     records: list[SampleRecord] = []
     timed: RunResult | None = partial.timed if partial is not None else None
+    last: RunResult | None = None
     opening: Sample | None = None
     warmth: Warmth | None = None
     first: NamedTensors | None = None
     first_ns: int | None = None
-    for sample in samples:
-        opening = opening or sample
-        digest = digest_of(sample.tensors) if partial is not None else ""
-        known = partial.known(digest, sample.name) if partial is not None else None
-        if known is not None:
-            records.append(known)
-            continue
-        progress.step(f"running {sample.name}")
-        expected = reference.answer(sample.tensors, run.timeout_s)
-        if first is None:
-            first = expected if opening is sample else reference.answer(opening.tensors, run.timeout_s)
-        begun = timed
-        try:
-            if settle and timed is None:
-                progress.step("warming up")
-                warmth = warm_up(runner, sample.tensors, run)
-                run = replace(run, warmup=0)
-                first_ns = warmth.first_ns
-            elif cold and timed is None and run.warmup:
-                first_ns = runner.run(sample.tensors, once).latencies_ns[0]
-                run = replace(run, warmup=run.warmup - 1)
-            result = runner.run(sample.tensors, once if timed else run)
-        except VerificationError as error:
-            records.append(_unlike(sample.name, error.message, expected, bundle, limits, task))
+
+    def turn_of(sample: Sample) -> Turn:
+        if partial is None:
+            return Turn(sample, "", None)
+        digest = digest_of(sample.tensors)
+        return Turn(sample, digest, partial.known(digest, sample.name))
+
+    left = iter(samples)
+    turns: Iterator[Turn] = map(turn_of, left)
+    with ExitStack() as stack:
+
+        def go_ahead(turns: Iterator[Turn]) -> Iterator[Turn]:
+            """The device goes on by itself once it was timed, before anything is made of that."""
+            if timed is None or isinstance(turns, RunAhead) or not isinstance(runner, StreamRunner):
+                return turns
+            return stack.enter_context(RunAhead(runner, left, once, turn_of))
+
+        while True:
+            turns = go_ahead(turns)
+            begun = timed
+            try:
+                turn = next(turns, None)
+                if turn is None:
+                    break
+                sample = turn.sample
+                opening = opening or sample
+                if turn.known is not None:
+                    records.append(turn.known)
+                    continue
+                progress.step(f"running {sample.name}")
+                outcome = turn.outcome
+                if outcome is None:
+                    try:
+                        if settle and timed is None:
+                            progress.step("warming up")
+                            warmth = warm_up(runner, sample.tensors, run)
+                            run = replace(run, warmup=0)
+                            first_ns = warmth.first_ns
+                        elif cold and timed is None and run.warmup:
+                            first_ns = runner.run(sample.tensors, once).latencies_ns[0]
+                            run = replace(run, warmup=run.warmup - 1)
+                        outcome = runner.run(sample.tensors, once if timed else run)
+                    except VerificationError as error:
+                        outcome = error
+            except (ChildError, DeviceError) as error:
+                if partial is None or not records:
+                    raise
+                return Found(tuple(records), timed, warmth, error, first_ns, last)
+            if not isinstance(outcome, VerificationError):
+                if cold and timed is None and first_ns is None:
+                    first_ns = outcome.latencies_ns[0]
+                last, timed = outcome, timed or outcome
+                turns = go_ahead(turns)
+            expected = reference.answer(sample.tensors, run.timeout_s)
+            if first is None:
+                first = expected if opening is sample else reference.answer(opening.tensors, run.timeout_s)
+            if isinstance(outcome, VerificationError):
+                records.append(_unlike(sample.name, outcome.message, expected, bundle, limits, task))
+            else:
+                record = _record(bundle, sample, outcome.outputs, expected, first, reference, limits, run.timeout_s)
+                names = [metric.name for metric in task.metrics]
+                shown = answer_of(sample, outcome.outputs, expected, bundle.manifest, bundle.labels(), names)
+                records.append(replace(_judged(record, task, outcome.outputs, expected), shown=shown))
             if partial is not None:
-                partial.add(digest, records[-1], None)
-            continue
-        except (ChildError, DeviceError) as error:
-            if partial is None or not records:
-                raise
-            return Found(tuple(records), timed, warmth, error, first_ns)
-        if cold and timed is None and first_ns is None:
-            first_ns = result.latencies_ns[0]
-        timed = timed or result
-        record = _record(bundle, sample, result.outputs, expected, first, reference, limits, run.timeout_s)
-        names = [metric.name for metric in task.metrics]
-        shown = answer_of(sample, result.outputs, expected, bundle.manifest, bundle.labels(), names)
-        records.append(replace(_judged(record, task, result.outputs, expected), shown=shown))
-        if partial is not None:
-            partial.add(digest, records[-1], timed if begun is None else None)
+                partial.add(turn.digest, records[-1], timed if begun is None else None)
     if not records:
         raise UsageError("there is nothing to run: no samples", hint="give --samples 1 or more")
-    return Found(tuple(records), timed, warmth, first_ns=first_ns)
+    return Found(tuple(records), timed, warmth, first_ns=first_ns, last=last)
 
 
 def _judged(record: SampleRecord, task: Task, actual: NamedTensors, expected: NamedTensors) -> SampleRecord:

@@ -97,6 +97,9 @@ def _facts(report: ValidationReport) -> list[tuple[str, str | Text]]:
     if report.instructions is not None:
         rows.append(("instructions", plain(instructions.cost(report.instructions), 200)))
         rows += [("ISA paths", plain(line, 200)) for line in instructions.paths(report.instructions)]
+    if (held := report.device_time) is not None:
+        share = held.inference_ms / held.wall_ms
+        rows.append(("device time", f"{held.wall_ms / 1e3:.1f} s, {share:.0%} of it in inference"))
     if report.gpu is not None:
         rows += [(name, plain(value, 200)) for name, value in gpu_rows(report.gpu)]
     for metric in report.metrics:

@@ -9,6 +9,7 @@ from pydantic import Field
 from mobilekit.preprocess import Preprocess
 from mobilekit.report.answers import SampleAnswer
 from mobilekit.report.base import Frozen
+from mobilekit.report.device_time import DeviceTimeReport
 from mobilekit.report.endurance import CoolDownReport, SingleStreamReport, SustainedReport
 from mobilekit.report.gpu import GpuReport
 from mobilekit.report.instructions import InstructionReport
@@ -208,3 +209,4 @@ class ValidationReport(Frozen):
     shown: tuple[SampleAnswer, ...] = ()
     preprocess: Preprocess | None = None
     command: tuple[str, ...] = ()
+    device_time: DeviceTimeReport | None = None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
@@ -12,7 +12,16 @@ if TYPE_CHECKING:
     from mobilekit.tensors import Array, NamedTensors
     from mobilekit.tuning import Cluster
 
-__all__ = ["BlobRunner", "PixelRunner", "RunOptions", "RunResult", "Runner", "RunnerInfo", "Watched"]
+__all__ = [
+    "BlobRunner",
+    "PixelRunner",
+    "RunOptions",
+    "RunResult",
+    "Runner",
+    "RunnerInfo",
+    "StreamRunner",
+    "Watched",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +69,8 @@ class RunResult:
     ``facts`` of an ncnn model: ``threads`` that computed, ``cores`` there are by cluster, ``cluster_applied``:
     False where the system did not let us choose them. ``layers_on_cpu``: with ``vulkan``, how many layers of
     each type have no Vulkan form.
+    ``session_ns``, where the runner tells: since the model's first input arrived, by the device's clock;
+    ``session_inference_ns``: of which it computed.
     """
 
     outputs: NamedTensors
@@ -70,6 +81,8 @@ class RunResult:
     facts: Mapping[str, object] = field(default_factory=dict)
     layers: tuple[LayerTime, ...] = ()
     layers_on_cpu: Mapping[str, int] = field(default_factory=dict)
+    session_ns: int = 0
+    session_inference_ns: int = 0
 
 
 class Runner(Protocol):
@@ -90,6 +103,22 @@ class Watched(Protocol):
 
     def state(self) -> Mapping[str, object]:
         """``temperatures_celsius`` by thermal zone, ``frequencies_khz`` by core; empty where nothing is shown."""
+        ...
+
+
+@runtime_checkable
+class StreamRunner(Protocol):
+    """A runner far away, to which the next inputs can be on their way while it computes."""
+
+    def run_each(
+        self, inputs: Iterable[Mapping[str, Array]], options: RunOptions
+    ) -> Generator[Callable[[], RunResult], None, None]:
+        """One run on each of ``inputs``, in order; what is yielded gives the result, or raises
+        :class:`~mobilekit.errors.VerificationError` where the answer cannot be read as the model's outputs."""
+        ...
+
+    def interrupt(self) -> None:
+        """From another thread: end a run that is awaited."""
         ...
 
 

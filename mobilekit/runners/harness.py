@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from contextlib import closing
+from functools import partial
 from typing import TYPE_CHECKING
 
 from mobilekit.device.harness.client import NO_GPU_HINT
@@ -15,7 +17,7 @@ if TYPE_CHECKING:
     from mobilekit.bundle import Manifest
     from mobilekit.device.harness.client import HarnessSession
     from mobilekit.device.harness.pixels import PixelRequest
-    from mobilekit.device.harness.reports import Gpu, LoadReport, PixelsReport
+    from mobilekit.device.harness.reports import Gpu, InferReport, LoadReport, PixelsReport
     from mobilekit.tensors import Array
 
 __all__ = ["HarnessModel", "load_options"]
@@ -84,6 +86,22 @@ class HarnessModel:
             layer_times=options.layer_times,
             timeout_s=options.timeout_s,
         )
+        return self._result(report, loaded)
+
+    def run_each(
+        self, inputs: Iterable[Mapping[str, Array]], options: RunOptions
+    ) -> Generator[Callable[[], RunResult], None, None]:
+        """Implements :meth:`mobilekit.runners.base.StreamRunner.run_each`; warm-up and iterations do not count."""
+        loaded = self._load(options)
+        blobs = (input_blobs(each, self._manifest) for each in inputs)
+        with closing(self._session.infer_each(blobs, self._outputs, timeout_s=options.timeout_s)) as reports:
+            for report in reports:
+                yield partial(self._result, report, loaded)
+
+    def interrupt(self) -> None:
+        self._session.interrupt()
+
+    def _result(self, report: InferReport, loaded: LoadReport) -> RunResult:
         return RunResult(
             outputs=output_tensors(report.outputs, self._manifest),
             latencies_ns=report.latencies_ns,
@@ -99,6 +117,8 @@ class HarnessModel:
             },
             layers=report.layers,
             layers_on_cpu={} if loaded.gpu is None else loaded.gpu.layers_on_cpu,
+            session_ns=report.session_ns,
+            session_inference_ns=report.session_inference_ns,
         )
 
     def state(self) -> dict[str, object]:

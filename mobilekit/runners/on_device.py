@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -115,6 +115,18 @@ class DeviceRunner:
         """Compute all outputs; :meth:`mobilekit.runners.harness.HarnessModel.run` says what it raises."""
         assert self._model is not None, "use the runner in a with statement"
         return self._model.run(inputs, options)
+
+    def run_each(
+        self, inputs: Iterable[Mapping[str, Array]], options: RunOptions
+    ) -> Generator[Callable[[], RunResult], None, None]:
+        """Implements :meth:`mobilekit.runners.base.StreamRunner.run_each`."""
+        assert self._model is not None, "use the runner in a with statement"
+        return self._model.run_each(inputs, options)
+
+    def interrupt(self) -> None:
+        """Implements :meth:`mobilekit.runners.base.StreamRunner.interrupt`."""
+        if self._model is not None:
+            self._model.interrupt()
 
     def state(self) -> Mapping[str, object]:
         """Implements :meth:`mobilekit.runners.base.Watched.state`."""

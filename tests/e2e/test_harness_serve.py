@@ -15,6 +15,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -126,6 +127,54 @@ def test_another_input_gives_another_output(loaded: HarnessSession) -> None:
     first = loaded.infer({"in": _INPUT}).outputs["logits"]
     assert _relative_l2(loaded.infer({"in": _INPUT[:, ::-1].copy()}).outputs["logits"], first) > 1e-3
     np.testing.assert_array_equal(loaded.infer({"in": _INPUT}).outputs["logits"], first)
+
+
+def test_inputs_in_a_row_give_what_each_gives_alone(loaded: HarnessSession) -> None:
+    inputs = [np.roll(_INPUT, shift, axis=2) for shift in range(6)]
+    alone = [loaded.infer({"in": each}, ["logits"]).outputs["logits"] for each in inputs]
+    reports = list(loaded.infer_each(({"in": each} for each in inputs), ["logits"]))
+    np.testing.assert_array_equal([report.outputs["logits"] for report in reports], alone)
+    assert all(_relative_l2(one, other) > 1e-3 for one, other in pairwise(alone))
+    times = [report.session_ns for report in reports]
+    assert times == sorted(times)
+    assert 0 < reports[-1].session_inference_ns <= reports[-1].session_ns
+    # Twelve runs were asked for in this session.
+    assert reports[-1].session_inference_ns > sum(sum(report.latencies_ns) for report in reports)
+
+
+def test_large_inputs_and_outputs_in_a_row_do_not_wait_for_each_other(session: HarnessSession, tmp_path: Path) -> None:
+    files = models.slow(tmp_path)
+    session.load(str(files.param), str(files.bin), LoadOptions(threads=1))
+    # 16 MiB there and back: no socket holds that.
+    found = list(session.infer_each(({"b0": _SLOW_INPUT} for _ in range(4)), ["b0", "b1"], timeout_s=120))
+    assert len(found) == 4
+    for report in found:
+        np.testing.assert_array_equal(report.outputs["b0"], _SLOW_INPUT)
+
+
+def test_inputs_in_a_row_that_are_given_up_leave_the_session_usable(loaded: HarnessSession) -> None:
+    expected = loaded.infer({"in": _INPUT}, ["logits"]).outputs["logits"]
+    other = _INPUT[:, ::-1].copy()
+    reports = loaded.infer_each(({"in": other} for _ in range(5)), ["logits"])
+    next(reports)
+    reports.close()
+    np.testing.assert_array_equal(loaded.infer({"in": _INPUT}, ["logits"]).outputs["logits"], expected)
+    # A refused one ends the row, and the one behind it is not taken for the answer to what comes next.
+    with pytest.raises(HarnessError, match="no blob 'absent'"):
+        list(loaded.infer_each([{"in": other}, {"absent": other}, {"in": other}], ["logits"]))
+    np.testing.assert_array_equal(loaded.infer({"in": _INPUT}, ["logits"]).outputs["logits"], expected)
+
+
+def test_whoever_waits_for_an_answer_is_woken_by_another_thread(session: HarnessSession, tmp_path: Path) -> None:
+    files = models.slow(tmp_path)
+    session.load(str(files.param), str(files.bin), LoadOptions(threads=1))
+    pid = _pid(session)
+    waker = threading.Timer(0.3, session.interrupt)
+    waker.start()
+    with pytest.raises(HarnessError):
+        session.infer({"b0": _SLOW_INPUT}, iterations=100_000, timeout_s=600)
+    waker.join()
+    assert _gone(pid)
 
 
 def test_precision_changes_the_numbers(session: HarnessSession, tmp_path: Path) -> None:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import select
+import socket
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, TypeVar
@@ -67,6 +70,7 @@ class HarnessSession:
         )
         self._running: Running | None = None
         self._hello: ServerHello | None = None
+        self._inbox = bytearray()
         self._pixels_version: int | None = None
 
     @classmethod
@@ -94,6 +98,7 @@ class HarnessSession:
         )
         session._running = None
         session._hello = None
+        session._inbox = bytearray()
         session._pixels_version = None
         return session
 
@@ -169,8 +174,31 @@ class HarnessSession:
         for each layer to the latencies.
         """
         request = protocol.encode_infer(inputs, outputs, warmup=warmup, iterations=iterations, layer_times=layer_times)
-        body = self._request(MessageType.INFER, request, MessageType.INFER_OK, timeout_s)
+        return self._inferred(self._request(MessageType.INFER, request, MessageType.INFER_OK, timeout_s), outputs)
 
+    def infer_each(
+        self, inputs: Iterable[Mapping[str, Array]], outputs: Sequence[str] = (), *, timeout_s: float = 600.0
+    ) -> Generator[InferReport, None, None]:
+        """One run on each of ``inputs``, in order. The next is on its way while the harness computes, so that the
+        device waits for nobody; nothing else may be asked of the session until the iterator is exhausted or closed."""
+        waiting = 0
+        try:
+            for each in inputs:
+                self._ask(MessageType.INFER, protocol.encode_infer(each, outputs), timeout_s)
+                waiting += 1
+                if waiting > 1:
+                    waiting -= 1
+                    yield self._inferred(self._answer(MessageType.INFER, MessageType.INFER_OK, timeout_s), outputs)
+            while waiting:
+                waiting -= 1
+                yield self._inferred(self._answer(MessageType.INFER, MessageType.INFER_OK, timeout_s), outputs)
+        finally:
+            # What was asked and not fetched must not be taken for the answer to something else.
+            for _ in range(waiting):
+                with suppress(DeviceError):
+                    self._answer(MessageType.INFER, MessageType.INFER_OK, timeout_s)
+
+    def _inferred(self, body: bytes, outputs: Sequence[str]) -> InferReport:
         def decode() -> InferReport:
             report, arrays = protocol.decode_infer_ok(body)
             if outputs and list(arrays) != list(outputs):
@@ -197,6 +225,13 @@ class HarnessSession:
 
         return self._decoded(decode)
 
+    def interrupt(self) -> None:
+        """Break the connection, from another thread than the one that waits for an answer, which then gets an error."""
+        running = self._running
+        if running is not None:
+            with suppress(OSError):
+                running.connection.shutdown(socket.SHUT_RDWR)
+
     def close(self) -> None:
         """Say goodbye where that is still possible, and end everything. May be called again."""
         if self._running is None:
@@ -221,14 +256,18 @@ class HarnessSession:
             raise
 
     def _request(self, kind: MessageType, body: bytes, answer: MessageType, timeout_s: float) -> bytes:
-        running = self._running
-        if running is None:
-            raise HarnessError("the harness session is over", hint="start a new one")
+        begun = time.monotonic()
+        self._ask(kind, body, timeout_s)
+        return self._answer(kind, answer, timeout_s, begun)
+
+    def _ask(self, kind: MessageType, body: bytes, timeout_s: float) -> None:
         if self._hello is not None and len(body) > self._hello.max_frame_bytes:
             raise HarnessError(f"a request of {len(body)} bytes; the harness takes {self._hello.max_frame_bytes}")
-        deadline = time.monotonic() + timeout_s
-        try:
+        with self._talking(kind, timeout_s) as (running, deadline):
             self._send(running, protocol.encode_frame(kind, body), deadline)
+
+    def _answer(self, kind: MessageType, answer: MessageType, timeout_s: float, begun: float | None = None) -> bytes:
+        with self._talking(kind, timeout_s, begun) as (running, deadline):
             header = protocol.decode_header(
                 self._receive(running, protocol.HEADER_BYTES, deadline), max_frame=protocol.DEFAULT_MAX_FRAME
             )
@@ -238,6 +277,16 @@ class HarnessSession:
             if header.type != answer:
                 raise ProtocolError(f"{running.what} answered {kind.name} with a message of type {header.type:#x}")
             return reply
+
+    @contextmanager
+    def _talking(
+        self, kind: MessageType, timeout_s: float, begun: float | None = None
+    ) -> Iterator[tuple[Running, float]]:
+        running = self._running
+        if running is None:
+            raise HarnessError("the harness session is over", hint="start a new one")
+        try:
+            yield running, (time.monotonic() if begun is None else begun) + timeout_s
         except TimeoutError:
             self._abandon()
             raise HarnessTimeoutError(
@@ -285,24 +334,33 @@ class HarnessSession:
             return HarnessCrashError(f"{running.what}, during {kind.name},", signal=code - 128, hint=said)
         return HarnessError(f"{running.what} ended with exit code {code} during {kind.name}", hint=said)
 
-    @staticmethod
-    def _send(running: Running, data: bytes, deadline: float) -> None:
+    def _send(self, running: Running, data: bytes, deadline: float) -> None:
+        """What the harness says meanwhile is taken in: one that cannot get rid of an answer takes nothing."""
+        connection = running.connection
+        ready = select.poll()
+        ready.register(connection, select.POLLIN | select.POLLOUT)
         view = memoryview(data)
         while view:
-            running.connection.settimeout(_left(deadline))
-            view = view[running.connection.send(view[:_CHUNK]) :]
+            events = sum(event for _, event in ready.poll(1000 * _left(deadline)))
+            connection.settimeout(_left(deadline))
+            if events & select.POLLIN:
+                self._take(connection, _CHUNK)
+            elif events:
+                view = view[connection.send(view[:_CHUNK]) :]
 
-    @staticmethod
-    def _receive(running: Running, size: int, deadline: float) -> bytes:
-        parts, left = [], size
-        while left:
+    def _receive(self, running: Running, size: int, deadline: float) -> bytes:
+        while len(self._inbox) < size:
             running.connection.settimeout(_left(deadline))
-            data = running.connection.recv(min(left, _CHUNK))
-            if not data:
-                raise EOFError("the connection was closed")
-            parts.append(data)
-            left -= len(data)
-        return b"".join(parts)
+            self._take(running.connection, min(size - len(self._inbox), _CHUNK))
+        data = bytes(memoryview(self._inbox)[:size])
+        del self._inbox[:size]
+        return data
+
+    def _take(self, connection: socket.socket, most: int) -> None:
+        data = connection.recv(most)
+        if not data:
+            raise EOFError("the connection was closed")
+        self._inbox += data
 
 
 def _left(deadline: float) -> float:

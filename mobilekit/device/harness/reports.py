@@ -128,6 +128,8 @@ class InferReport(_Report):
 
     ``latencies_ns``: one for each timed iteration, from the first input set to the last output taken. Peaks: bytes
     that ncnn asked of the blob and the workspace allocator (inputs and outputs included), and of both at one time.
+    ``session_ns``: from the arrival of the model's first input to this answer, of which ``session_inference_ns`` ncnn
+    computed.
     """
 
     outputs: Mapping[str, Any]
@@ -137,6 +139,8 @@ class InferReport(_Report):
     peak_blob_bytes: int
     peak_workspace_bytes: int
     peak_total_bytes: int
+    session_ns: int = 0
+    session_inference_ns: int = 0
     layers: tuple[LayerTime, ...] = ()
     state: State = State()
 
