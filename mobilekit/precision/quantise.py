@@ -7,6 +7,7 @@ Scales come from calibration inputs; which statistic makes them is the user's ch
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -87,7 +88,7 @@ def quantise_in_child(*, source: str, result: str, samples: list[dict[str, Any]]
     narrow = QuantType.QInt8 if dtype == "int8" else QuantType.QFLOAT8E4M3FN
     try:
         quantize_with(
-            source,
+            _own_biases(source),
             result,
             Reader(),
             quant_format=QuantFormat.QDQ,
@@ -104,3 +105,33 @@ def quantise_in_child(*, source: str, result: str, samples: list[dict[str, Any]]
             f"ONNX Runtime's quantiser could not make {dtype} of the model: {said}",
             hint="try another --calib-method, or give inputs that exercise the model",
         ) from error
+
+
+def _own_biases(source: str) -> str:
+    """A model in which no two of the nodes to quantise share a bias, beside ``source``; or that itself.
+
+    ONNX Runtime's quantiser gives each of them a copy, named by a number behind the old name: that of another tensor,
+    if there is one.
+    """
+    import onnx
+
+    model = onnx.load(source, load_external_data=False)
+    constants = {tensor.name: tensor for tensor in model.graph.initializer}
+    names = {*constants, *(name for node in model.graph.node for name in node.output)}
+    names |= {info.name for info in model.graph.input}
+    seen: set[str] = set()
+    before = len(constants)
+    for node in model.graph.node:
+        bias = node.input[2] if node.op_type in _HEAVY and len(node.input) > 2 else ""
+        if bias in constants and bias in seen:
+            node.input[2] = next(name for number in count() if (name := f"{bias}/own{number}") not in names)
+            names.add(node.input[2])
+            copy = model.graph.initializer.add()
+            copy.CopyFrom(constants[bias])
+            copy.name = node.input[2]
+        seen.add(bias)
+    if len(model.graph.initializer) == before:
+        return source
+    path = Path(source).with_name(f"{Path(source).stem}.own_biases.onnx")  # where its external data is, too
+    onnx.save(model, str(path))
+    return str(path)

@@ -57,7 +57,9 @@ _LIMITS = {
 }
 _LARGEST_RTOL = 0.5
 _COARSE = 8.0
-"""An error above the ceiling and within so many costs may be the format's own."""
+"""An error above the ceiling and within so many costs may be the format's own, if half of the signal is left."""
+_RUINED = 2.0
+"""Where the format by itself leaves less than that, an error within so many costs may be."""
 _SMALLEST_COSINE = 0.866
 """That of a result at relative L2 0.5."""
 _SMALLEST_PSNR_DB = 6.0
@@ -159,7 +161,9 @@ def derived(form: NumberFormat, cost: Cost) -> Tolerance:
         basis="derived",
         form=str(form),
         cost=cost.relative_l2,
-        coarse=min(_COARSE * cost.relative_l2, _LARGEST_RTOL) if math.isfinite(wide) else 0.0,
+        coarse=max(min(_COARSE * cost.relative_l2, _LARGEST_RTOL), _RUINED * cost.relative_l2)
+        if math.isfinite(wide)
+        else 0.0,
     )
 
 

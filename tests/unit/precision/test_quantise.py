@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -51,3 +52,28 @@ def test_no_samples_and_no_such_method(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="guess"):
         quantise(path, tmp_path / "out.onnx", samples(1), method="guess")
     assert not (tmp_path / "out.onnx").exists()
+
+
+def test_convolutions_that_share_a_bias_get_their_own_whatever_other_tensors_are_called(tmp_path: Path) -> None:
+    import onnxruntime as ort
+    from onnx import TensorProto, helper, numpy_helper
+
+    rng = np.random.default_rng(0)
+    weight = rng.standard_normal((4, 4, 3, 3)).astype(np.float32) / 6
+    constants = [
+        numpy_helper.from_array(weight, "w"),
+        numpy_helper.from_array(rng.standard_normal(4).astype(np.float32), "b"),
+    ]
+    # ONNX Runtime's quantiser calls copies of "b" by a number behind it.
+    names = ["x", *(f"b{number}" for number in range(20))]
+    nodes = [helper.make_node("Conv", [one, "w", "b"], [other], pads=[1, 1, 1, 1]) for one, other in pairwise(names)]
+    ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, 4, 6, 6]) for name in ("x", names[-1])]
+    graph = helper.make_graph(nodes, "shared", ends[:1], ends[1:], constants)
+    exact = save(
+        helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9), tmp_path / "m.onnx"
+    )
+    feed = {"x": rng.standard_normal((1, 4, 6, 6)).astype(np.float32)}
+    quantise(exact, tmp_path / "int8.onnx", [feed])
+    sessions = [ort.InferenceSession(str(path)) for path in (exact, tmp_path / "int8.onnx")]
+    expected, actual = (session.run(None, feed)[0] for session in sessions)
+    assert 0 < np.linalg.norm(actual - expected) / np.linalg.norm(expected) < 0.2

@@ -67,6 +67,10 @@ def test_a_format_that_is_too_coarse_for_an_input_proves_nothing_there():
     assert between.verdict is Verdict.INCONCLUSIVE
     assert "too coarse" in between.reason
     assert judge(off_by(0.45), coarse).verdict is Verdict.FAIL
+    # Half precision alone turns this answer into another: a device that does as much is not to blame.
+    ruined = derived(NumberFormat("fp16", "fp16"), Cost(1.1, 1.1))
+    assert judge(off_by(1.1), ruined).verdict is Verdict.INCONCLUSIVE
+    assert judge(off_by(2.3), ruined).verdict is Verdict.FAIL
     lost = judge(off_by(0.3), derived(NumberFormat("fp16", "fp16"), Cost(math.inf, math.inf)))
     assert lost.verdict is Verdict.FAIL
     assert "leave the range of fp16" in lost.reason
