@@ -71,7 +71,8 @@ class SampleRecord:
 class Found:
     """All samples, in order, and the run that was timed: the first that gave an answer; ``warmth``, where the model was
     warmed up until its times settled. ``stopped``: why there are no more samples. ``first_ns``: the first inference
-    after the model was loaded, where it was timed. ``last``: the last run, which knows how long the device was at it."""
+    after the model was loaded, where it was timed. ``last``: the last run, which knows how long the device was at
+    it."""
 
     samples: tuple[SampleRecord, ...]
     timed: RunResult | None
@@ -96,8 +97,8 @@ def measure(
     partial: Partial | None = None,
 ) -> Found:
     """Every sample through both. The first one is timed; the others run once, on a device ahead of the reference.
-    ``settle``: warm up until the times settle, instead of ``run.warmup`` times. ``cold``: the first run after loading is
-    timed apart.
+    ``settle``: warm up until the times settle, instead of ``run.warmup`` times. ``cold``: the first run after loading
+    is timed apart.
 
     ``partial`` keeps each, and knows those from before, which are not run again. With it, a device that goes away or
     stops answering after the first sample ends the work, and is told; without it, it is raised.
