@@ -3,8 +3,9 @@
 Needs the extra [tensorrt]. The bare script is what a user would write: a fresh Python that parses the prepared ONNX
 and builds it with the same settings. `build` is our builder on that file, as an export calls it: a fresh worker process
 too, whose log is read for the layers. `export` is the whole command without verification, which also reads and
-prepares the original model, asks the parser about every node and writes the bundle: about a second of Python more. All
-are timed in turns; what counts is the median of the ratios of each round.
+prepares the original model, asks the parser about every node and writes the bundle. `imports` is what Python's
+libraries for that (typer, pydantic, numpy, onnx) take to be imported, which the bare script does without. Bytecode is
+kept, as an installed package's is. All are timed in turns; what counts is the median of the ratios of each round.
 """
 
 from __future__ import annotations
@@ -53,10 +54,14 @@ print(time.perf_counter() - started, sum(os.times()[:4]) - before)
 """
 
 
+def environment() -> dict[str, str]:
+    return {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+
+
 def timed(command: list[str]) -> tuple[float, float]:
     """Seconds on the clock, and of processor time of the process and all that it started."""
     before, started = os.times(), time.perf_counter()
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment())
     wall, after = time.perf_counter() - started, os.times()
     used = after.children_user + after.children_system - before.children_user - before.children_system
     return wall, used
@@ -65,7 +70,7 @@ def timed(command: list[str]) -> tuple[float, float]:
 def built_in(folder: Path) -> tuple[float, float]:
     """The same of our builder, in a Python that runs already."""
     command = [sys.executable, "-c", BUILD, str(folder)]
-    wall, used = subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()
+    wall, used = subprocess.run(command, check=True, capture_output=True, text=True, env=environment()).stdout.split()
     return float(wall), float(used)
 
 
@@ -77,11 +82,13 @@ def measure(model: str, rounds: int) -> dict[str, object]:
         prepared, plan = folder / "model.onnx", folder / "bare.plan"
         prepared.write_bytes((folder / "out" / "tensorrt" / "model.onnx").read_bytes())
         bare = [sys.executable, "-c", BARE, str(prepared), str(plan)]
-        theirs, built, exported = [], [], []
+        imports = [sys.executable, "-c", "import typer, pydantic, numpy, onnx"]
+        theirs, built, exported, imported = [], [], [], []
         for _ in range(rounds):
             theirs.append(timed(bare))
             built.append(built_in(folder / "out"))
             exported.append(timed([*export, "--no-verify"]))
+            imported.append(timed(imports))
         same = plan.read_bytes() == (folder / "out" / "tensorrt" / "model.plan").read_bytes()
 
     def middle(pairs: list[tuple[float, float]], which: int) -> float:
@@ -96,6 +103,9 @@ def measure(model: str, rounds: int) -> dict[str, object]:
         "bare_s": middle(theirs, 0),
         "build_s": middle(built, 0),
         "export_s": middle(exported, 0),
+        "bare_processor_s": middle(theirs, 1),
+        "export_processor_s": middle(exported, 1),
+        "imports_processor_s": middle(imported, 1),
         "build_ratio": ratio(built, 0),
         "build_ratio_processor_time": ratio(built, 1),
         "export_ratio": ratio(exported, 0),
