@@ -175,8 +175,11 @@ def picture_size(spec: Preprocess, shape: tuple[int, ...]) -> tuple[int, int, in
     return channels, height, width
 
 
-def open_picture(path: Path, mode: str) -> Image.Image:
-    """The picture at ``path``, upright, in 8-bit ``mode`` (``RGB`` or ``L``). Raises :class:`UsageError`."""
+def open_picture(path: Path, mode: str, *, at_least: int = 0) -> Image.Image:
+    """The picture at ``path``, upright, in 8-bit ``mode`` (``RGB`` or ``L``). Raises :class:`UsageError`.
+
+    ``at_least``: that many pixels a side are enough, so a JPEG may be decoded at a half, a quarter or an eighth.
+    """
     from PIL import Image, ImageOps, UnidentifiedImageError
 
     too_large = UsageError(
@@ -189,6 +192,8 @@ def open_picture(path: Path, mode: str) -> Image.Image:
             with Image.open(path, formats=_FORMATS) as file:
                 if file.width * file.height > _MAX_PIXELS:
                     raise too_large
+                if at_least:
+                    file.draft(mode, (at_least, at_least))
                 file.load()
                 return _flatten(ImageOps.exif_transpose(file), path).convert(mode)
     except UsageError:

@@ -150,7 +150,7 @@ def _pictures(report: ValidationReport, folder: Path | None) -> Mapping[str, Pic
         if path.parent != folder or path.suffix.lower() == ".npy":
             continue
         try:
-            small = open_picture(path, "RGB")
+            small = open_picture(path, "RGB", at_least=_THUMBNAIL)
         except UsageError:
             continue
         answer = shown.get(one.name)

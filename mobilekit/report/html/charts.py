@@ -14,7 +14,7 @@ from mobilekit.report.html.build import Element, element
 
 __all__ = ["Bar", "Block", "Curve", "bars", "curves", "histogram", "icicle", "series"]
 
-_WIDTH, _HEIGHT = 520, 200
+_WIDTH, _HEIGHT = 460, 190
 _MOST = 1e30
 _DEEPEST = 8
 _LEFT, _RIGHT, _TOP, _BOTTOM = 56, 12, 22, 34
@@ -132,7 +132,11 @@ def histogram(
         drawn.append(mark)
     if limit is not None and (limit > 0 or not log):
         x = _LEFT + (place(limit) - low) / (high - low) * (_WIDTH - _LEFT - _RIGHT)
-        drawn += [_line(x, _TOP, x, _HEIGHT - _BOTTOM, "limit"), _text(x - 4, _TOP - 4, "limit", "end")]
+        side = 1 if x < _WIDTH / 2 else -1
+        drawn += [
+            _line(x, _TOP, x, _HEIGHT - _BOTTOM, "limit"),
+            _text(x + 4 * side, _TOP + 10, "limit", "start" if side > 0 else "end"),
+        ]
     frame = _frame(low, high, float(max(bins)), unit="how many", across=unit, log=log, counts=True)
     return _canvas(name, *frame, *drawn)
 
@@ -166,7 +170,7 @@ def bars(
     usable = [replace(bar, value=value) for bar in values for value in _drawable([bar.value], log=log)]
     if not usable:
         return None
-    row, label_width = 22, 190
+    row, label_width = 22, 180
     place = (lambda value: math.log10(value)) if log else (lambda value: value)
     marks = [place(bar.value) for bar in usable] + ([place(limit)] if limit else [])
     high = max(marks)
@@ -177,7 +181,7 @@ def bars(
     for index, bar in enumerate(usable):
         y = 6 + index * row
         length = max((place(bar.value) - low) / span * wide, 1)
-        text = bar.label if len(bar.label) <= 30 else bar.label[:14] + "…" + bar.label[-14:]
+        text = bar.label if len(bar.label) <= 26 else bar.label[:12] + "…" + bar.label[-12:]
         drawn += [
             _text(label_width - 6, y + 13, text, "end"),
             element(
@@ -276,7 +280,8 @@ def icicle(blocks: Sequence[Block], name: str, *, unit: str) -> Element | None:
     if not usable or not math.isfinite(total):
         return None
     row = 22
-    depth = min(_DEEPEST, max(len(block.path) for block in usable))
+    deep = [level for level in range(_DEEPEST) if sum(b.value for b in usable if len(b.path) > level) > total / 50]
+    depth = len(deep)
     drawn: list[Element] = []
     for level in range(depth):
         start = 0.0
@@ -304,7 +309,7 @@ def _cell(path: tuple[str, ...], start: float, share: float, y: float, amount: s
     title = element("title", f"{'/'.join(path)}: {amount}, {share:.1%}")
     style = "bar b" if level % 2 else "bar"
     box = element("rect", title, x=f"{x:.1f}", y=y, width=f"{max(width - 0.5, 0.1):.1f}", height=20, class_=style)
-    fits = int(width / 6.5)
+    fits = int(width / 7.2)
     if fits < 3:
         return [box]
     text = path[-1] if len(path[-1]) <= fits else path[-1][: fits - 1] + "…"

@@ -107,7 +107,8 @@ def profile_page(report: ProfileReport) -> str:
 def profile_parts(report: ProfileReport) -> list[Element]:
     """A flame-like chart by module, bars by type and of the slowest layers, the whole table."""
     where = report.device.model or report.device.serial
-    summary = f"{report.precision} on {where}, {report.threads or 'auto'} threads: p50 {report.p50_ms:.3f} ms"
+    threads = f"{report.threads or 'auto'} thread{'' if report.threads == 1 else 's'}"
+    summary = f"{report.precision} on {where}, {threads}: p50 {report.p50_ms:.3f} ms"
     if report.peak is not None:
         summary += f"; measured peak {report.peak.gflops:.1f} GFLOP/s, {report.peak.gbytes_s:.1f} GB/s"
     if report.device.virtual:

@@ -84,7 +84,7 @@ def _output_row(output: OutputReport, classifies: bool) -> list[Element | str]:
     limit = output.limits.rtol
     top1 = "-" if output.top1_agreement is None else f"{output.top1_agreement:.1%}"
     return [
-        element("span", output.name, element("br"), element("span", _shape(output), class_="faint")),
+        element("span", output.name, element("br"), element("span", _shape(output), class_="faint whole")),
         _word(output.verdict),
         f"{output.relative_l2:.3g}",
         "-" if limit is None else f"{limit:.3g}",
@@ -124,26 +124,28 @@ def ladder(subject: Subject) -> Element | None:
     found = subject.report.ladder
     if found is None:
         return None
+    taken = [(rung, rung.worst) for rung in found.rungs if rung.worst is not None and not rung.omitted]
     marks = [
-        Bar(rung.title or rung.name, rung.worst.relative_l2, rung.verdict.value if rung.verdict else "")
-        for rung in found.rungs
-        if rung.worst is not None
+        Bar(rung.name, worst.relative_l2, rung.verdict.value if rung.verdict else "", f"{rung.title}: {worst.reason}")
+        for rung, worst in taken
     ]
-    rows: list[list[Element | str]] = []
-    for rung in found.rungs:
-        worst = rung.worst
-        if rung.omitted:
-            rows.append([rung.title or rung.name, "-", "-", "-", f"left out: {rung.omitted}"])
-        elif worst is not None:
-            step = "-" if worst.step is None else f"{worst.step:.3g}"
-            judged = _word(rung.verdict) if rung.verdict else "-"
-            rows.append([rung.title or rung.name, judged, f"{worst.relative_l2:.3g}", step, worst.reason])
+    rows: list[list[Element | str]] = [
+        [
+            element("span", rung.name, element("br"), element("span", rung.title, class_="faint")),
+            _word(rung.verdict) if rung.verdict else "-",
+            f"{worst.relative_l2:.3g}",
+            "-" if worst.step is None else f"{worst.step:.3g}",
+            worst.reason,
+        ]
+        for rung, worst in taken
+    ]
     header = ["step", "verdict", "from the first", "from the one before", "why"]
     chart = bars(marks, "error of each step", unit="relative L2", log=True)
     drawn = figure(chart, "relative L2 of each step from the first") if chart is not None else None
-    return _part(
-        "Ladder", element("p", found.sentence), drawn, table(header, rows, caption="worst output of each step")
-    )
+    steps = table(header, rows, caption="worst output of each step") if rows else None
+    omitted = [(rung.name, rung.omitted) for rung in found.rungs if rung.omitted]
+    more = element("details", element("summary", f"{len(omitted)} left out"), _facts(omitted)) if omitted else None
+    return _part("Ladder", element("p", found.sentence), drawn, steps, more)
 
 
 @section
@@ -271,7 +273,7 @@ def side_by_side(subject: Subject) -> Element | None:
         ["precision", *(f"{report.precision}, {report.settings.precision} arithmetic" for _, report in columns)],
         ["samples", *(str(len(report.samples)) for _, report in columns)],
         ["p50", *("-" if r.latency is None else _milliseconds(r.latency.p50_ms) for _, r in columns)],
-        ["95% of p50", *(_interval(report) for _, report in columns)],
+        ["p50 within (95%)", *(_interval(report) for _, report in columns)],
     ]
     for output in subject.report.outputs:
         rows.append([f"error of {output.name}", *(_error(report, output.name) for _, report in columns)])

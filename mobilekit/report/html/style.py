@@ -24,12 +24,13 @@ caption { text-align: left; color: var(--faint); padding-bottom: .3rem; }
 th { white-space: nowrap; }
 th, td { text-align: left; padding: .3rem .8rem .3rem 0; border-bottom: 1px solid var(--line); vertical-align: top;
   overflow-wrap: normal; }
+.scroll td:last-child:not(.whole) { min-width: 13rem; }
 td { overflow-wrap: anywhere; min-width: 3.5rem; max-width: 28rem; } .whole { white-space: nowrap; }
 dl { display: grid; grid-template-columns: minmax(6rem, max-content) 1fr; gap: .2rem 1rem; margin: 0; }
 dt { color: var(--faint); } dd { margin: 0; overflow-wrap: anywhere; }
 figure { margin: .8rem 0; } figcaption, .faint { color: var(--faint); font-size: .9rem; }
-svg { display: block; width: 100%; height: auto; max-height: 22rem; } figure > svg { max-width: 46rem; }
-svg text { font: 11px system-ui, sans-serif; fill: var(--faint); }
+svg { display: block; width: 100%; height: auto; max-height: 22rem; } figure > svg { max-width: 36rem; }
+svg text { font: 12px system-ui, sans-serif; fill: var(--faint); }
 svg text.on { fill: var(--page); pointer-events: none; }
 .axis { stroke: var(--line); stroke-width: 1; } .bar { fill: var(--a); } .bar.b { fill: var(--b); }
 .bar.faded { opacity: .45; }
@@ -42,7 +43,9 @@ svg text.on { fill: var(--page); pointer-events: none; }
 .grid { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 15rem), 1fr)); gap: .8rem; }
 .card { background: var(--card); border: 1px solid var(--line); border-radius: .3rem; padding: .6rem; }
 .card img { display: block; width: 100%; height: auto; }
-.card table { font-size: .9rem; } .card.wide { grid-column: span 2; }
+.card table { font-size: .9rem; } .card td:first-child { width: 100%; } .card td { white-space: normal; }
+.card td + td { white-space: nowrap; } .card td:last-child, .card th:last-child { padding-right: 0; }
+ .card.wide { grid-column: span 2; }
 .shot { position: relative; overflow: hidden; border-radius: .2rem; margin-bottom: .4rem; background: #808080; }
 .shot .over { position: absolute; inset: 0; width: 100%; height: 100%; max-height: none; }
 .pair { display: grid; grid-template-columns: 1fr 1fr; gap: .5rem; } .region { image-rendering: pixelated; }
