@@ -66,7 +66,7 @@ def _ticks(low: float, high: float, *, log: bool = False, whole: bool = False) -
         return [(float(n), f"1e{n:g}") for n in range(math.ceil(low), math.floor(high) + 1) if n % step == 0]
     if log:
         return [(low + share * (high - low), f"{10 ** (low + share * (high - low)):.1e}") for share in (0, 0.5, 1)]
-    rough = (high - low) / 4
+    rough = (high - low) / 5
     power = 10.0 ** math.floor(math.log10(rough)) if rough > 0 else 0.0
     if power == 0.0 or not math.isfinite(power):
         return [(low, _number(low)), (high, _number(high))]

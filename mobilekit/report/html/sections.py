@@ -88,7 +88,7 @@ def _output_row(output: OutputReport, classifies: bool) -> list[Element | str]:
         _word(output.verdict),
         f"{output.relative_l2:.3g}",
         "-" if limit is None else f"{limit:.3g}",
-        f"{output.cosine:.9f}",
+        f"{output.cosine:.8f}",
         f"{output.psnr_db:.1f} dB",
         f"{output.max_abs:.3g}",
         *[top1] * classifies,

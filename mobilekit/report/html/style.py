@@ -24,7 +24,7 @@ caption { text-align: left; color: var(--faint); padding-bottom: .3rem; }
 th { white-space: nowrap; }
 th, td { text-align: left; padding: .3rem .8rem .3rem 0; border-bottom: 1px solid var(--line); vertical-align: top;
   overflow-wrap: normal; }
-.scroll td:last-child:not(.whole) { min-width: 13rem; }
+.scroll td:last-child:not(.whole) { min-width: 9rem; }
 td { overflow-wrap: anywhere; min-width: 3.5rem; max-width: 28rem; } .whole { white-space: nowrap; }
 dl { display: grid; grid-template-columns: minmax(6rem, max-content) 1fr; gap: .2rem 1rem; margin: 0; }
 dt { color: var(--faint); } dd { margin: 0; overflow-wrap: anywhere; }
@@ -57,7 +57,7 @@ svg text.on { fill: var(--page); pointer-events: none; }
 .key { display: inline-block; width: .9rem; height: .9rem; border-radius: .15rem; vertical-align: -.1rem; }
 .key.theirs { border: .25rem solid #0072b2; } .key.ours { border: .12rem solid #ff9e1b; }
 .key.differs { background: #ff003c; } .key.a { background: var(--a); } .key.b { background: var(--b); }
-@media (max-width: 40rem) { .card.wide { grid-column: auto; } }
+@media (max-width: 40rem) { .card.wide { grid-column: auto; } .scroll td:last-child:not(.whole) { min-width: 13rem; } }
 pre { background: var(--card); padding: .6rem; overflow-x: auto; white-space: pre-wrap; border-radius: .3rem; }
 summary { cursor: pointer; color: var(--a); }
 :focus-visible { outline: 2px solid var(--a); outline-offset: 2px; }
