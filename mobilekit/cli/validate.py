@@ -71,6 +71,10 @@ def validate(
     ladder: Annotated[
         bool, typer.Option("--ladder", help="Every step between the original and the device: which one lost it?")
     ] = False,
+    layers: Annotated[
+        bool,
+        typer.Option("--layers", help="In the report: each layer's time, and where it fails its error (bisect)."),
+    ] = False,
     streams: Annotated[
         list[int] | None,
         typer.Option(min=1, max=64, help="On a GPU: also the throughput of so many streams. May be repeated."),
@@ -152,6 +156,7 @@ def validate(
     mobilekit validate build/model --device --reference tensorrt        ncnn held against the plan on the GPU
     mobilekit validate build/model --reference golden/      answers recorded elsewhere, on their inputs
     mobilekit validate build/model --report report.html --junit junit.xml
+    mobilekit validate build/model --report report.html --layers   profiled, and bisected where it fails
     mobilekit validate build/model --rtol 1e-3 --cosine embedding=0.9999
     mobilekit validate build/model --device virtual --ladder
     mobilekit validate build/model --device --cool-down 35,10m --sustained 10m --report report.html
@@ -164,11 +169,14 @@ def validate(
     from mobilekit.errors import UsageError
     from mobilekit.pipeline.endurance import Plan
     from mobilekit.pipeline.history import record
+    from mobilekit.pipeline.layers import look_into_layers
     from mobilekit.pipeline.report import ReportFiles, write_reports
     from mobilekit.pipeline.validate import ValidateOptions, validate_bundle
     from mobilekit.report import console, json
     from mobilekit.validate.endurance import SingleStream, parse_cool_down, parse_duration
 
+    if layers and report_ is None:
+        raise UsageError("--layers is about the page", hint="add --report report.html, or use profile and bisect")
     if target not in (None, "ncnn", "tensorrt"):
         raise UsageError(f"unknown target {target!r}", hint="ncnn or tensorrt")
     options = ValidateOptions(
@@ -210,7 +218,11 @@ def validate(
     report = report.model_copy(update={"command": ("mobilekit", *sys.argv[1:])})
     on_stdout = json_ is not None and str(json_) == "-"
     files = ReportFiles(report_, junit, markdown, None if on_stdout else json_)
-    write_reports(report, files, inputs=inputs)
+    beside = None
+    if layers:
+        with terminal_progress() as progress:
+            beside = look_into_layers(bundle, device, options, report, progress)
+    write_reports(report, files, inputs=inputs, beside=beside)
     if on_stdout:
         typer.echo(json.dumps(report), nl=False)
     else:

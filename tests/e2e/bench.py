@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 import signal
 import socket
 import subprocess
@@ -25,7 +26,7 @@ from mobilekit.paths import cache_dir
 from mobilekit.pipeline.export import export_model
 from tests.models import conv_classifier, save
 
-__all__ = ["Bench", "bench", "bundle", "eventually", "mobilekit", "need"]
+__all__ = ["Bench", "bench", "bundle", "eventually", "mobilekit", "need", "need_host_harness"]
 
 ROOT = Path(__file__).parents[2]
 
@@ -59,6 +60,15 @@ def need(abi: str) -> None:
             find_harness(abi)
         except SetupError as error:
             pytest.skip(f"no harness for {abi} on this machine: {error}")
+
+
+def need_host_harness() -> None:
+    """Skip, by name, where this machine cannot build one."""
+    abi = {"aarch64": "arm64-v8a"}.get(platform.machine(), platform.machine())
+    try:
+        find_harness(abi, static_only=True)
+    except SetupError as error:
+        pytest.skip(f"no harness for this machine: {error.message}")
 
 
 @dataclass

@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 import json
-import platform
 from pathlib import Path
 
 import numpy as np
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from mobilekit.device.harness.locate import find_harness
-from mobilekit.errors import SetupError
 from mobilekit.pipeline.bisect import open_traced
 from mobilekit.pipeline.export import ExportOptions, export_model
 from mobilekit.pipeline.inspect import inspect_model
 from mobilekit.pipeline.profile import ProfileOptions, profile_bundle
 from mobilekit.report.html.charts import Block, icicle
 from mobilekit.targets.ncnn.cost import layer_costs
-from tests.e2e.bench import bench, bundle, mobilekit, need
+from tests.e2e.bench import bench, bundle, mobilekit, need, need_host_harness
 from tests.models import save
 
 __all__ = ["bench", "bundle"]
@@ -65,15 +62,6 @@ def test_multiply_accumulates_are_those_of_the_onnx_model(name: str, tmp_path: P
     found = layer_costs(layers, trace)
     assert sum(cost.macs or 0 for cost in found.values()) == inspect_model(path, {}).macs
     assert all(cost.moved_bytes is not None for cost in found.values())
-
-
-def need_host_harness() -> None:
-    """Skip, by name, where this machine cannot build one."""
-    abi = {"aarch64": "arm64-v8a"}.get(platform.machine(), platform.machine())
-    try:
-        find_harness(abi, static_only=True)
-    except SetupError as error:
-        pytest.skip(f"no harness for this machine: {error.message}")
 
 
 def test_every_layer_is_timed_and_named(bundle: Path, tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from mobilekit.errors import BundleError, UsageError
 from mobilekit.pipeline.export import export_model
 from mobilekit.pipeline.validate import ValidateOptions, validate_bundle
 from mobilekit.validate.tolerance import Verdict
-from tests.e2e.bench import bundle, mobilekit
+from tests.e2e.bench import bundle, mobilekit, need_host_harness
 from tests.models import of_nodes, save
 
 pytestmark = pytest.mark.slow
@@ -59,6 +59,23 @@ def test_a_wrong_bundle_fails(bundle):
     assert "FAIL" in done.stdout
     assert "the output differs from ONNX Runtime" in " ".join(done.stdout.split())
     assert "Traceback" not in done.stderr
+
+
+def test_a_report_shows_the_first_bad_layer_and_every_layers_time(bundle, tmp_path):
+    need_host_harness()
+    line = ("--device", "local", "--warmup", "1", "--iterations", "2", "--report", tmp_path / "r.html", "--layers")
+    assert mobilekit("validate", bundle, *line).returncode == 0
+    text = (tmp_path / "r.html").read_text("utf-8")
+    assert "Time by layer" in text
+    assert "Error by layer" not in text
+    _spoil(bundle)
+    assert mobilekit("validate", bundle, *line).returncode == 1
+    text = (tmp_path / "r.html").read_text("utf-8")
+    assert "Time by layer" in text
+    assert "the first layer that goes wrong is" in text
+    refused = mobilekit("validate", bundle, "--device", "local", "--layers")
+    assert refused.returncode == 2
+    assert "--report" in refused.stderr
 
 
 def test_a_wrong_bundle_fails_with_fp16_limits_too(bundle):

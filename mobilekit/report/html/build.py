@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from xml.etree import ElementTree
 
 from mobilekit.report.console import plain
 from mobilekit.report.html.style import STYLE
 
-__all__ = ["Element", "document", "element", "figure", "legend", "table"]
+__all__ = ["Element", "document", "element", "figure", "legend", "prose", "table"]
 
 Element = ElementTree.Element
 _LONGEST = 4000
@@ -42,9 +43,15 @@ def table(header: Sequence[str], rows: Iterable[Sequence[Element | str]], *, cap
 
 
 def _cell(content: Element | str) -> Element:
-    # A short figure that is broken at its hyphen reads as another one.
-    whole = isinstance(content, str) and len(content) <= _SHORT
-    return element("td", content, class_="whole") if whole else element("td", content)
+    if isinstance(content, Element):
+        return element("td", content)
+    return element("td", content, class_="whole") if len(content) <= _SHORT else element("td", *prose(content))
+
+
+def prose(text: str) -> list[Element | str]:
+    """The text, its small numbers held together: 1.5e-07 that is broken at its hyphen reads as another number."""
+    parts = re.split(r"(\d[\d.]*e-\d+)", text)
+    return [element("span", part, class_="whole") if index % 2 else part for index, part in enumerate(parts) if part]
 
 
 def figure(drawing: Element, caption: str, data: Element | None = None) -> Element:

@@ -53,9 +53,7 @@ def _drawable(values: Iterable[float], *, log: bool = False) -> list[float]:
 
 def _number(value: float) -> str:
     """Three digits, plain where that is short."""
-    if 1e-3 <= abs(value) < 1e6 or not value:
-        return f"{value:,.{max(0, 2 - math.floor(math.log10(abs(value))))}f}" if value else "0"
-    return f"{value:.2e}"
+    return f"{value:,.0f}" if 1000 <= abs(value) < 1e6 else f"{value:.3g}"
 
 
 def _ticks(low: float, high: float, *, log: bool = False, whole: bool = False) -> list[tuple[float, str]]:

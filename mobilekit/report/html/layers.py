@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from mobilekit.report.html.build import Element, document, element, figure, legend, table
+from mobilekit.report.html.build import Element, document, element, figure, legend, prose, table
 from mobilekit.report.html.charts import Bar, Block, Curve, bars, curves, icicle
 from mobilekit.report.profile import by_type
 from mobilekit.tensors import format_shape
@@ -28,7 +28,7 @@ def bisection_page(report: BisectionReport) -> str:
         "main",
         element("h1", f"bisect: {report.model}"),
         element(
-            "div", element("div", report.verdict.value, class_="word"), element("div", report.sentence),
+            "div", element("div", report.verdict.value, class_="word"), element("div", *prose(report.sentence)),
             class_=f"verdict {report.verdict.value}",
         ),
         element("p", f"{where}, {against}", class_="faint"),

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from mobilekit.report import instructions
 from mobilekit.report.console import doubts, kernels_off
 from mobilekit.report.gpu import rows as gpu_rows
-from mobilekit.report.html.build import Element, element, figure, legend, table
+from mobilekit.report.html.build import Element, element, figure, legend, prose, table
 from mobilekit.report.html.charts import Bar, bars, histogram, series
 from mobilekit.report.html.layers import bisection_parts, profile_parts
 from mobilekit.report.html.long import endurance_parts
@@ -64,7 +64,7 @@ def verdict(subject: Subject) -> Element:
         "header",
         element("h1", report.model),
         element(
-            "div", element("div", report.verdict.value, class_="word"), element("div", report.sentence),
+            "div", element("div", report.verdict.value, class_="word"), element("div", *prose(report.sentence)),
             class_=f"verdict {report.verdict.value}",
         ),
         element("p", f"{report.target}, {report.precision}, on {where}{remark}", class_="faint"),

@@ -43,7 +43,7 @@ __all__ = ["HOSTILE", "bisection", "large", "output", "parity", "profile", "repo
 HOSTILE = (
     "<script>window.pwned=1</script>",
     "<img src=x onerror=pwned=1>",
-    "a" * 300,
+    "日本語 ünï\nnext line\r\n" + "a" * 300,
     "tab\there\x1b[31m\u202eback | pipe `tick` \"quote\" 'single' &amp; ]]>",
 )
 

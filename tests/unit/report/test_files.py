@@ -242,6 +242,8 @@ def test_samples_that_are_not_finite_are_counted_and_come_first(tmp_path: Path) 
     assert "not drawn: 1 without any error, 2 not finite" in text
     cards = text[text.index("Worst samples") :]
     assert cards.index("nan") < cards.index("good") < cards.index("exact")
+    assert "nan" in markdown.dumps(made)
+    assert ElementTree.fromstring(junit.dumps(made)).tag == "testsuites"
 
 
 def test_a_sample_may_lack_an_output_in_a_report_that_was_edited() -> None:
