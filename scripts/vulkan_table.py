@@ -66,7 +66,7 @@ def held(bundle: Path, precision: Literal["fp32", "fp16"], row: dict[str, str]) 
     assert report.device.vulkan is not None
     row["gpu"] = report.device.vulkan.describe()
     row["on_cpu"] = fallback(report.layers_on_cpu)
-    note = ""
+    note = "" if report.verdict is Verdict.PASS else report.sentence
     if report.verdict is Verdict.FAIL:
         try:
             note = bisect_bundle(bundle, "local", BisectOptions(samples=2, precision=precision, vulkan=True)).sentence

@@ -2,7 +2,7 @@
 
 A layer reads its mask (parameter 31, ``get_masked_option`` in ``src/net.cpp``) when it is loaded and at every run. One
 whose 16-bit storage is off does not convert what it reads: a ``Squeeze`` of nothing, which knows float32 only, stands
-before it then.
+before it then. On a GPU nothing converts it at all, so that such a layer runs on the CPU.
 """
 
 from __future__ import annotations
@@ -55,6 +55,7 @@ def masked(
         if layer.type == "Split" and layer.inputs[0] in kept:
             mask |= _STORAGE  # else the copies are rounded
         stored = bool(mask & _STORAGE)
+        mask |= Feature.VULKAN if stored else Feature(0)
         inputs = list(layer.inputs)
         if stored and layer.name in masks:
             for index, blob in enumerate(inputs):

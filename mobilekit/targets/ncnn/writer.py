@@ -33,8 +33,8 @@ FP16_TAG = 0x01306B47
 FLOAT32_TAG = 0
 NAME_LIMIT_BYTES = 255
 _FP16_MAX = 65504.0
-_NO_HALF = 1 | 2 | 4
-"""Feature mask: neither fp16 nor bf16, in arithmetic or storage."""
+_NO_HALF = 1 | 2 | 4 | 16
+"""Feature mask: neither fp16 nor bf16, in arithmetic or storage; nor Vulkan, where it would read halves as floats."""
 _NEVER_HALF = frozenset({"Input", "MemoryData", "Squeeze"})
 """What these give is float32 whatever the options."""
 _CHUNK_ELEMENTS = 1 << 20

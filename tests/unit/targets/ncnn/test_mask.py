@@ -87,7 +87,7 @@ def test_a_mask_is_added_to_what_is_there_and_names_stay_unique(bundle: Path) ->
     once, traced = masked(layers, trace, {"add": Feature.BF16_STORAGE})
     twice, _ = masked(once, traced, {"add": Feature.FP16_STORAGE})
     masks = {layer.name: layer.param(31) for layer in twice}
-    assert masks["add"] == "6"
+    assert masks["add"] == "22", "and not on a GPU"
     blobs = [blob for layer in twice for blob in layer.outputs]
     assert len(blobs) == len(set(blobs))
     assert [layer.type for layer in once].count("Squeeze") == 2
