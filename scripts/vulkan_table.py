@@ -2,7 +2,8 @@
 ``docs/vulkan-models.md``.
 
 ``python scripts/vulkan_table.py ID ...`` measures these and keeps what is known of the others; it fetches what is not
-cached. ``--check`` only says whether the page is what the data give. Needs ``mobilekit harness build --vulkan``.
+cached; without any it writes the page anew. ``--check`` only says whether the page is what the data give. Measuring
+needs ``mobilekit harness build --vulkan``.
 """
 
 from __future__ import annotations
@@ -111,7 +112,7 @@ def main() -> int:
     rows = read()
     if given.check:
         return 0 if PAGE.read_text(encoding="utf-8") == page(rows) else 1
-    for id_ in given.ids or list(rows):
+    for id_ in given.ids:
         rows[id_] = measure(id_)
         print(rows[id_], file=sys.stderr)
         with DATA.open("w", encoding="utf-8", newline="") as file:

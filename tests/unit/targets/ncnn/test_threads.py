@@ -71,7 +71,7 @@ def test_the_mark_stands_beside_that_of_whole_numbers(tmp_path: Path) -> None:
     x = RNG.integers(3000, 5000, (2, 3, 5)).astype(np.int32)
     proto = model([helper.make_node("Add", ["x", "b"], ["y"])], {"x": x}, ["y"], {"b": np.array([1], np.int32)})
     build(proto, tmp_path, fixed_sizes=True)
-    assert masks(tmp_path / "model.param")["BinaryOp"] == SINGLE | 7
+    assert masks(tmp_path / "model.param")["BinaryOp"] == SINGLE | 23
 
 
 @pytest.mark.parametrize("dynamic", [False, True])
