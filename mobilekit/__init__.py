@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from mobilekit.errors import MobilekitError
     from mobilekit.pipeline.bisect import BisectOptions, bisect_bundle
     from mobilekit.pipeline.compare import CompareOptions, compare
+    from mobilekit.pipeline.endurance import LongTimings
     from mobilekit.pipeline.export import ExportOptions, ExportReport, export_model
     from mobilekit.pipeline.inspect import ModelReport, inspect_model
     from mobilekit.pipeline.parity import ParityOptions, parity_of_bundle
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from mobilekit.report.comparison import ComparisonReport
     from mobilekit.report.model import ValidationReport
     from mobilekit.report.parity import ParityReport
+    from mobilekit.validate.endurance import CoolDown, SingleStream
 
 __version__ = "0.1.0"
 
@@ -37,14 +39,17 @@ __all__ = [
     "Bundle",
     "CompareOptions",
     "ComparisonReport",
+    "CoolDown",
     "ExportOptions",
     "ExportReport",
+    "LongTimings",
     "MobilekitError",
     "ModelReport",
     "ParityOptions",
     "ParityReport",
     "RecordOptions",
     "RepairOptions",
+    "SingleStream",
     "TuneOptions",
     "ValidateOptions",
     "ValidationReport",
@@ -66,14 +71,17 @@ _HOME = {
     "BisectOptions": "pipeline.bisect:BisectOptions",
     "CompareOptions": "pipeline.compare:CompareOptions",
     "ComparisonReport": "report.comparison:ComparisonReport",
+    "CoolDown": "validate.endurance:CoolDown",
     "ExportOptions": "pipeline.export:ExportOptions",
     "ExportReport": "pipeline.export:ExportReport",
+    "LongTimings": "pipeline.endurance:LongTimings",
     "MobilekitError": "errors:MobilekitError",
     "ModelReport": "pipeline.inspect:ModelReport",
     "ParityOptions": "pipeline.parity:ParityOptions",
     "ParityReport": "report.parity:ParityReport",
     "RecordOptions": "pipeline.record:RecordOptions",
     "RepairOptions": "pipeline.repair:RepairOptions",
+    "SingleStream": "validate.endurance:SingleStream",
     "TuneOptions": "pipeline.tune:TuneOptions",
     "ValidateOptions": "pipeline.validate:ValidateOptions",
     "ValidationReport": "report.model:ValidationReport",

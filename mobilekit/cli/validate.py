@@ -167,7 +167,7 @@ def validate(
     """
     from mobilekit.cli._common import arithmetic, out_console, remark, terminal_progress
     from mobilekit.errors import UsageError
-    from mobilekit.pipeline.endurance import Plan
+    from mobilekit.pipeline.endurance import LongTimings
     from mobilekit.pipeline.history import record
     from mobilekit.pipeline.layers import look_into_layers
     from mobilekit.pipeline.report import ReportFiles, write_reports
@@ -207,7 +207,7 @@ def validate(
         resume=resume,
         timeout_s=timeout,
         quota_bytes=None if quota is None else quota * 1_000_000,
-        endurance=Plan(
+        endurance=LongTimings(
             None if sustained is None else parse_duration(sustained),
             SingleStream(min_queries, min_seconds) if single_stream else None,
             None if cool_down is None else parse_cool_down(cool_down),

@@ -1,7 +1,7 @@
 """``mobilekit doctor``: what this machine has, what it lacks, and the one command that mends each lack.
 
-Each check is a small function in ``CHECKS``; it looks, and never raises for what it finds. Nothing is changed, but an
-adb server is started where none runs, as every adb command does.
+Each check is a small function in ``CHECKS``; it looks, and never raises for what it finds. Nothing is changed, but the
+instruction counter is compiled into the cache, and an adb server is started where none runs, as every adb command does.
 """
 
 from __future__ import annotations
@@ -160,6 +160,13 @@ def _virtual() -> Iterator[CheckResult]:
     serves = "the arm64 virtual device"
     yield from _tool("qemu-user", ("qemu-aarch64-static",), serves, "sudo apt install qemu-user-static")
     from mobilekit.device.virtual import probe
+    from mobilekit.device.virtual.plugin import build_plugin
+
+    counts = "exact instruction counts on the arm64 virtual device"
+    try:
+        yield CheckResult("instruction counter", "ok", str(build_plugin().path), counts)
+    except MobilekitError as error:
+        yield CheckResult("instruction counter", "missing", error.message, counts, error.hint)
 
     found = probe()
     yield CheckResult(

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from mobilekit.runners.base import Runner, RunOptions
     from mobilekit.tensors import Array
 
-__all__ = ["NO_PLAN", "Endurance", "Plan"]
+__all__ = ["NOTHING_LONG", "Endurance", "LongTimings"]
 
 _BLOCK_S = 2.0
 _MOST_ITERATIONS = 10_000
@@ -26,7 +26,7 @@ _ASK_S = 2.0
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class LongTimings:
     """What is asked for; nothing by default."""
 
     sustained_s: float | None = None
@@ -34,15 +34,15 @@ class Plan:
     cool_down: CoolDown | None = None
 
 
-NO_PLAN = Plan()
+NOTHING_LONG = LongTimings()
 
 
 @dataclass(slots=True)
 class Endurance:
-    """Does what ``plan`` asks for on a runner, and keeps what came of it, also where the device goes away in between:
+    """Does what ``wanted`` asks for on a runner, and keeps what came of it, also where the device goes away in between:
     ``stopped`` then says why."""
 
-    plan: Plan
+    wanted: LongTimings
     runner: Runner
     progress: Progress = SILENT
     waits: list[CoolDownReport] = field(default_factory=list)
@@ -54,7 +54,7 @@ class Endurance:
         """Wait before ``what`` is timed. A device without a sensor is not waited for, which is said."""
         from mobilekit.report.endurance import CoolDownReport
 
-        wanted = self.plan.cool_down
+        wanted = self.wanted.cool_down
         if wanted is None:
             return
         begun = time.monotonic()
@@ -85,12 +85,12 @@ class Endurance:
     def run(self, tensors: Mapping[str, Array], run: RunOptions, *, virtual: bool) -> None:
         """The single stream, then the sustained run, on one input."""
         try:
-            if self.plan.single_stream is not None:
+            if self.wanted.single_stream is not None:
                 self.cool("the single stream")
-                self._stream(self.plan.single_stream, tensors, run, virtual=virtual)
-            if self.plan.sustained_s is not None:
+                self._stream(self.wanted.single_stream, tensors, run, virtual=virtual)
+            if self.wanted.sustained_s is not None:
                 self.cool("the sustained run")
-                self._sustain(self.plan.sustained_s, tensors, run)
+                self._sustain(self.wanted.sustained_s, tensors, run)
         except (DeviceError, ChildError) as error:
             self.stopped = error
 

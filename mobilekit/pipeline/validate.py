@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Literal
 from mobilekit.errors import UsageError
 from mobilekit.pipeline.assemble import report_of, with_endurance
 from mobilekit.pipeline.emulated import instruction_report
-from mobilekit.pipeline.endurance import NO_PLAN, Endurance, Plan
+from mobilekit.pipeline.endurance import NOTHING_LONG, Endurance, LongTimings
 from mobilekit.pipeline.ladder import MOST_SAMPLES, climb
 from mobilekit.pipeline.measure import Task, measure
 from mobilekit.pipeline.partial import Partial
@@ -88,7 +88,7 @@ class ValidateOptions:
     truth: Path | None = None
     wait_s: float = 600.0
     resume: bool = False
-    endurance: Plan = NO_PLAN
+    endurance: LongTimings = NOTHING_LONG
 
 
 def validate_bundle(
@@ -128,7 +128,7 @@ def validate_bundle(
     plan = manifest.tensorrt if target == "tensorrt" else None
     if plan is not None and options.ladder:
         raise UsageError("the ladder climbs to an ncnn model, and to a plan on its way", hint="leave --target out")
-    if plan is not None and options.endurance != NO_PLAN:
+    if plan is not None and options.endurance != NOTHING_LONG:
         raise UsageError(
             "--sustained, --single-stream and --cool-down time an ncnn model",
             hint="leave them out, or --target out; --streams measures a plan's throughput",
@@ -190,7 +190,7 @@ def validate_bundle(
             limits = Limits(
                 [info.name for info in manifest.outputs], form, cost, overrides=overrides, allowance=manifest.rtol
             )
-            what = replace(options, timeout_s=0.0, quota_bytes=None, wait_s=0.0, resume=False, endurance=NO_PLAN)
+            what = replace(options, timeout_s=0.0, quota_bytes=None, wait_s=0.0, resume=False, endurance=NOTHING_LONG)
             partial = Partial(
                 _identity(opened), facts.serial, facts.runner_version, what, setting, task.truth, resume=options.resume
             )

@@ -10,7 +10,7 @@ import pytest
 
 from mobilekit.errors import DeviceLostError
 from mobilekit.pipeline import endurance
-from mobilekit.pipeline.endurance import Endurance, Plan
+from mobilekit.pipeline.endurance import Endurance, LongTimings
 from mobilekit.runners.base import Runner, RunnerInfo, RunOptions, RunResult, Watched
 from mobilekit.runners.host_state import host_state
 from mobilekit.validate.endurance import CoolDown, SingleStream
@@ -54,21 +54,21 @@ def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_it_waits_until_the_hottest_zone_is_cool() -> None:
     phone = Phone([50, 46, 41, 39.5])
     assert isinstance(phone, Watched)
-    work = Endurance(Plan(cool_down=CoolDown(40)), phone)
+    work = Endurance(LongTimings(cool_down=CoolDown(40)), phone)
     work.cool("the first sample")
     (wait,) = work.waits
     assert (wait.before_celsius, wait.after_celsius, wait.reached) == (50, 39.5, True)
 
 
 def test_it_waits_no_longer_than_it_may() -> None:
-    work = Endurance(Plan(cool_down=CoolDown(40, 0.01)), Phone([50, 45]))
+    work = Endurance(LongTimings(cool_down=CoolDown(40, 0.01)), Phone([50, 45]))
     work.cool("the first sample")
     (wait,) = work.waits
     assert (wait.after_celsius, wait.reached) == (45, False)
 
 
 def test_without_a_sensor_nothing_is_waited_for() -> None:
-    work = Endurance(Plan(cool_down=CoolDown(40)), Phone([]))
+    work = Endurance(LongTimings(cool_down=CoolDown(40)), Phone([]))
     work.cool("the first sample")
     (wait,) = work.waits
     assert (wait.before_celsius, wait.reached) == (None, False)
@@ -80,7 +80,7 @@ def test_a_single_stream_has_all_its_queries_and_says_when_they_are_too_few() ->
         (SingleStream(), True, False),
         (SingleStream(100, 0.5), False, False),
     ):
-        work = Endurance(Plan(single_stream=wanted), Phone([]))
+        work = Endurance(LongTimings(single_stream=wanted), Phone([]))
         work.run({}, RunOptions(warmup=3, iterations=20), virtual=virtual)
         assert work.stream is not None
         assert work.stream.queries >= wanted.queries
@@ -91,7 +91,7 @@ def test_a_single_stream_has_all_its_queries_and_says_when_they_are_too_few() ->
 
 
 def test_a_sustained_run_keeps_its_curve() -> None:
-    work = Endurance(Plan(sustained_s=0.2), Phone([40, 41, 42]))
+    work = Endurance(LongTimings(sustained_s=0.2), Phone([40, 41, 42]))
     work.run({}, RunOptions(), virtual=False)
     found = work.sustained
     assert found is not None
@@ -104,7 +104,7 @@ def test_a_sustained_run_keeps_its_curve() -> None:
 
 
 def test_what_was_measured_before_the_device_went_is_kept() -> None:
-    work = Endurance(Plan(sustained_s=3600, single_stream=SingleStream(10, 0)), Phone([40], lost_at=12))
+    work = Endurance(LongTimings(sustained_s=3600, single_stream=SingleStream(10, 0)), Phone([40], lost_at=12))
     work.run({}, RunOptions(), virtual=False)
     assert work.stream is not None
     assert work.sustained is not None
@@ -114,7 +114,7 @@ def test_what_was_measured_before_the_device_went_is_kept() -> None:
 
 
 def test_a_device_that_goes_before_the_first_block_leaves_nothing_but_the_reason() -> None:
-    work = Endurance(Plan(sustained_s=3600), Phone([40], lost_at=1))
+    work = Endurance(LongTimings(sustained_s=3600), Phone([40], lost_at=1))
     work.run({}, RunOptions(), virtual=False)
     assert work.sustained is None
     assert isinstance(work.stopped, DeviceLostError)
