@@ -7,6 +7,7 @@ refused, never touched.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 import sqlite3
@@ -31,6 +32,8 @@ MIGRATIONS: Mapping[int, Sequence[str]] = {}
 """What leads from a schema to the next: SQL that both databases know."""
 _WAIT_S = 5.0
 _NONE = ("none", "off")
+_LONGEST = 500
+"""Characters of a column: PostgreSQL refuses more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,18 +115,18 @@ class History:
         latency = report.latency
         values = {
             "at": (at or datetime.now(UTC)).astimezone(UTC).replace(tzinfo=None),
-            "model": _clean(report.model),
+            "model": _short(report.model),
             "model_sha256": report.model_sha256,
             "target": report.target,
             "precision": report.precision,
-            "device": _clean(report.device.model or report.device.serial),
-            "runner": _clean(f"{report.device.runner} {report.device.runner_version}"),
+            "device": _short(report.device.model or report.device.serial),
+            "runner": _short(f"{report.device.runner} {report.device.runner_version}"),
             "threads": report.settings.threads,
             "verdict": report.verdict.value,
             "relative_l2": _finite(max((o.relative_l2 for o in report.outputs if o.evidence), default=None)),
             "p50_ms": None if latency is None else latency.p50_ms,
             "comparable": latency is not None and latency.comparable,
-            "tag": _clean(tag),
+            "tag": _short(tag),
             "report": _clean(report.model_dump_json()),
         }
         with self._errors(), self._engine.begin() as connection:
@@ -138,9 +141,9 @@ class History:
         columns = [column for column in self._runs.columns if column.name != "report"]
         query = select(*columns).order_by(self._runs.c.at.desc(), self._runs.c.id.desc()).limit(limit)
         if model is not None:
-            query = query.where(self._runs.c.model == _clean(model))
+            query = query.where(self._runs.c.model == _short(model))
         if device is not None:
-            query = query.where(self._runs.c.device == _clean(device))
+            query = query.where(self._runs.c.device == _short(device))
         with self._errors(), self._engine.connect() as connection:
             rows = connection.execute(query).mappings().all()
         return [Entry(**{**row, "at": row["at"].replace(tzinfo=UTC)}) for row in rows]
@@ -221,18 +224,18 @@ def _tables() -> tuple[MetaData, Table, Table]:
         tables,
         Column("id", Integer, primary_key=True),
         Column("at", DateTime, nullable=False, index=True),
-        Column("model", String(500), nullable=False, index=True),
+        Column("model", String(_LONGEST), nullable=False, index=True),
         Column("model_sha256", String(64), nullable=False),
         Column("target", String(20), nullable=False),
         Column("precision", String(20), nullable=False),
-        Column("device", String(500), nullable=False),
-        Column("runner", String(500), nullable=False),
+        Column("device", String(_LONGEST), nullable=False),
+        Column("runner", String(_LONGEST), nullable=False),
         Column("threads", Integer, nullable=False),
         Column("verdict", String(20), nullable=False),
         Column("relative_l2", Float),
         Column("p50_ms", Float),
         Column("comparable", Boolean, nullable=False),
-        Column("tag", String(500), nullable=False),
+        Column("tag", String(_LONGEST), nullable=False),
         Column("report", Text, nullable=False),
     )
     return tables, runs, Table("mobilekit_about", tables, Column("schema", Integer, nullable=False))
@@ -250,6 +253,14 @@ def _migrate(connection: Connection, schema: int) -> None:
 def _clean(text: str) -> str:
     """PostgreSQL's texts hold no zero character, and no half of a surrogate pair."""
     return text.replace("\0", "\\0").encode("utf-8", "backslashreplace").decode()
+
+
+def _short(text: str) -> str:
+    """What the columns hold: a longer text ends in a digest of the whole, so that two stay two."""
+    clean = _clean(text)
+    if len(clean) <= _LONGEST:
+        return clean
+    return f"{clean[: _LONGEST - 17]}~{hashlib.sha256(clean.encode()).hexdigest()[:16]}"
 
 
 def _finite(value: float | None) -> float | None:

@@ -37,7 +37,8 @@ class TensorError:
     ``mismatch`` says in words what differs before any value does (shape or dtype); the errors are infinite then.
     ``evidence`` is False where the expected tensor is empty, zero, constant or not finite: agreement with it says
     nothing about the computation. ``expected_spread`` is the relative L2 error that the expected tensor's own mean
-    would have, were it given everywhere; 1 for a single number. ``nonfinite_actual`` and ``nonfinite_expected`` count
+    would have, were it given everywhere; 1 for a single number. ``constant_psnr_db`` is the PSNR of the same.
+    ``nonfinite_actual`` and ``nonfinite_expected`` count
     NaN and infinities.
     """
 
@@ -53,6 +54,7 @@ class TensorError:
     evidence: bool = True
     mismatch: str = ""
     expected_spread: float = 1.0
+    constant_psnr_db: float = -math.inf
 
 
 def differs(elements: int, mismatch: str, *, bad_actual: int = 0, bad_expected: int = 0) -> TensorError:
@@ -114,20 +116,28 @@ def compare(actual: Array, expected: Array) -> TensorError:
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         relative = np.abs(a - e) / floor
     spread = float(np.max(e_s) - np.min(e_s))
-    mse = norm_d * norm_d / e.size
+    around_mean = float(np.linalg.norm(e_s - np.mean(e_s)))
     return TensorError(
         max_abs=max_abs,
         max_rel=0.0 if max_abs == 0 else (float(np.max(relative)) if peak else math.inf),
         relative_l2=_ratio(norm_d, norm_e),
         cosine=_cosine(float(np.dot(a_s, e_s)), norm_a, norm_e),
-        psnr_db=math.inf if mse == 0 else (10 * math.log10(spread * spread / mse) if spread else -math.inf),
+        psnr_db=_psnr(norm_d, spread, e.size),
         expected_max_abs=peak,
         elements=expected.size,
         nonfinite_actual=bad_a,
         nonfinite_expected=bad_e,
         evidence=_evidence(peak, float(np.max(e) - np.min(e)), e.size),
-        expected_spread=_ratio(float(np.linalg.norm(e_s - np.mean(e_s))), norm_e) if e.size > 1 else 1.0,
+        expected_spread=_ratio(around_mean, norm_e) if e.size > 1 else 1.0,
+        constant_psnr_db=_psnr(around_mean, spread, e.size) if e.size > 1 else -math.inf,
     )
+
+
+def _psnr(norm: float, spread: float, elements: int) -> float:
+    """In dB, of a difference with this norm; ``spread`` is the expected tensor's."""
+    if norm == 0:
+        return math.inf
+    return 20 * math.log10(spread / norm) + 10 * math.log10(elements) if spread else -math.inf
 
 
 def _ratio(difference: float, reference: float) -> float:
@@ -172,6 +182,7 @@ def worst(errors: Iterable[TensorError]) -> TensorError:
         evidence=any(e.evidence for e in every),
         mismatch=next((e.mismatch for e in every if e.mismatch), ""),
         expected_spread=max(e.expected_spread for e in every),
+        constant_psnr_db=min(e.constant_psnr_db for e in every),
     )
 
 

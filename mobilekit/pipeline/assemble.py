@@ -229,6 +229,17 @@ def _output(info: TensorInfo, samples: Sequence[SampleRecord]) -> OutputReport:
         deciding = Judgement(
             verdict, "the reference gives the same for every sample, so a device that ignores its inputs would pass"
         )
+    beyond = sum(judgement.beyond for judgement in judgements)
+    passed = sum(judgement.verdict is Verdict.PASS for judgement in judgements)
+    if verdict is Verdict.PASS and beyond:
+        counted = f"{passed} of {len(judgements)} samples pass, {beyond} are beyond the limit and prove nothing"
+        if beyond > passed:
+            example = next(judgement.reason for judgement in judgements if judgement.beyond)
+            deciding = Judgement(Verdict.INCONCLUSIVE, f"{counted}: {example}")
+            bad = next(index for index, judgement in enumerate(judgements) if judgement.beyond)
+            verdict, total = Verdict.INCONCLUSIVE, worst(errors)
+        else:
+            deciding = Judgement(verdict, f"{deciding.reason}; {counted}")
     agreement = [sample.top1[info.name] for sample in samples if info.name in sample.top1]
     return OutputReport(
         name=info.name,

@@ -39,7 +39,6 @@ __all__ = [
     "bisect_bundle",
     "distance_of",
     "failing_sample",
-    "is_beyond",
     "open_traced",
 ]
 
@@ -218,11 +217,7 @@ class Session:
         judged = {
             name: judge(error, record.tolerances[name], record.doubts[name]) for name, error in record.errors.items()
         }
-        off = tuple(
-            name
-            for name, each in judged.items()
-            if each.verdict is Verdict.FAIL or is_beyond(record.errors[name], record.tolerances[name], each)
-        )
+        off = tuple(name for name, each in judged.items() if each.verdict is Verdict.FAIL or each.beyond)
         self._judgements += judged.values()
         fails = any(each.verdict is Verdict.FAIL for each in judged.values())
         distance = max((distance_of(record.errors[name], record.tolerances[name]) for name in off), default=0.0)
@@ -396,14 +391,6 @@ def distance_of(error: TensorError, tolerance: Tolerance) -> float:
     if error.mismatch or not math.isfinite(error.relative_l2):
         return math.inf
     return error.relative_l2 / tolerance.rtol if tolerance.rtol else error.relative_l2
-
-
-def is_beyond(error: TensorError, tolerance: Tolerance, judged: Judgement) -> bool:
-    """Inconclusive because the format costs that much by itself, which is worth a look; not because nothing is said."""
-    from mobilekit.validate.tolerance import Verdict
-
-    above = tolerance.rtol is not None and not error.relative_l2 <= tolerance.rtol
-    return judged.verdict is Verdict.INCONCLUSIVE and error.evidence and above
 
 
 def by_rank(units: Sequence[Unit]) -> list[Unit]:

@@ -264,7 +264,9 @@ def _judge(
     except MobilekitError as error:
         return replace(side, outcome="does not run", reason=error.message)
     errors = {name: worst(every) for name, every in found.items()}
-    judgements = [judge(error, tolerance_for("fp32")) for error in errors.values()]
+    # Each sample by itself: the worst of all numbers is no sample's, and one that says nothing excuses no other.
+    tolerance = tolerance_for("fp32")
+    judgements = [judge(error, tolerance) for every in found.values() for error in every]
     verdict = overall(judgements)
     outcome: Outcome = {Verdict.PASS: "right", Verdict.FAIL: "wrong"}.get(verdict, "inconclusive")  # type: ignore[assignment]
     telling = [j.reason for j in judgements if j.verdict is verdict]

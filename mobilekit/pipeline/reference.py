@@ -35,6 +35,11 @@ class Reference(Protocol):
     @property
     def facts(self) -> ReferenceFacts: ...
 
+    @property
+    def digest(self) -> str:
+        """Of a recording's content: recorded anew into the same folder, it is another; empty for what computes."""
+        ...
+
     def samples(self) -> Iterator[Sample] | None:
         """The only inputs that it has answers for; ``None`` where it answers any."""
         ...
@@ -61,6 +66,10 @@ class _Computed:
         info = self._runner.info()
         return ReferenceFacts(name=info.name, version=info.version, gpu=self._gpu)
 
+    @property
+    def digest(self) -> str:
+        return ""
+
     def samples(self) -> None:
         return None
 
@@ -86,6 +95,10 @@ class _Recorded:
         version = f"{provider.version} (recorded on {provider.machine})"
         return ReferenceFacts(name=provider.name, version=version, gpu=provider.gpu)
 
+    @property
+    def digest(self) -> str:
+        return self._recording.digest
+
     def samples(self) -> Iterator[Sample]:
         return self._recording.samples()
 
@@ -93,7 +106,7 @@ class _Recorded:
         return self._recording.tensors(self._find(inputs), "output")
 
     def doubt(self, inputs: Mapping[str, Array], expected: NamedTensors, timeout_s: float) -> dict[str, float]:  # noqa: ARG002
-        return dict(self._recording.manifest.samples[self._find(inputs)].doubt)
+        return self._recording.doubt(self._find(inputs))
 
     def _find(self, inputs: Mapping[str, Array]) -> int:
         if not self._known:

@@ -184,7 +184,7 @@ class _PlanRepair:
         """Judge every sample as a validation of the prepared model does; keep the worst."""
         import platform
 
-        from mobilekit.pipeline.bisect import distance_of, is_beyond
+        from mobilekit.pipeline.bisect import distance_of
         from mobilekit.pipeline.measure import measure
         from mobilekit.pipeline.place_plan import PREPARED
         from mobilekit.pipeline.tensorrt import runnable
@@ -218,11 +218,7 @@ class _PlanRepair:
                     for name, error in record.errors.items()
                 }
                 judgements += judged.values()
-                off = tuple(
-                    name
-                    for name, each in judged.items()
-                    if each.verdict is Verdict.FAIL or is_beyond(record.errors[name], record.tolerances[name], each)
-                )
+                off = tuple(name for name, each in judged.items() if each.verdict is Verdict.FAIL or each.beyond)
                 fails = any(each.verdict is Verdict.FAIL for each in judged.values())
                 far = max((distance_of(record.errors[name], record.tolerances[name]) for name in off), default=0.0)
                 if (fails, far) <= worst:

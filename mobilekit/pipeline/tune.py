@@ -179,6 +179,10 @@ class _Remembered:
     def facts(self) -> ReferenceFacts:
         return self._reference.facts
 
+    @property
+    def digest(self) -> str:
+        return self._reference.digest
+
     def samples(self) -> Iterator[Sample] | None:
         return self._reference.samples()
 

@@ -105,6 +105,7 @@ def validate_bundle(
     :class:`UsageError` for inputs that do not fit, and any :class:`~mobilekit.errors.DeviceError` or
     :class:`~mobilekit.errors.ChildError`; a wrong result is no error but a verdict.
     """
+    from mobilekit import __version__
     from mobilekit.bundle import open_bundle
     from mobilekit.validate.inputs import file_samples, seeded_samples
     from mobilekit.validate.limits import Limits
@@ -192,7 +193,15 @@ def validate_bundle(
             )
             what = replace(options, timeout_s=0.0, quota_bytes=None, wait_s=0.0, resume=False, endurance=NOTHING_LONG)
             partial = Partial(
-                _identity(opened), facts.serial, facts.runner_version, what, setting, task.truth, resume=options.resume
+                __version__,
+                _identity(opened),
+                facts.serial,
+                facts.runner_version,
+                (reference.facts, reference.digest),
+                what,
+                setting,
+                task.truth,
+                resume=options.resume,
             )
             if options.resume:
                 progress.note(f"{partial.count} samples are known from before")
@@ -254,8 +263,8 @@ class _Kept:
 
 
 def _identity(bundle: Bundle) -> str:
-    """Tells bundles apart: every file's content."""
-    return hashlib.sha256(repr(sorted((f.path, f.sha256) for f in bundle.manifest.files)).encode()).hexdigest()
+    """Tells bundles apart: every file's content, and what the manifest says, limits among it."""
+    return hashlib.sha256(repr(bundle.manifest).encode()).hexdigest()
 
 
 def _task(bundle: Bundle, options: ValidateOptions) -> Task:

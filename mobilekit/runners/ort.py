@@ -24,6 +24,16 @@ _CUDA = "CUDAExecutionProvider"
 Provider = Literal["cpu", "cuda"]
 
 
+def installed_version() -> str:
+    """ONNX Runtime's, by its package, whichever of the two is here; nothing is imported."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version("onnxruntime")
+    except PackageNotFoundError:
+        return version("onnxruntime-gpu")
+
+
 class OrtRunner:
     """The model file at ``model`` in an ``onnxruntime`` session, inputs and outputs by ONNX name.
 
@@ -84,13 +94,9 @@ class OrtRunner:
         self.close()
 
     def info(self) -> RunnerInfo:
-        from importlib.metadata import PackageNotFoundError, version
-
-        try:
-            found = version("onnxruntime")
-        except PackageNotFoundError:
-            found = version("onnxruntime-gpu")
-        return RunnerInfo(name=f"ONNX Runtime {self._provider.upper()}", version=found, device="this machine")
+        return RunnerInfo(
+            name=f"ONNX Runtime {self._provider.upper()}", version=installed_version(), device="this machine"
+        )
 
     def tensors(self) -> tuple[tuple[str, str], ...]:
         """Name and ONNX Runtime's type ("tensor(float)") of every output."""

@@ -18,6 +18,7 @@ import json
 import math
 import os
 import re
+import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -54,6 +55,8 @@ MANIFEST = "recording.json"
 CHECKSUM = "recording.sha256"
 SCHEMA_VERSION = "1.0"
 
+_INFINITE = sys.float_info.max
+
 DTYPES = ("bool", *(f"{kind}{bits}" for bits in (8, 16, 32, 64) for kind in ("int", "uint")))
 DTYPES += ("float16", "float32", "float64")
 """What numpy stores by itself; a tensor of another type (text, bfloat16) cannot be recorded."""
@@ -83,7 +86,8 @@ class RecordedTensor(_Strict):
 
 
 class RecordedSample(_Strict):
-    """``doubt``: relative L2 by output between what was recorded and the provider without its optimisations."""
+    """``doubt``: relative L2 by output between what was recorded and the provider without its optimisations; infinite
+    ones stand as the largest float64."""
 
     name: str
     tensors: tuple[RecordedTensor, ...]
@@ -144,6 +148,11 @@ class Recording:
     root: Path
     manifest: RecordingManifest
 
+    @property
+    def digest(self) -> str:
+        """Of all that was recorded: the manifest has every tensor's sha256."""
+        return hashlib.sha256(self.manifest.model_dump_json().encode()).hexdigest()
+
     def samples(self) -> Iterator[Sample]:
         """The recorded inputs, one sample at a time."""
         for index, sample in enumerate(self.manifest.samples):
@@ -152,6 +161,11 @@ class Recording:
     def tensors(self, sample: int, role: Role) -> NamedTensors:
         """The inputs, outputs or intermediate tensors of one sample, by ONNX name."""
         return {name: self.read(sample, name, role) for name in self.names(sample, role)}
+
+    def doubt(self, sample: int) -> dict[str, float]:
+        """How unsure the provider was of each output of a sample; infinite where it could not say at all."""
+        found = self.manifest.samples[sample].doubt
+        return {name: math.inf if value >= _INFINITE else value for name, value in found.items()}
 
     def names(self, sample: int, role: Role) -> tuple[str, ...]:
         return tuple(t.name for t in self.manifest.samples[sample].tensors if t.role == role)
@@ -363,7 +377,8 @@ class RecordingWriter:
             self.size_bytes += size
 
     def end_sample(self, name: str, doubt: Mapping[str, float]) -> None:
-        known = {output: value for output, value in doubt.items() if math.isfinite(value)}
+        # JSON knows no infinity; a doubt that is no number is as good as one.
+        known = {output: value if math.isfinite(value) else _INFINITE for output, value in doubt.items()}
         self._samples.append(RecordedSample(name=name, tensors=tuple(self._open), doubt=known))
         self._open.clear()
 

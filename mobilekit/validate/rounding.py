@@ -75,7 +75,9 @@ class RoundingCost:
             for entry in bundle.manifest.files
             if entry.path.startswith(("source/", "fixed/"))
         ]
-        self._key = hashlib.sha256(repr((_VERSION, form, sorted(sources))).encode())
+        from mobilekit.runners.ort import installed_version
+
+        self._key = hashlib.sha256(repr((_VERSION, installed_version(), form, sorted(sources))).encode())
 
     def __enter__(self) -> RoundingCost:
         return self
@@ -137,9 +139,11 @@ class RoundingCost:
     def _read(self, name: str) -> dict[str, list[list[float]]] | None:
         from mobilekit.paths import cache_dir
 
-        with suppress(OSError, ValueError, MobilekitError):
+        # What is no such file is as good as none.
+        with suppress(OSError, ValueError, TypeError, AttributeError, RecursionError, MobilekitError):
             raw = json.loads((cache_dir("rounding") / f"{name}.json").read_text("utf-8"))
-            return {str(k): [[float(a), float(b)] for a, b in v] for k, v in raw.items()}
+            draws = {str(k): [[float(a), float(b)] for a, b in v] for k, v in raw.items()}
+            return draws if draws and all(draws.values()) else None
         return None
 
     def _write(self, name: str, draws: Mapping[str, list[list[float]]]) -> None:

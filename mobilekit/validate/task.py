@@ -140,7 +140,8 @@ def _detect(size: tuple[int, int], precision: bool, actual: NamedTensors, expect
 
 @dataclass(frozen=True, slots=True)
 class Truth:
-    """What is right for each sample, by its name: a class (its label or its number), or a text."""
+    """What is right for each sample, by its name: a class (its label, or where there is no such label its number), or a
+    text."""
 
     wanted: Mapping[str, str]
     labels: Sequence[str]
@@ -170,8 +171,10 @@ class Truth:
         if scores is None:
             raise UsageError("no output is a list of class scores", hint="--truth is for classifiers, and texts")
         best = int(np.argmax(scores[0]))
-        label = self.labels[best] if best < len(self.labels) else ""
-        return float(wanted == str(best) or (bool(label) and wanted.casefold() == label.casefold()))
+        named = wanted.casefold()
+        if any(named == label.casefold() for label in self.labels):  # a label of digits is no number
+            return float(best < len(self.labels) and named == self.labels[best].casefold())
+        return float(wanted == str(best))
 
 
 def read_truth(path: Path, labels: Sequence[str], *, text: bool) -> Truth:

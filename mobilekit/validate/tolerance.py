@@ -24,7 +24,7 @@ Where nothing can be measured, limits are fixed (:func:`tolerance_for`):
 A model may be less sure than its precision. Where one fails, the reference runs again in other ways
 (:mod:`mobilekit.validate.doubt`): a result within twice of what they change is no further from the truth than the
 reference may be. (A saturated sigmoid does this: values of 1e-7 are rounding noise to either side.) Above 0.1 the
-reference says nothing.
+reference says nothing. A limit that the user names holds as it is.
 
 Where the reference carries no evidence (zero, constant, not finite) no relative error means anything. Such an output
 fails where its largest absolute error is above ``atol``, and else says nothing, as does one that is constant to within
@@ -128,8 +128,12 @@ class Tolerance:
 
 @dataclass(frozen=True, slots=True)
 class Judgement:
+    """``beyond``: inconclusive because the error is above the limit and may be the number format's, or the reference's,
+    own."""
+
     verdict: Verdict
     reason: str
+    beyond: bool = False
 
 
 def tolerance_for(precision: str, *, rtol: float | None = None, atol: float | None = None) -> Tolerance:
@@ -235,21 +239,34 @@ def judge(error: TensorError, tolerance: Tolerance, doubt: float = 0.0) -> Judge
         return Judgement(Verdict.FAIL, f"cosine {error.cosine:.9f} is below {tolerance.cosine:.9f}")
     if tolerance.psnr_db is not None and not error.psnr_db >= tolerance.psnr_db:
         return Judgement(Verdict.FAIL, f"PSNR {error.psnr_db:.1f} dB is below {tolerance.psnr_db:g} dB")
-    if error.expected_spread <= tolerance.reach:
-        return Judgement(
-            Verdict.INCONCLUSIVE,
-            f"the reference output is constant to within {error.expected_spread:.2g}, so that a constant would pass",
-        )
+    if _constant_passes(error, tolerance):
+        found = f"constant to within {error.expected_spread:.2g}"
+        if tolerance.rtol is None and tolerance.cosine is None:
+            found = f"{error.constant_psnr_db:.1f} dB from its own mean"
+        return Judgement(Verdict.INCONCLUSIVE, f"the reference output is {found}, so that a constant would pass")
     return Judgement(Verdict.PASS, _within(error, tolerance))
 
 
+def _constant_passes(error: TensorError, tolerance: Tolerance) -> bool:
+    """Whether the reference's own mean, given everywhere, is within all limits."""
+    by_angle = tolerance.rtol is not None or tolerance.cosine is not None
+    if by_angle and error.expected_spread > tolerance.reach:
+        return False
+    return tolerance.psnr_db is None or error.constant_psnr_db >= tolerance.psnr_db
+
+
 def _beyond(found: float, tolerance: Tolerance, rtol: float, doubt: float) -> Judgement:
-    """An error above the limit: is it the format's, or the reference's own?"""
+    """An error above the limit: is it the format's, or the reference's own? A limit that the user names is not widened
+    by either."""
+    if tolerance.basis == "explicit":
+        unsure = f"; ONNX Runtime itself is off by {doubt:.2g} with other kernels" if found <= 2 * doubt else ""
+        return Judgement(Verdict.FAIL, f"relative L2 {found:.3g} is above {rtol:.3g}{unsure}")
     if found <= 2 * doubt:
         if doubt > _LARGEST_DOUBT:
             return Judgement(
                 Verdict.INCONCLUSIVE,
                 f"ONNX Runtime itself is off by {doubt:.2g} with other kernels or inputs changed in the last digit",
+                beyond=True,
             )
         return Judgement(
             Verdict.PASS,
@@ -260,6 +277,7 @@ def _beyond(found: float, tolerance: Tolerance, rtol: float, doubt: float) -> Ju
             Verdict.INCONCLUSIVE,
             f"relative L2 {found:.3g} is above {rtol:.3g}, but {tolerance.form} by itself costs {tolerance.cost:.2g} "
             "here: too coarse for this input to prove anything",
+            beyond=True,
         )
     why = ""
     if tolerance.cost is not None:

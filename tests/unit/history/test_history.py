@@ -109,6 +109,16 @@ def test_strange_names_and_numbers_are_kept(url: str) -> None:
         assert opened.report(number).outputs[0].relative_l2 == float("inf")
 
 
+def test_names_longer_than_a_column_stay_apart(url: str) -> None:
+    long = [report(model="m" * 600 + end) for end in "ab"]
+    with History(url) as opened:
+        first, second = (opened.add(each, tag="t" * 1000) for each in long)
+        assert [entry.id for entry in opened.entries(model=long[0].model)] == [first]
+        assert [entry.id for entry in opened.entries(model=long[1].model)] == [second]
+        assert len(opened.entries(model=long[0].model)[0].tag) == 500
+        assert opened.report(first).model == long[0].model
+
+
 def test_a_server_that_is_not_there_is_said_without_its_password() -> None:
     with pytest.raises(StorageError) as caught, History("postgresql+psycopg://u:secret@127.0.0.1:9/db", wait_s=2):
         pass

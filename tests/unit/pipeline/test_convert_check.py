@@ -12,8 +12,10 @@ from pathlib import Path
 import pytest
 from onnx import helper
 
+from mobilekit.bundle import TensorInfo
 from mobilekit.errors import MissingToolError, UsageError
 from mobilekit.pipeline.convert_check import ConvertCheckOptions, ConvertCheckReport, convert_check
+from mobilekit.validate.inputs import seeded_samples
 from tests.models import conv_classifier, of_nodes, save
 
 Node = helper.make_node
@@ -87,6 +89,37 @@ def test_what_the_other_does_wrong_is_a_row(tmp_path: Path, name: str) -> None:
     assert reason in report.theirs.reason
     assert report.speedup is None
     assert "mobilekit is right, pnnx" in report.sentence
+
+
+GATED = """7767517
+6 7
+Input in0 0 1 in0
+Split split 1 2 in0 a b
+Reduction sum 1 1 a c 0=0 1=1 4=1 5=1
+ReLU relu 1 1 c d
+BinaryOp mul 2 1 b d e 0=2
+BinaryOp add 1 1 e out0 0=0 1=1 2=1e-6
+"""
+
+
+def test_each_sample_is_judged_by_itself(tmp_path: Path) -> None:
+    """The model gives zero where its inputs' sum is negative: 1e-6 instead says nothing there."""
+    shape = (1, 3, 4, 4)
+    nodes = [
+        Node("ReduceSum", ["x"], ["s"], keepdims=1),
+        Node("Relu", ["s"], ["g"]),
+        Node("Mul", ["x", "g"], ["y"]),
+    ]
+    model = save(of_nodes(nodes, {"x": shape}, {"y": shape}), tmp_path / "gated.onnx")
+    info = TensorInfo(name="x", dtype="float32", shape=shape)
+
+    def signs(seed: int) -> list[bool]:
+        return [sample.tensors["x"].sum() > 1 for sample in seeded_samples([info], seed=seed, count=2)]
+
+    seed = next(seed for seed in range(100) if signs(seed) == [False, True])
+    program = fake(tmp_path, MODEL.format(param=GATED, script=SCRIPT))
+    report = convert_check(model, ConvertCheckOptions(pnnx=program, samples=2, seed=seed, iterations=1))
+    assert (report.ours.outcome, report.theirs.outcome) == ("right", "right"), report
 
 
 def test_another_size_is_wrong(tmp_path: Path) -> None:

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import shutil
 from contextlib import contextmanager
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from onnx import helper
 
 import mobilekit.pipeline.validate as validating
+from mobilekit.bundle import open_bundle, write_manifest
 from mobilekit.errors import DeviceLostError, HarnessTimeoutError
 from mobilekit.pipeline.export import export_model
+from mobilekit.pipeline.record import RecordOptions, record_reference
 from mobilekit.pipeline.validate import ValidateOptions, validate_bundle
 from mobilekit.report import json
+from mobilekit.validate.recording import RecordingWriter, open_recording
 from mobilekit.validate.tolerance import Verdict
 from tests.models import of_nodes, save
 
@@ -102,6 +107,39 @@ def test_other_settings_begin_anew_and_a_cut_line_is_left_out(bundle, fails, tmp
     ran = fails(-1)
     assert validate_bundle(bundle, "local", ValidateOptions(**OPTIONS, resume=True)).verdict is Verdict.PASS
     assert len(ran) == 3
+
+
+@pytest.mark.parametrize("what", ["version", "limits", "rtol", "reference"])
+def test_what_a_verdict_hangs_on_begins_anew(bundle, fails, what, tmp_path, monkeypatch):
+    golden = tmp_path / "golden"
+    options = dict(OPTIONS)
+    if what == "reference":
+        record_reference(bundle, golden, RecordOptions(samples=5))
+        options["reference"] = golden
+    fails(3, DeviceLostError("gone"))
+    assert validate_bundle(bundle, "local", ValidateOptions(**options)).stopped is not None
+    if what == "version":
+        monkeypatch.setattr("mobilekit.__version__", "999.0")
+    elif what == "limits":
+        manifest = open_bundle(bundle).manifest
+        write_manifest(bundle, replace(manifest, rtol=0.05, rtol_reason="a test"))
+    elif what == "rtol":
+        options["rtol"] = 0.01
+    else:
+        writer = open_recording(golden)  # the same inputs and outputs, recorded again with another doubt
+        again = RecordingWriter(tmp_path / "again")
+        (tmp_path / "again").mkdir()
+        for index, sample in enumerate(writer.samples()):
+            again.add("input", sample.tensors)
+            again.add("output", writer.tensors(index, "output"))
+            again.end_sample(sample.name, {"y": 0.5})
+        facts = writer.manifest
+        again.finish(facts.mobilekit_version, facts.model, facts.provider, seed=facts.seed, left_out={})
+        shutil.rmtree(golden)
+        (tmp_path / "again").rename(golden)
+    ran = fails(-1)
+    assert validate_bundle(bundle, "local", ValidateOptions(**options, resume=True)).stopped is None
+    assert len(ran) == 5
 
 
 def test_a_device_that_never_answered_is_an_error(bundle, fails):

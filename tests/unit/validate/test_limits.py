@@ -156,6 +156,30 @@ def test_costs_of_a_bundle_are_measured_once(tmp_path, monkeypatch):
     monkeypatch.setattr(RoundingCost, "_measure", lambda *_: pytest.fail("measured again"))
     with RoundingCost(bundle, NumberFormat()) as cost:
         assert cost.of(inputs, 60)["y"].relative_l2 == found["fp32"]
+    measured = []
+    monkeypatch.setattr(RoundingCost, "_measure", lambda *_: measured.append(1) or {"y": [[1e-3, 1e-3]]})
+    monkeypatch.setattr("mobilekit.runners.ort.installed_version", lambda: "0.0")
+    with RoundingCost(bundle, NumberFormat()) as cost:
+        assert cost.of(inputs, 60)["y"].relative_l2 == 1e-3
+    assert measured, "another ONNX Runtime costs something else"
+
+
+@pytest.mark.parametrize(
+    "text", ["", "[]", "null", "3", "{}", '{"y": 3}', '{"y": null}', '{"y": []}', '{"y": [[1]]}', '{"y": [[null, 1]]}',
+             '{"y": [["a", "b"]]}', "[" * 100_000]
+)  # fmt: skip
+def test_what_is_no_cost_in_the_cache_is_measured_again(text, tmp_path, monkeypatch):
+    nodes = [helper.make_node("Sigmoid", ["x"], ["y"])]
+    model = save(of_nodes(nodes, {"x": (1, 8)}, {"y": (1, 8)}), tmp_path / "m.onnx")
+    export_model(model, tmp_path / "b", ExportOptions(verify=False))
+    monkeypatch.setenv("MOBILEKIT_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(RoundingCost, "_measure", lambda *_: {"y": [[1e-3, 1e-3]]})
+    inputs = {"x": np.ones((1, 8), np.float32)}
+    for _ in range(2):
+        with RoundingCost(open_bundle(tmp_path / "b"), NumberFormat()) as cost:
+            assert cost.of(inputs, 60)["y"].relative_l2 == 1e-3
+        (file,) = (tmp_path / "cache" / "rounding").iterdir()
+        file.write_text(text)
 
 
 def test_swapped_outputs_are_named():

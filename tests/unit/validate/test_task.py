@@ -83,6 +83,17 @@ def test_truth_of_classes_and_of_texts(tmp_path):
     assert Truth({"a": "ha"}, ["h", "i"], text=True).score("a", path) == 0.5
 
 
+def test_labels_of_digits_are_labels():
+    """Digits in an order of their own: "7" is the class of that label, not class 7."""
+    digits = ["7", "0", "1", "2", "3", "4", "5", "6", "8", "9"]
+    seventh, sixth = ({"y": np.eye(10, dtype=np.float32)[[n]]} for n in (0, 7))
+    truth = Truth({"a": "7", "b": "10"}, digits)
+    assert truth.score("a", seventh) == 1.0
+    assert truth.score("a", sixth) == 0.0
+    numbered = Truth({"a": "7"}, ["zero", "one"])
+    assert (numbered.score("a", seventh), numbered.score("a", sixth)) == (0.0, 1.0)
+
+
 @pytest.mark.parametrize("text", ["", "a\n", "a,b,c\n", "a,b\na,c\n"])
 def test_a_damaged_truth_is_refused(tmp_path, text):
     file = tmp_path / "labels.csv"

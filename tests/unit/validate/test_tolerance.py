@@ -85,6 +85,32 @@ def test_what_a_constant_would_pass_proves_nothing(limits):
     assert judge(compare(REFERENCE, REFERENCE), tolerance).verdict is Verdict.PASS
 
 
+@pytest.mark.parametrize("limits", [{"psnr_db": 8}, {"psnr_db": 8, "rtol": 0.15}, {"psnr_db": 8, "cosine": 0.99}])
+def test_a_constant_passes_no_psnr(limits):
+    """Against noise its own mean has 10 to 11 dB: a limit below says nothing, one above does."""
+    expected = 10 + RNG.random((1, 1000), dtype=np.float32)
+    constant = np.full_like(expected, expected.mean())
+    error = compare(constant, expected)
+    assert error.psnr_db == pytest.approx(error.constant_psnr_db, abs=1e-3)
+    assert 10 < error.constant_psnr_db < 12
+    low = judge(error, explicit(tolerance_for("fp32"), **limits))
+    assert low.verdict is Verdict.INCONCLUSIVE
+    assert "a constant would pass" in low.reason
+    assert judge(compare(expected, expected), explicit(tolerance_for("fp32"), **limits)).verdict is Verdict.INCONCLUSIVE
+    high = explicit(tolerance_for("fp32"), psnr_db=40)
+    assert judge(error, high).verdict is Verdict.FAIL
+    assert judge(compare(expected, expected), high).verdict is Verdict.PASS
+
+
+def test_what_the_user_names_is_not_widened_by_the_references_doubt():
+    error = compare((REFERENCE * np.float32(1.01)).astype(np.float32), REFERENCE)
+    assert judge(error, tolerance_for("fp32"), 0.02).verdict is Verdict.PASS
+    named = judge(error, explicit(tolerance_for("fp32"), rtol=1e-3), 0.02)
+    assert named.verdict is Verdict.FAIL
+    assert "itself is off by 0.02" in named.reason
+    assert judge(error, explicit(tolerance_for("fp32"), rtol=2e-2), 0.02).verdict is Verdict.PASS
+
+
 def test_overall_takes_any_failure_and_needs_some_evidence():
     good, bad, blind = (Judgement(v, "") for v in (Verdict.PASS, Verdict.FAIL, Verdict.INCONCLUSIVE))
     assert overall([good, bad, blind]) is Verdict.FAIL
