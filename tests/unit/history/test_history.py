@@ -9,6 +9,7 @@ import socket
 import sqlite3
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -37,16 +38,16 @@ def binary(name: str) -> str | None:
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def server() -> Iterator[str]:
     """A PostgreSQL of its own, on loopback alone; it does not run as root."""
     initdb, postgres = binary("initdb"), binary("postgres")
     if initdb is None or postgres is None:
         pytest.skip("needs PostgreSQL (Debian's package postgresql)")
-    root = tmp_path_factory.mktemp("postgres")
+    # Not in pytest's own folder, which every other pytest that starts closes to all but its user.
+    root = Path(tempfile.mkdtemp(prefix="mobilekit-postgres-"))
     drop: list[str] = []
     if os.geteuid() == 0:
-        for folder in (root, *root.parents[:3]):
-            folder.chmod(0o755) if folder != Path("/tmp") else None
+        root.chmod(0o755)
         shutil.chown(root, "nobody", "nogroup")
         drop = ["setpriv", "--reuid=nobody", "--regid=nogroup", "--clear-groups"]
     data = root / "data"
@@ -68,6 +69,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     finally:
         running.terminate()
         running.wait(30)
+        shutil.rmtree(root, ignore_errors=True)
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
