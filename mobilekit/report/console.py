@@ -48,6 +48,12 @@ def render(report: ValidationReport) -> RenderableType:
         parts += [
             Text(plain(f"left out: {rung.name}: {rung.omitted}", 200)) for rung in report.ladder.rungs if rung.omitted
         ]
+        # Which GPU, and how much of the model ran there: the name of the rung does not say.
+        parts += [
+            Text(plain(f"{rung.name}: {rung.title}", 300))
+            for rung in report.ladder.rungs
+            if rung.name == "device gpu" and not rung.omitted
+        ]
         parts.append(Text(plain(f"ladder: {report.ladder.sentence}", 400)))
     parts.append(
         Text.assemble((report.verdict.value.upper(), _STYLE[report.verdict]), f": {plain(report.sentence, 400)}")

@@ -143,7 +143,9 @@ def test_the_table_has_the_gpu(bundle: Path, monkeypatch: pytest.MonkeyPatch) ->
     )
     console = Console(width=160, record=True, file=io.StringIO())
     console.print(render(on_gpu))
-    assert "Some GPU (sdk, Vulkan 1.3.0, integrated); 1 layer on the CPU (1 MkTopK)" in console.export_text()
+    text = console.export_text()
+    assert "Some GPU (sdk, Vulkan 1.3.0, integrated); 1 layer on the CPU (1 MkTopK)" in text
+    assert "on Some GPU, 2 layers on the CPU (2 Softmax)" in text, "the ladder's rung"
     assert ValidationReport.model_validate_json(on_gpu.model_dump_json()) == on_gpu
 
 
