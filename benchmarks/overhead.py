@@ -56,7 +56,10 @@ def build_bare_loop(abi: str, folder: Path) -> Path:
 @contextmanager
 def bare_loop(program: Path, arguments: list[str]) -> Iterator[Any]:
     """A function: so many iterations, their ns."""
-    process = subprocess.Popen([program, *arguments], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    # A session of its own, as the harness has: the scheduler shares a busy machine out among those.
+    process = subprocess.Popen(
+        [program, *arguments], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True
+    )
     assert process.stdin is not None
     assert process.stdout is not None
 
