@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from rich.console import Console, RenderableType
 
     from mobilekit.progress import Progress, Task
+    from mobilekit.tuning import Cluster
 
 __all__ = ["arithmetic", "give_report", "out_console", "print_json", "printable", "remark", "terminal_progress"]
 
@@ -54,6 +55,35 @@ def arithmetic(precision: str | None) -> Literal["fp32", "fp16"] | None:
 
         raise UsageError(f"unknown precision {precision!r}", hint="fp32 or fp16")
     return "fp16" if precision == "fp16" else "fp32"
+
+
+def thread_counts(text: str | None, least: int = 1) -> tuple[int, ...]:
+    """``1,2,4``; :class:`~mobilekit.errors.UsageError` for anything else."""
+    from mobilekit.errors import UsageError
+
+    try:
+        counts = tuple(dict.fromkeys(int(part) for part in text.split(","))) if text else ()
+    except ValueError:
+        counts = (-1,)
+    if any(not least <= count <= 256 for count in counts):
+        raise UsageError(f"--threads {text!r} is not understood", hint="--threads 2, or --threads 1,2,4")
+    return counts
+
+
+def some_of(option: str, text: str, known: tuple[str, ...]) -> list[str]:
+    """``big,little``: words of ``known``; :class:`~mobilekit.errors.UsageError` for others."""
+    from mobilekit.errors import UsageError
+
+    words = list(dict.fromkeys(part.strip() for part in text.split(",")))
+    for word in words:
+        if word not in known:
+            raise UsageError(f"{option} {word!r} is unknown", hint=f"{option} {','.join(known)}, or some of them")
+    return words
+
+
+def clusters(text: str | None) -> tuple[Cluster, ...]:
+    """``--cluster``; empty without."""
+    return tuple([] if text is None else some_of("--cluster", text, ("all", "big", "little")))  # type: ignore[arg-type]
 
 
 def give_report(report: BaseModel, json_: Path | None, render: Callable[[], RenderableType | str]) -> None:

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 import typer
 
 from mobilekit.cli._device_option import DeviceMayStandAlone
-
-if TYPE_CHECKING:
-    from mobilekit.tuning import Cluster
 
 __all__ = ["register"]
 
@@ -68,14 +65,14 @@ def tune(
     Exit codes: 0 a setting is chosen, or the default is best; 1 the bundle is wrong as it is; 3 nobody can say;
     4 no device or it went wrong.
     """
-    from mobilekit.cli._common import give_report, terminal_progress
+    from mobilekit.cli._common import clusters, give_report, terminal_progress, thread_counts
     from mobilekit.paths import write_text
     from mobilekit.pipeline.tune import TuneOptions, tune_bundle
     from mobilekit.report.tune import page, render
 
     options = TuneOptions(
-        threads=_threads(threads),
-        clusters=_clusters(cluster),
+        threads=thread_counts(threads),
+        clusters=clusters(cluster),
         precisions=_precisions(precision),
         winograd=(True, False) if winograd is None else (winograd,),
         packing=(True, False) if packing is None else (packing,),
@@ -97,35 +94,10 @@ def tune(
     raise typer.Exit(found.exit_code)
 
 
-def _threads(text: str | None) -> tuple[int, ...]:
-    from mobilekit.errors import UsageError
-
-    try:
-        counts = tuple(sorted({int(part) for part in text.split(",")})) if text else ()
-    except ValueError:
-        counts = (0,)
-    if any(not 1 <= count <= 256 for count in counts):
-        raise UsageError(f"--threads {text!r} is not understood", hint="--threads 1,2,4")
-    return counts
-
-
-def _words(option: str, text: str, known: tuple[str, ...]) -> list[str]:
-    from mobilekit.errors import UsageError
-
-    words = list(dict.fromkeys(part.strip() for part in text.split(",")))
-    for word in words:
-        if word not in known:
-            raise UsageError(f"{option} {word!r} is unknown", hint=f"{option} {','.join(known)}, or some of them")
-    return words
-
-
-def _clusters(text: str | None) -> tuple[Cluster, ...]:
-    words = [] if text is None else _words("--cluster", text, ("all", "big", "little"))
-    return tuple(words)  # type: ignore[arg-type]  # checked there
-
-
 def _precisions(text: str) -> tuple[Literal["fp32", "fp16"], ...]:
-    return tuple(_words("--precision", text, ("fp32", "fp16")))  # type: ignore[arg-type]  # checked there
+    from mobilekit.cli._common import some_of
+
+    return tuple(some_of("--precision", text, ("fp32", "fp16")))  # type: ignore[arg-type]  # checked there
 
 
 def register(app: typer.Typer) -> None:

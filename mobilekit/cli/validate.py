@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from itertools import product
 from pathlib import Path
 from typing import Annotated
 
@@ -45,7 +46,12 @@ def validate(
         int | None,
         typer.Option(min=0, help="Untimed runs before them. Default: until the times settle."),
     ] = None,
-    threads: Annotated[int, typer.Option(min=0, max=256, help="0: as ncnn chooses; 1 on a virtual device.")] = 0,
+    threads: Annotated[
+        str, typer.Option(help="0: as ncnn chooses; 1 on a virtual device. 1,2,4 validates with 1 and times all.")
+    ] = "0",
+    cluster: Annotated[
+        str | None, typer.Option(help="Cores: all, big or little. big,little validates on the big ones and times both.")
+    ] = None,
     precision: Annotated[
         str | None, typer.Option(help="fp32 or fp16 arithmetic. Default: what the bundle was exported for.")
     ] = None,
@@ -161,11 +167,12 @@ def validate(
     mobilekit validate build/model --device virtual --ladder
     mobilekit validate build/model --device --cool-down 35,10m --sustained 10m --report report.html
     mobilekit validate build/model --device --single-stream
+    mobilekit validate build/model --device --threads 1,2,4 --cluster big,little
 
     \b
     Exit codes: 0 pass, 1 fail, 3 inconclusive, 4 no device or it went wrong.
     """
-    from mobilekit.cli._common import arithmetic, out_console, remark, terminal_progress
+    from mobilekit.cli._common import arithmetic, clusters, out_console, remark, terminal_progress, thread_counts
     from mobilekit.errors import UsageError
     from mobilekit.pipeline.endurance import LongTimings
     from mobilekit.pipeline.history import record
@@ -179,6 +186,7 @@ def validate(
         raise UsageError("--layers is about the page", hint="add --report report.html, or use profile and bisect")
     if target not in (None, "ncnn", "tensorrt"):
         raise UsageError(f"unknown target {target!r}", hint="ncnn or tensorrt")
+    counts, cores = thread_counts(threads, least=0) or (0,), clusters(cluster)
     options = ValidateOptions(
         target=target,  # type: ignore[arg-type]  # checked above
         streams=tuple(streams or ()),
@@ -190,7 +198,9 @@ def validate(
         inputs=inputs,
         samples=samples,
         seed=seed,
-        threads=threads,
+        threads=counts[0],
+        cluster=cores[0] if cores else None,
+        sweep=tuple(product(counts, cores or ("all",))) if len(counts) > 1 or len(cores) > 1 else (),
         warmup=warmup,
         iterations=iterations,
         precision=arithmetic(precision),

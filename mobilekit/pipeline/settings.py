@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Literal
 from mobilekit.errors import BundleError
 from mobilekit.progress import SILENT, Progress
 from mobilekit.runners.base import RunOptions
-from mobilekit.tuning import Setting, Tuned, TunedPlace
+from mobilekit.tuning import Cluster, Setting, Tuned, TunedPlace
 
 if TYPE_CHECKING:
     from mobilekit.bundle import Bundle, Manifest
@@ -47,15 +47,19 @@ def setting_at(
     facts: DeviceFacts,
     *,
     threads: int = 0,
+    cluster: Cluster | None = None,
     precision: Literal["fp32", "fp16"] | None = None,
     tuned: bool = True,
     progress: Progress = SILENT,
 ) -> tuple[Setting, bool]:
-    """The setting, and whether it is the tuned one. ``threads`` and ``precision`` override their part of it."""
+    """The setting, and whether it is the tuned one. ``threads``, ``cluster`` and ``precision`` override their part
+    of it."""
     known = tuned_for(manifest, facts) if tuned else None
     setting = known or default_setting(manifest, facts)
     if threads:
         setting = replace(setting, threads=threads)
+    if cluster is not None:
+        setting = replace(setting, cluster=cluster)
     if precision is not None:
         setting = replace(setting, fp16=precision == "fp16")
     if known is not None:

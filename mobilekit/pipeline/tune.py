@@ -53,6 +53,8 @@ _MOST_TURNS = 4
 _WARMUP = 2
 _SCREENING = 0.6
 """Of the budget; the rest is for the last comparison."""
+_FAR = 10.0
+"""Times the default: beyond, an interval says nothing but that it is wide."""
 _ALIKE = 1.01
 """Of settings as near as this, the one that changes least is taken."""
 
@@ -480,11 +482,14 @@ def _decided(sweep: _Sweep, best: _Trial | None, found: LatencyDifference | None
         return _by_instructions(sweep, best, count)
     if found is None:
         return "default", f"keep the default, {default.setting}: of {count} none was faster at first sight"
-    interval = f"{found.low - 1:+.1%} to {found.high - 1:+.1%} at {found.confidence:.1%} confidence"
+    most = f"{found.high - 1:+.1%}" if found.high < _FAR else "far above"
+    interval = f"{found.low - 1:+.1%} to {most} at {found.confidence:.1%} confidence"
     if found.answer is Answer.BETTER:
         said = f"{best.setting}: {1 - found.ratio:.1%} less time than the default, {default.setting} ({interval})"
         if best.relative_l2 is not None and default.relative_l2 is not None:
             said += f"; error {best.relative_l2:.2g} instead of {default.relative_l2:.2g}"
+        if best.verdict is not Verdict.PASS:
+            said += "; neither one's answers prove anything on these inputs: try real ones with --inputs"
         return "tuned", said
     if found.answer is Answer.INCONCLUSIVE:
         return "undecided", (

@@ -20,12 +20,16 @@ from mobilekit.pipeline.place import Target, choose_target, open_place
 from mobilekit.pipeline.place_plan import inputs_of_plan, sizes_of_plan, worker_host
 from mobilekit.pipeline.reference import ONNXRUNTIME, open_reference
 from mobilekit.pipeline.settings import run_options, setting_at
+from mobilekit.pipeline.sweep import sweep
 from mobilekit.progress import SILENT, Progress
 from mobilekit.targets.tensorrt.runner import GpuOptions
 
 if TYPE_CHECKING:
     from mobilekit.bundle import Bundle
     from mobilekit.report.model import DeviceFacts, Precision, ValidationReport
+    from mobilekit.report.sweep import SweepRow
+    from mobilekit.runners.base import RunResult
+    from mobilekit.tuning import Cluster
     from mobilekit.validate.inputs import Sample
     from mobilekit.validate.limits import Overrides
     from mobilekit.validate.rounding import NumberFormat
@@ -42,6 +46,7 @@ class ValidateOptions:
     """How to validate. ``warmup=None``: until the times settle, on a virtual device once. ``iterations=None``: 20, on a
     virtual device 3, on a GPU 100.
 
+    ``cluster``: the cores to run on. ``sweep``: threads and cores to time besides, in turns with one another.
     ``threads=0``: as ncnn chooses; on a virtual device 1, where threads that wait for each other cost most.
 
     ``reference``: see :func:`~mobilekit.pipeline.reference.open_reference`; a recording brings its own inputs.
@@ -66,6 +71,8 @@ class ValidateOptions:
     samples: int = 3
     seed: int = 0
     threads: int = 0
+    cluster: Cluster | None = None
+    sweep: tuple[tuple[int, Cluster], ...] = ()
     warmup: int | None = None
     iterations: int | None = None
     precision: Literal["fp32", "fp16"] | None = None
@@ -170,6 +177,7 @@ def validate_bundle(
             manifest,
             facts,
             threads=options.threads,
+            cluster=options.cluster,
             precision=options.precision,
             tuned=options.tuned and not options.vulkan,
             progress=progress,
@@ -228,11 +236,17 @@ def validate_bundle(
             against = reference.facts
             if cost is not None and cost.unknown:
                 progress.note(f"fixed limits hold: what {form} costs could not be measured ({cost.unknown})")
+            if target == "ncnn":
+                _require_cores(options.cluster, found.timed)
             if found.stopped is None:
                 endurance.run(samples.first[0].tensors, run, virtual=facts.virtual)
             stopped = found.stopped or endurance.stopped
             if stopped is None:
                 partial.discard()
+        rows: tuple[SweepRow, ...] = ()
+        if options.sweep and target == "ncnn" and stopped is None:
+            ways = [replace(run, threads=threads, cluster=cluster) for threads, cluster in options.sweep]
+            rows = sweep(runner, samples.first[0].tensors, ways, run.iterations, progress)
         ladder = None
         if options.ladder and stopped is None and not isinstance(form, str):
             assert manifest.ncnn is not None
@@ -245,7 +259,20 @@ def validate_bundle(
     counted = None
     if stopped is None:
         counted = instruction_report(opened, facts, samples.first[0].tensors, run, progress)
-    return with_endurance(report, endurance).model_copy(update={"ladder": ladder, "instructions": counted})
+    return with_endurance(report, endurance).model_copy(
+        update={"ladder": ladder, "instructions": counted, "sweep": rows}
+    )
+
+
+def _require_cores(cluster: Cluster | None, timed: RunResult | None) -> None:
+    """ncnn takes all cores where there are none of the kind that is asked for, and does not say so."""
+    if cluster is None or cluster == "all" or timed is None:
+        return
+    cores = timed.facts.get("cores")
+    if isinstance(cores, dict) and not (cores.get("big") and cores.get("little")):
+        raise UsageError(f"there are no {cluster} cores: all are alike", hint="leave --cluster out")
+    if timed.facts.get("cluster_applied") is False:
+        raise UsageError(f"the system does not let us choose the {cluster} cores", hint="leave --cluster out")
 
 
 class _Kept:

@@ -64,7 +64,7 @@ def render(report: ValidationReport) -> RenderableType:
 def _facts(report: ValidationReport) -> list[tuple[str, str | Text]]:
     from rich.text import Text
 
-    from mobilekit.report import endurance, instructions
+    from mobilekit.report import endurance, instructions, sweep
     from mobilekit.report.gpu import rows as gpu_rows
 
     device, settings = report.device, report.settings
@@ -100,6 +100,7 @@ def _facts(report: ValidationReport) -> list[tuple[str, str | Text]]:
             for name, value in endurance.rows(report.sustained, report.single_stream, report.cool_downs)
         ),
     ]
+    rows += [("threads, cores" if index == 0 else "", sweep.line(row)) for index, row in enumerate(report.sweep)]
     if report.instructions is not None:
         rows.append(("instructions", plain(instructions.cost(report.instructions), 200)))
         rows += [("ISA paths", plain(line, 200)) for line in instructions.paths(report.instructions)]

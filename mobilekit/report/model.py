@@ -17,6 +17,7 @@ from mobilekit.report.ladder import LadderReport
 from mobilekit.report.limits import LimitReport
 from mobilekit.report.metrics import AccuracyReport, MetricReport
 from mobilekit.report.stopped import StoppedReport
+from mobilekit.report.sweep import SweepRow
 from mobilekit.report.vulkan import VulkanFacts
 from mobilekit.tuning import Cluster
 from mobilekit.validate.tolerance import Verdict
@@ -167,7 +168,7 @@ class RunSettings(Frozen):
 class ValidationReport(Frozen):
     """``precision`` is that of the stored weights; ``settings.precision`` that of the arithmetic asked for. ``gpu``
     only where a plan was executed, ``instructions`` only of a virtual device, ``layers_on_cpu`` (by type: layers
-    that do not run on the GPU) only with Vulkan.
+    that do not run on the GPU) only with Vulkan. ``sweep``: times with other threads and cores.
 
     ``load_ms`` and ``first_ms`` are a cold start's parts: loading the model, and the first inference after that.
 
@@ -203,6 +204,7 @@ class ValidationReport(Frozen):
     sustained: SustainedReport | None = None
     single_stream: SingleStreamReport | None = None
     cool_downs: tuple[CoolDownReport, ...] = ()
+    sweep: tuple[SweepRow, ...] = ()
     metrics: tuple[MetricReport, ...] = ()
     accuracy: AccuracyReport | None = None
     stopped: StoppedReport | None = None

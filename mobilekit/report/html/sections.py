@@ -241,6 +241,29 @@ def endurance(subject: Subject) -> Element | None:
 
 
 @section
+def threads_and_cores(subject: Subject) -> Element | None:
+    rows = subject.report.sweep
+    if not rows:
+        return None
+    chart = bars([Bar(row.name, row.p50_ms) for row in rows if row.p50_ms is not None], "time by threads", unit="ms")
+    caption = "median milliseconds, in turns" + (": the emulator's" if subject.report.device.virtual else "")
+    data = [
+        [
+            row.name,
+            row.remark if row.p50_ms is None else f"{row.p50_ms:.3f}",
+            "-" if row.p50_ms is None else f"{row.p50_low_ms:.3f} to {row.p50_high_ms:.3f}",
+            str(row.runs),
+        ]
+        for row in rows
+    ]
+    return _part(
+        "Threads and cores",
+        figure(chart, caption) if chart is not None else None,
+        table(["setting", "p50 ms", "within (95%)", "runs"], data),
+    )
+
+
+@section
 def instruction_counts(subject: Subject) -> Element | None:
     """What an inference costs on an emulated CPU, and which of its extensions it used."""
     found = subject.report.instructions
