@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
 
-from mobilekit.device.virtual.instructions import CLASSES
+from mobilekit.device.virtual.instructions import CLASSES, count_instructions
 from mobilekit.device.virtual.plugin import build_plugin, plugin_api
-from mobilekit.errors import MissingToolError
+from mobilekit.errors import HarnessCrashError, MissingToolError
 from mobilekit.paths import data_dir
 
 VECTORS = Path(__file__).with_name("isa.txt")
@@ -45,3 +46,30 @@ def test_what_is_missing_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     with pytest.raises(MissingToolError, match="qemu-aarch64") as caught:
         build_plugin()
     assert "qemu-user" in caught.value.hint
+
+
+ABORTS = """#!/bin/sh
+[ "$1" = --version ] && echo "qemu-aarch64 version 7.2.0" && exit
+echo again >> {folder}/runs
+[ "$(wc -l < {folder}/runs)" -gt {times} ] || kill -ABRT $$
+echo "mobilekit-count 10 10 0 0 0 0 0 0 0 0" >&2
+echo "mobilekit-count 17 17 0 0 0 0 0 0 0 0" >&2
+"""
+
+
+@pytest.mark.skipif(shutil.which("gcc") is None, reason="needs gcc")
+@pytest.mark.parametrize("times", [1, 9])
+def test_a_run_that_the_emulator_aborted_is_made_again(
+    times: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, program, network = tmp_path / "bin", tmp_path / "bin" / "qemu-aarch64", tmp_path / "m.param"
+    folder.mkdir()
+    program.write_text(ABORTS.format(folder=tmp_path, times=times))
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
+    network.write_text("7767517\n1 1\nInput in 0 1 in\n")
+    if times == 1:
+        assert count_instructions(program, network, network, {}, ["in"]).total == 7
+    else:
+        with pytest.raises(HarnessCrashError):
+            count_instructions(program, network, network, {}, ["in"])
