@@ -63,6 +63,17 @@ def test_names_cost_nothing(tmp_path: Path) -> None:
     assert counts[0] == counts[1]
 
 
+def test_sizes_of_inputs_cost_nothing(tmp_path: Path) -> None:
+    export_model(save(conv_classifier(side=16), tmp_path / "m.onnx"), tmp_path / "out")
+    opened = open_bundle(tmp_path / "out")
+    before = count(opened)
+    param = tmp_path / "out" / "ncnn" / "model.param"
+    text = param.read_text()
+    param.write_text(text.replace(" 0=16 1=16 2=3\n", "\n"))
+    assert param.read_text() != text
+    assert count(opened) == before
+
+
 def test_only_the_inference_is_counted(tmp_path: Path) -> None:
     """Loading is most of the program's work; what is counted grows with the picture, as the multiplications do."""
     totals = []
