@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 from onnx import helper
-from own_layer_lab import harness_for
 
 from mobilekit.device.harness.client import HarnessSession
 from mobilekit.device.harness.protocol import LoadOptions
@@ -15,6 +14,7 @@ from mobilekit.pipeline.bisect import open_traced
 from mobilekit.pipeline.export import ExportOptions, export_model
 from mobilekit.targets.ncnn.mask import Feature, masked
 from mobilekit.targets.ncnn.reader import write_layers
+from tests.e2e.own_layer_lab import harness_for
 from tests.models import of_nodes, save
 
 pytestmark = pytest.mark.timeout(3600)  # the first to run may have to build the harness

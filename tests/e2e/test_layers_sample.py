@@ -6,12 +6,12 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from own_layer_lab import HOST_ABI, layer
 
 from mobilekit.device.harness.build import ncnn_prefix
 from mobilekit.device.harness.toolchains import find_tool, find_toolchain
 from mobilekit.errors import MissingToolError
 from mobilekit.paths import data_dir
+from tests.e2e.own_layer_lab import HOST_ABI, layer
 
 pytestmark = pytest.mark.timeout(3600)
 

@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from own_layer_lab import HOST_ABI, Lab, harness_for, layer, onnx
 
 from mobilekit.device.harness.client import HarnessSession
 from mobilekit.device.harness.protocol import LoadOptions
 from mobilekit.errors import HarnessError
+from tests.e2e.own_layer_lab import HOST_ABI, Lab, harness_for, layer, onnx
 
 pytestmark = pytest.mark.timeout(3600)  # the first to run may have to build the harness
 

@@ -10,13 +10,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from own_layer_lab import HOST_ABI, harness_for, layer
 
 from mobilekit.bundle import Manifest, ModelInfo, NcnnArtifact, NcnnBlob, TensorInfo
 from mobilekit.device.harness.locate import own_layers
 from mobilekit.errors import HarnessCrashError, HarnessError, HarnessTimeoutError, MissingToolError, UsageError
 from mobilekit.runners.base import RunOptions
 from mobilekit.runners.ncnn_host import NcnnHostRunner
+from tests.e2e.own_layer_lab import HOST_ABI, harness_for, layer
 
 pytestmark = pytest.mark.timeout(3600)
 

@@ -16,7 +16,8 @@ from pathlib import Path
 
 import adbutils
 import pytest
-from virtual_lab import Lab, adb_programs, laboratory, need_sandbox
+
+from tests.e2e.virtual_lab import Lab, adb_programs, laboratory, need_sandbox
 
 pytestmark = pytest.mark.device
 

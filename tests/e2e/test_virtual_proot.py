@@ -9,7 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from virtual_lab import Lab, adb_programs, alive, laboratory, tree, wait_for
+
+from tests.e2e.virtual_lab import Lab, adb_programs, alive, laboratory, tree, wait_for
 
 pytestmark = [
     pytest.mark.device,

@@ -14,7 +14,18 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from virtual_lab import NOBODY, Lab, adb_programs, alive, laboratory, need_sandbox, orphans_come_here, tree, wait_for
+
+from tests.e2e.virtual_lab import (
+    NOBODY,
+    Lab,
+    adb_programs,
+    alive,
+    laboratory,
+    need_sandbox,
+    orphans_come_here,
+    tree,
+    wait_for,
+)
 
 pytestmark = pytest.mark.device
 

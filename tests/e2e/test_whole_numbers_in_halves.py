@@ -9,11 +9,11 @@ import numpy as np
 import onnx
 import pytest
 from onnx import helper
-from own_layer_lab import harness_for
 
 from mobilekit.bundle import TensorInfo
 from mobilekit.runners.blobs import extracted, from_blobs, to_blob
 from mobilekit.targets.ncnn import NcnnOptions, NcnnTarget
+from tests.e2e.own_layer_lab import harness_for
 from tests.own_layers import HarnessHost
 from tests.unit.targets.ncnn.oracle import model, prepared, run_ort
 

@@ -4,7 +4,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from virtual_host import Host, PrivateKey, make_key, serving
+
+from tests.unit.device.virtual.virtual_host import Host, PrivateKey, make_key, serving
 
 
 @pytest.fixture(scope="session")

@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from virtual_host import Host, PrivateKey, Refused
 
 from mobilekit.device.virtual import wire
 from mobilekit.device.virtual.auth import TOKEN_SIZE, parse_public_key, user_keys, verify
 from mobilekit.errors import SetupError
+from tests.unit.device.virtual.virtual_host import Host, PrivateKey, Refused
 
 
 def test_the_right_key_is_accepted(key: PrivateKey) -> None:

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from virtual_host import Host, HostStream, PrivateKey, serving
+
+from tests.unit.device.virtual.virtual_host import Host, HostStream, PrivateKey, serving
 
 
 def _request(kind: bytes, path: str | bytes) -> bytes:
