@@ -57,7 +57,9 @@ def worker(python: Path, kind: str, asked: dict[str, Any]) -> dict[str, Any]:
     request.write_text(json.dumps(asked))
     # No pip on MNN's path, and nothing else.
     env = {**os.environ, "OMP_WAIT_POLICY": "passive", **({"PATH": ""} if kind == "mnn" else {})}
-    done = subprocess.run([python, _WORKER, kind, request], capture_output=True, text=True, check=False, env=env)
+    # MNN's converter leaves a file in its working folder.
+    command, cwd = [python, _WORKER, kind, request], asked["folder"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=env, cwd=cwd)
     last = done.stdout.splitlines()[-1:] or [""]
     found: dict[str, Any] = json.loads(last[0]) if done.returncode == 0 and last[0].startswith("{") else {}
     return found
