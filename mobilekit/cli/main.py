@@ -106,6 +106,20 @@ def _swallowed(frame: FrameType | None) -> bool:
     return False
 
 
+def _unraised(given: sys.UnraisableHookArgs) -> None:
+    """Other callbacks from C (of weak references, of libraries) forget an exception, too: then once more, later."""
+    lost = given.exc_value
+    if isinstance(lost, KeyboardInterrupt):
+        number = int(signal.SIGINT)
+    elif isinstance(lost, SystemExit) and isinstance(lost.code, int) and lost.code > 128:
+        number = lost.code - 128
+    else:
+        sys.__unraisablehook__(given)
+        return
+    signal.signal(signal.SIGALRM, lambda _, later: _unwind(number, later))
+    signal.setitimer(signal.ITIMER_REAL, _AGAIN_S)
+
+
 def _unwind(number: int, frame: FrameType | None) -> None:
     """Ctrl-C and a polite kill unwind, so that temporary files and children go; a second kill waits. Where it would be
     lost it is tried again a moment later."""
@@ -125,6 +139,7 @@ def run() -> NoReturn:
     for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
         if signal.getsignal(number) is not signal.SIG_IGN:  # nohup, a shell's background job
             signal.signal(number, _unwind)
+    sys.unraisablehook = _unraised
     # numpy's BLAS starts a thread a core when it is imported (a third of its time); nothing here multiplies matrices.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     try:
