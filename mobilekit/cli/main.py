@@ -120,6 +120,14 @@ def _unraised(given: sys.UnraisableHookArgs) -> None:
     signal.setitimer(signal.ITIMER_REAL, _AGAIN_S)
 
 
+def _unwinding() -> bool:
+    """Whether this runs within the cleaning up after an interruption."""
+    error: BaseException | None = sys.exception()
+    while error is not None and not isinstance(error, KeyboardInterrupt | SystemExit):
+        error = error.__context__
+    return error is not None
+
+
 def _unwind(number: int, frame: FrameType | None) -> None:
     """Ctrl-C and a polite kill unwind, so that temporary files and children go; a second kill waits. Where it would be
     lost it is tried again a moment later."""
@@ -127,6 +135,9 @@ def _unwind(number: int, frame: FrameType | None) -> None:
         signal.signal(signal.SIGALRM, lambda _, later: _unwind(number, later))
         signal.setitimer(signal.ITIMER_REAL, _AGAIN_S)
         return
+    # C code may clear an exception without a word: where nothing is unwinding half a second later, once more.
+    signal.signal(signal.SIGALRM, lambda _, later: None if _unwinding() else _unwind(number, later))
+    signal.setitimer(signal.ITIMER_REAL, 0.5)
     if number == signal.SIGINT:
         raise KeyboardInterrupt
     for other in (signal.SIGTERM, signal.SIGHUP):
@@ -145,6 +156,7 @@ def run() -> NoReturn:
     try:
         app = make_app(sys.argv[1] if len(sys.argv) > 1 else None)
         code = app(standalone_mode=False) or 0
+        signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # it is done: too late to interrupt it
         sys.exit(code)
     except MobilekitError as error:
