@@ -7,24 +7,27 @@ from typing import Annotated
 
 import typer
 
-from mobilekit.cli._device_option import DeviceMayStandAlone
+from mobilekit.cli._options import (
+    BundleFolder,
+    Device,
+    DeviceMayStandAlone,
+    InputFolder,
+    JsonFile,
+    RelativeL2,
+    RunTimeout,
+    Seed,
+    Threads,
+)
 
 __all__ = ["register"]
 
 
 def bisect(
-    bundle: Annotated[Path, typer.Argument(help="A folder that mobilekit export wrote.")],
-    device: Annotated[
-        str | None,
-        typer.Option(
-            help="A serial of `mobilekit devices`, virtual, virtual:cortex-a76, or local. Default: the one connected."
-        ),
-    ] = None,
-    inputs: Annotated[
-        Path | None, typer.Option(help="A folder of pictures or .npy files to run instead of seeded inputs.")
-    ] = None,
+    bundle: BundleFolder,
+    device: Device = None,
+    inputs: InputFolder = None,
     samples: Annotated[int, typer.Option(min=1, help="How many seeded inputs; the worst of them is looked into.")] = 3,
-    seed: Annotated[int, typer.Option(help="Seed of the first; the next ones count on.")] = 0,
+    seed: Seed = 0,
     mode: Annotated[
         str,
         typer.Option(
@@ -38,23 +41,21 @@ def bisect(
     vulkan: Annotated[
         bool, typer.Option("--vulkan", help="On the GPU of this machine (--device local) or of the device.")
     ] = False,
-    threads: Annotated[int, typer.Option(min=0, max=256, help="0: as ncnn chooses; 1 on a virtual device.")] = 0,
-    rtol: Annotated[float | None, typer.Option(help="Largest relative L2 error of the outputs.")] = None,
+    threads: Threads = 0,
+    rtol: RelativeL2 = None,
     atol: Annotated[
         float | None, typer.Option(help="Largest absolute error where the reference is zero or constant.")
     ] = None,
     runs: Annotated[int, typer.Option(min=1, help="Inferences on the device at most.")] = 15,
     run_megabytes: Annotated[int, typer.Option(min=1, help="What one of them may feed and capture.")] = 64,
-    timeout: Annotated[float, typer.Option(min=1, help="Seconds that one run may take.")] = 300.0,
+    timeout: RunTimeout = 300.0,
     bundle_repro: Annotated[
         Path | None, typer.Option(help="Write the smallest model that shows the fault into this folder.")
     ] = None,
     report_: Annotated[
         Path | None, typer.Option("--report", help="Write a page with every layer's error: one HTML file.")
     ] = None,
-    json_: Annotated[
-        Path | None, typer.Option("--json", help="Write the report as JSON; - prints it instead of the text.")
-    ] = None,
+    json_: JsonFile = None,
 ) -> None:
     """Find the first layer of a bundle's ncnn model that goes wrong.
 

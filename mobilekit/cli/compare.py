@@ -7,7 +7,17 @@ from typing import Annotated
 
 import typer
 
-from mobilekit.cli._device_option import DeviceMayStandAlone
+from mobilekit.cli._options import (
+    Arithmetic,
+    Device,
+    DeviceMayStandAlone,
+    InputFolder,
+    JsonFile,
+    Samples,
+    Seed,
+    Threads,
+    Tuned,
+)
 
 __all__ = ["register"]
 
@@ -15,27 +25,20 @@ __all__ = ["register"]
 def compare(
     a: Annotated[Path, typer.Argument(help="A bundle, or the JSON report of an earlier validate (a baseline).")],
     b: Annotated[Path, typer.Argument(help="The bundle that is to be judged.")],
-    device: Annotated[
-        str | None,
-        typer.Option(help="A serial of `mobilekit devices`, virtual, or local. Default: the one connected."),
-    ] = None,
+    device: Device = None,
     gate: Annotated[
         list[str] | None,
         typer.Option(help="latency:+5%, on a virtual device instructions:+1%; error, error:+20%. Repeatable."),
     ] = None,
     margin: Annotated[str, typer.Option(help="What counts as the same speed: 3% or 0.03.")] = "3%",
     budget: Annotated[float, typer.Option(min=0, help="Seconds that timing may take.")] = 120.0,
-    inputs: Annotated[Path | None, typer.Option(help="A folder of pictures or .npy files.")] = None,
-    samples: Annotated[int, typer.Option(min=1, help="How many seeded inputs are validated.")] = 3,
-    seed: Annotated[int, typer.Option(help="Seed of the first.")] = 0,
-    threads: Annotated[int, typer.Option(min=0, max=256, help="0: as ncnn chooses.")] = 0,
-    precision: Annotated[str | None, typer.Option(help="fp32 or fp16 arithmetic for both.")] = None,
-    tuned: Annotated[
-        bool, typer.Option("--tuned/--no-tuned", help="As `mobilekit tune` found fastest there, or as ncnn chooses.")
-    ] = True,
-    json_: Annotated[
-        Path | None, typer.Option("--json", help="Write the comparison as JSON; - prints it instead of the table.")
-    ] = None,
+    inputs: InputFolder = None,
+    samples: Samples = 3,
+    seed: Seed = 0,
+    threads: Threads = 0,
+    precision: Arithmetic = None,
+    tuned: Tuned = True,
+    json_: JsonFile = None,
 ) -> None:
     """Is B slower, or less right, than A? Both run in turns on the same device.
 

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from mobilekit.cli._options import AsJson, FixedInputs, InputShapes
+
 if TYPE_CHECKING:
     from mobilekit.pipeline.convert_check import ConvertCheckReport, Side
 
@@ -19,19 +21,14 @@ def convert_check(
     model: Annotated[str, typer.Argument(help="An ONNX file, or a zoo id (mobilekit zoo list).")],
     against: Annotated[str, typer.Option("--against", help="The other converter: pnnx.")] = "pnnx",
     pnnx: Annotated[Path | None, typer.Option("--pnnx", help="The pnnx binary (default: the one on PATH).")] = None,
-    input_shape: Annotated[
-        list[str] | None,
-        typer.Option("--input-shape", help="NAME:1x3x224x224; the shape is what follows the last colon. Repeatable."),
-    ] = None,
-    input_: Annotated[
-        list[str] | None, typer.Option("--input", "-i", help="NAME=VALUE fixes an input, as for export. Repeatable.")
-    ] = None,
+    input_shape: InputShapes = None,
+    input_: FixedInputs = None,
     threads: Annotated[int, typer.Option(min=1, help="Threads of both runs.")] = 2,
     iterations: Annotated[int, typer.Option(min=1, help="Timed runs in each round.")] = 10,
     seed: Annotated[int, typer.Option(help="Seed of the inputs.")] = 0,
     samples: Annotated[int, typer.Option(min=1, help="How many seeded inputs both are held against.")] = 2,
     timeout: Annotated[float, typer.Option(min=1, help="Seconds a conversion or a run may take.")] = 300.0,
-    json_: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+    json_: AsJson = False,
 ) -> None:
     """Convert a model with mobilekit and with pnnx, and hold both against ONNX Runtime.
 

@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from mobilekit.cli._options import AsJson, FixedInputs, InputShapes, PlanHost, Plugins, RemotePythons
+
 if TYPE_CHECKING:
     from mobilekit.pipeline.export import ExportReport
     from mobilekit.targets.tensorrt import TensorRTOptions
 
 __all__ = ["register"]
 
-_TENSORRT = "TensorRT"
 _PLAN_TIMEOUT_S = 1800.0
 
 
@@ -27,16 +28,8 @@ def export(
     precision: Annotated[
         str, typer.Option("--precision", "-p", help="fp32 or fp16; TensorRT also takes tf32, bf16, int8, fp8.")
     ] = "fp32",
-    input_shape: Annotated[
-        list[str] | None,
-        typer.Option("--input-shape", help="NAME:1x3x224x224; the shape is what follows the last colon. Repeatable."),
-    ] = None,
-    input_: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--input", metavar="NAME=VALUE", help="Fix an input: NAME=16000, NAME=[1,2], NAME=value.npy. Repeatable."
-        ),
-    ] = None,
+    input_shape: InputShapes = None,
+    input_: FixedInputs = None,
     dynamic: Annotated[
         bool, typer.Option("--dynamic", help="Leave symbolic axes free (not the batch): one bundle, many input sizes.")
     ] = False,
@@ -79,52 +72,18 @@ def export(
         typer.Option(
             "--profile",
             help="Sizes an input may have: NAME:min=1x3x224x224,opt=4x3x224x224,max=8x3x224x224. Repeatable.",
-            rich_help_panel=_TENSORRT,
         ),
     ] = None,
-    compute_capability: Annotated[
-        str, typer.Option(help="GPUs to build for, with TensorRT for RTX: 8.6,8.9.", rich_help_panel=_TENSORRT)
-    ] = "",
-    workspace: Annotated[
-        str, typer.Option(help="Scratch memory on the GPU at most: 1GiB, 512MiB.", rich_help_panel=_TENSORRT)
-    ] = "",
-    opt_level: Annotated[
-        int | None, typer.Option(min=0, max=5, help="TensorRT's optimisation level.", rich_help_panel=_TENSORRT)
-    ] = None,
-    flavour: Annotated[
-        str, typer.Option(help="rtx or full; by default full where it and a GPU are there.", rich_help_panel=_TENSORRT)
-    ] = "",
-    calib: Annotated[
-        Path | None,
-        typer.Option(help="Pictures or .npy files to calibrate int8 and fp8 with.", rich_help_panel=_TENSORRT),
-    ] = None,
-    calib_method: Annotated[
-        str, typer.Option(help="minmax, entropy or percentile.", rich_help_panel=_TENSORRT)
-    ] = "minmax",
-    on: Annotated[
-        str,
-        typer.Option(
-            metavar="ssh://USER@HOST[:PORT]",
-            help="Build the plan on that machine: a Jetson, or a computer with a GPU.",
-            rich_help_panel=_TENSORRT,
-        ),
-    ] = "",
-    remote_python: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="Python there, with numpy and TensorRT: a name, /PATH or ~/PATH. Repeatable.",
-            rich_help_panel=_TENSORRT,
-        ),
-    ] = None,
-    plugin: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="MODULE:CLASS",
-            help="Creator of a plugin, for full TensorRT. Its code runs. Repeatable.",
-            rich_help_panel=_TENSORRT,
-        ),
-    ] = None,
-    json_: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+    compute_capability: Annotated[str, typer.Option(help="GPUs to build for, with TensorRT for RTX: 8.6,8.9.")] = "",
+    workspace: Annotated[str, typer.Option(help="Scratch memory on the GPU at most: 1GiB, 512MiB.")] = "",
+    opt_level: Annotated[int | None, typer.Option(min=0, max=5, help="TensorRT's optimisation level.")] = None,
+    flavour: Annotated[str, typer.Option(help="rtx or full; by default full where it and a GPU are there.")] = "",
+    calib: Annotated[Path | None, typer.Option(help="Pictures or .npy files to calibrate int8 and fp8 with.")] = None,
+    calib_method: Annotated[str, typer.Option(help="minmax, entropy or percentile.")] = "minmax",
+    on: PlanHost = None,
+    remote_python: RemotePythons = None,
+    plugin: Plugins = None,
+    json_: AsJson = False,
 ) -> None:
     """Convert a model into a bundle that runs on a device, verified against ONNX Runtime.
 
@@ -260,7 +219,7 @@ def _tensorrt(
     calib: Path | None,
     calib_method: str,
     timeout: float,
-    on: str,
+    on: str | None,
     remote_pythons: list[str],
     plugins: list[str] | None,
 ) -> TensorRTOptions:
@@ -281,7 +240,7 @@ def _tensorrt(
         calibration_method=calib_method,
         plugins=tuple(plugins or ()),
         timeout_s=max(timeout, _PLAN_TIMEOUT_S),
-        on=on or None,
+        on=on,
         remote_pythons=tuple(remote_pythons),
     )
 

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from mobilekit.cli._options import AsJson, FixedInputs, InputShapes
+
 if TYPE_CHECKING:
     from mobilekit.pipeline.inspect import ModelReport
     from mobilekit.tensors import FixedValue
@@ -16,16 +18,8 @@ __all__ = ["register"]
 
 def inspect(
     model: Annotated[str, typer.Argument(help="An ONNX file, a zoo id (mobilekit zoo list), or a bundle.")],
-    input_shape: Annotated[
-        list[str] | None,
-        typer.Option("--input-shape", help="NAME:1x3x224x224; the shape is what follows the last colon. Repeatable."),
-    ] = None,
-    input_: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--input", metavar="NAME=VALUE", help="Fix an input: NAME=16000, NAME=[1,2], NAME=value.npy. Repeatable."
-        ),
-    ] = None,
+    input_shape: InputShapes = None,
+    input_: FixedInputs = None,
     target: Annotated[
         list[str] | None, typer.Option("--target", "-t", help="Ask this target only. Repeatable; all by default.")
     ] = None,
@@ -33,7 +27,7 @@ def inspect(
         Path | None,
         typer.Option(help="Draw what TensorRT fused, of a bundle with a plan: FILE.html, FILE.svg or FILE.dot."),
     ] = None,
-    json_: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
+    json_: AsJson = False,
 ) -> None:
     """Show what a model is, what it costs, and what targets cannot take of it; of a bundle, what it holds.
 

@@ -7,17 +7,14 @@ from typing import Annotated
 
 import typer
 
-from mobilekit.cli._device_option import DeviceMayStandAlone
+from mobilekit.cli._options import Arithmetic, BundleFolder, Device, DeviceMayStandAlone, JsonFile, RunTimeout, Threads
 
 __all__ = ["register"]
 
 
 def parity(
-    bundle: Annotated[Path, typer.Argument(help="A folder that mobilekit export wrote.")],
-    device: Annotated[
-        str | None,
-        typer.Option(help="A serial of `mobilekit devices`, virtual, or local. Default: the one connected."),
-    ] = None,
+    bundle: BundleFolder,
+    device: Device = None,
     inputs: Annotated[Path | None, typer.Option(help="A folder of pictures that the model is for.")] = None,
     app: Annotated[
         Path | None,
@@ -28,15 +25,13 @@ def parity(
     metric: Annotated[
         list[str] | None, typer.Option(help="As of `mobilekit validate`. Default: that of the model's task.")
     ] = None,
-    threads: Annotated[int, typer.Option(min=0, max=256, help="0: as ncnn chooses; 1 on a virtual device.")] = 0,
-    precision: Annotated[str | None, typer.Option(help="fp32 or fp16 arithmetic.")] = None,
+    threads: Threads = 0,
+    precision: Arithmetic = None,
     wait: Annotated[float, typer.Option(min=0, help="Seconds to wait for a device that is in use.")] = 600.0,
-    timeout: Annotated[float, typer.Option(min=1, help="Seconds that one run may take.")] = 300.0,
+    timeout: RunTimeout = 300.0,
     report: Annotated[Path | None, typer.Option(help="Write a page to show: one HTML file that opens offline.")] = None,
     markdown: Annotated[Path | None, typer.Option(help="Write Markdown, for a pull request.")] = None,
-    json_: Annotated[
-        Path | None, typer.Option("--json", help="Write the report as JSON; - prints it instead of the table.")
-    ] = None,
+    json_: JsonFile = None,
 ) -> None:
     """How far preparing a picture differs between PC and phone, and what that does to the answers.
 

@@ -7,30 +7,23 @@ from typing import Annotated
 
 import typer
 
-from mobilekit.cli._device_option import DeviceMayStandAlone
+from mobilekit.cli._options import Arithmetic, BundleFolder, Device, DeviceMayStandAlone, JsonFile, Threads, Tuned
 
 __all__ = ["register"]
 
 
 def profile(
-    bundle: Annotated[Path, typer.Argument(help="A folder that mobilekit export wrote.")],
-    device: Annotated[
-        str | None,
-        typer.Option(help="A serial of `mobilekit devices`, virtual, or local. Default: the one connected."),
-    ] = None,
+    bundle: BundleFolder,
+    device: Device = None,
     inputs: Annotated[Path | None, typer.Option(help="A folder of pictures or .npy files; the first is run.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of the input that is made up otherwise.")] = 0,
-    threads: Annotated[int, typer.Option(min=0, max=256, help="0: as ncnn chooses; 1 on a virtual device.")] = 0,
+    threads: Threads = 0,
     iterations: Annotated[int | None, typer.Option(min=1, help="Timed runs. Default: 20; 2 where virtual.")] = None,
-    precision: Annotated[str | None, typer.Option(help="fp32 or fp16 arithmetic.")] = None,
-    tuned: Annotated[
-        bool, typer.Option("--tuned/--no-tuned", help="As `mobilekit tune` found fastest there, or as ncnn chooses.")
-    ] = True,
+    precision: Arithmetic = None,
+    tuned: Tuned = True,
     peak: Annotated[bool, typer.Option(help="Measure what the device can do, for the roofline.")] = True,
     report: Annotated[Path | None, typer.Option(help="Write a page with a flame-like chart: one HTML file.")] = None,
-    json_: Annotated[
-        Path | None, typer.Option("--json", help="Write the profile as JSON; - prints it instead of the table.")
-    ] = None,
+    json_: JsonFile = None,
 ) -> None:
     """Where a model's time goes, layer by layer: milliseconds, multiply-accumulates, GFLOP/s, bytes, roofline.
 

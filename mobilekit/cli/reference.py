@@ -8,6 +8,18 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from mobilekit.cli._options import (
+    AsJson,
+    BundleFolder,
+    InputFolder,
+    PlanHost,
+    Plugins,
+    RemotePythons,
+    RunTimeout,
+    Samples,
+    Seed,
+)
+
 if TYPE_CHECKING:
     from mobilekit.pipeline.record import RecordReport
 
@@ -23,34 +35,21 @@ reference = typer.Typer(
 
 @reference.command("record")
 def _record(
-    bundle: Annotated[Path, typer.Argument(help="A folder that mobilekit export wrote.")],
+    bundle: BundleFolder,
     output: Annotated[Path, typer.Option("--output", "-o", help="The folder to write.")],
-    inputs: Annotated[
-        Path | None, typer.Option(help="A folder of pictures or .npy files to record instead of seeded inputs.")
-    ] = None,
-    samples: Annotated[int, typer.Option(min=1, help="How many seeded inputs.")] = 3,
-    seed: Annotated[int, typer.Option(help="Seed of the first; the next ones count on.")] = 0,
+    inputs: InputFolder = None,
+    samples: Samples = 3,
+    seed: Seed = 0,
     intermediates: Annotated[
         bool, typer.Option("--intermediates", help="Record every tensor of the original model, too.")
     ] = False,
     provider: Annotated[str, typer.Option(help="Who computes: cpu, cuda (ONNX Runtime) or tensorrt.")] = "cpu",
-    on: Annotated[
-        str,
-        typer.Option(
-            metavar="ssh://USER@HOST[:PORT]", help="The plan runs on that machine: a Jetson, or a computer with a GPU."
-        ),
-    ] = "",
-    remote_python: Annotated[
-        list[str] | None,
-        typer.Option(help="Python there, with numpy and TensorRT: a name, /PATH or ~/PATH. Repeatable."),
-    ] = None,
-    plugin: Annotated[
-        list[str] | None,
-        typer.Option(metavar="MODULE:CLASS", help="Creator of a plugin that the plan needs. Its code runs."),
-    ] = None,
-    timeout: Annotated[float, typer.Option(min=1, help="Seconds that one run may take.")] = 300.0,
+    on: PlanHost = None,
+    remote_python: RemotePythons = None,
+    plugin: Plugins = None,
+    timeout: RunTimeout = 300.0,
     force: Annotated[bool, typer.Option("--force", help="Overwrite a folder that is not a recording.")] = False,
-    json_: Annotated[bool, typer.Option("--json", help="Print what was recorded as JSON.")] = False,
+    json_: AsJson = False,
 ) -> None:
     """Record what the reference answers, with its inputs and checksums; `validate --reference DIR` replays it.
 
@@ -72,7 +71,7 @@ def _record(
         provider,
         timeout,
         force,
-        on=on or None,
+        on=on,
         remote_pythons=tuple(remote_python or ()),
         plugins=tuple(plugin or ()),
     )

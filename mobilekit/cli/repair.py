@@ -7,40 +7,42 @@ from typing import Annotated
 
 import typer
 
-from mobilekit.cli._device_option import DeviceMayStandAlone
+from mobilekit.cli._options import (
+    BundleFolder,
+    Device,
+    DeviceMayStandAlone,
+    InputFolder,
+    JsonFile,
+    RelativeL2,
+    RunTimeout,
+    Samples,
+    Seed,
+    Threads,
+)
 
 __all__ = ["register"]
 
 
 def repair(
-    bundle: Annotated[Path, typer.Argument(help="A folder that mobilekit export wrote.")],
+    bundle: BundleFolder,
     output: Annotated[Path, typer.Option("-o", "--output", help="The folder of the new bundle.")],
-    device: Annotated[
-        str | None,
-        typer.Option(
-            help="A serial of `mobilekit devices`, virtual, virtual:cortex-a76, or local. Default: the one connected."
-        ),
-    ] = None,
+    device: Device = None,
     target: Annotated[
         str | None, typer.Option(help="ncnn or tensorrt, of a bundle with both. Default: ncnn where there is one.")
     ] = None,
     precision: Annotated[
         str | None, typer.Option(help="fp16 or bf16: what it is to be right in. Default: what it was exported for.")
     ] = None,
-    inputs: Annotated[
-        Path | None, typer.Option(help="A folder of pictures or .npy files to run instead of seeded inputs.")
-    ] = None,
-    samples: Annotated[int, typer.Option(min=1, help="How many seeded inputs.")] = 3,
-    seed: Annotated[int, typer.Option(help="Seed of the first; the next ones count on.")] = 0,
-    threads: Annotated[int, typer.Option(min=0, max=256, help="0: as ncnn chooses; 1 on a virtual device.")] = 0,
-    rtol: Annotated[float | None, typer.Option(help="Largest relative L2 error of the outputs.")] = None,
+    inputs: InputFolder = None,
+    samples: Samples = 3,
+    seed: Seed = 0,
+    threads: Threads = 0,
+    rtol: RelativeL2 = None,
     most_layers: Annotated[int, typer.Option(min=1, help="How many layers may be kept in higher precision.")] = 32,
     rounds: Annotated[int, typer.Option(min=1, help="How often to choose layers and to run all samples again.")] = 8,
-    timeout: Annotated[float, typer.Option(min=1, help="Seconds that one run may take.")] = 300.0,
+    timeout: RunTimeout = 300.0,
     force: Annotated[bool, typer.Option("--force", help="Take the place of an existing folder.")] = False,
-    json_: Annotated[
-        Path | None, typer.Option("--json", help="Write the report as JSON; - prints it instead of the text.")
-    ] = None,
+    json_: JsonFile = None,
 ) -> None:
     """Keep the layers that half precision costs most in higher precision, in a new bundle that passes.
 

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from mobilekit.cli._options import AsJson, BundleFolder, PlanHost, Plugins, RemotePythons, RunTimeout, Threads, Tuned
+
 if TYPE_CHECKING:
     from mobilekit.pipeline.run import OutputSummary, RunReport
 
@@ -14,7 +16,7 @@ __all__ = ["register"]
 
 
 def run(
-    bundle: Annotated[Path, typer.Argument(help="A folder that mobilekit export wrote.")],
+    bundle: BundleFolder,
     input_: Annotated[
         list[str] | None,
         typer.Option("--input", "-i", metavar="[NAME=]FILE", help="A picture or a .npy file. Once for each input."),
@@ -33,27 +35,14 @@ def run(
     ] = None,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Write raw outputs here, as NAME.npy.")] = None,
     top: Annotated[int, typer.Option(min=1, help="How many answers of a classifier to show.")] = 5,
-    threads: Annotated[int, typer.Option(min=0, help="CPU threads; 0: the runner's choice.")] = 0,
-    tuned: Annotated[
-        bool, typer.Option("--tuned/--no-tuned", help="As `mobilekit tune` found fastest there, or as ncnn chooses.")
-    ] = True,
+    threads: Threads = 0,
+    tuned: Tuned = True,
     vulkan: Annotated[bool, typer.Option("--vulkan", help="The ncnn model on this machine's GPU.")] = False,
-    on: Annotated[
-        str,
-        typer.Option(
-            metavar="ssh://USER@HOST[:PORT]", help="The plan runs on that machine: a Jetson, or a computer with a GPU."
-        ),
-    ] = "",
-    remote_python: Annotated[
-        list[str] | None,
-        typer.Option(help="Python there, with numpy and TensorRT: a name, /PATH or ~/PATH. Repeatable."),
-    ] = None,
-    plugin: Annotated[
-        list[str] | None,
-        typer.Option(metavar="MODULE:CLASS", help="Creator of a plugin that the plan needs. Its code runs."),
-    ] = None,
-    timeout: Annotated[float, typer.Option(min=1, help="Seconds the run may take.")] = 300.0,
-    json_: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+    on: PlanHost = None,
+    remote_python: RemotePythons = None,
+    plugin: Plugins = None,
+    timeout: RunTimeout = 300.0,
+    json_: AsJson = False,
 ) -> None:
     """Run a bundle's model once and say what it answers: on this machine, or with --on its plan on another.
 
@@ -89,7 +78,7 @@ def run(
         tuned=tuned,
         vulkan=vulkan,
         plugins=tuple(plugin or ()),
-        on=on or None,
+        on=on,
         remote_pythons=tuple(remote_python or ()),
         shapes=dict(parse_named_shape(text) for text in input_shape or ()),
         timeout_s=timeout,

@@ -7,17 +7,23 @@ from typing import Annotated, Literal
 
 import typer
 
-from mobilekit.cli._device_option import DeviceMayStandAlone
+from mobilekit.cli._options import (
+    BundleFolder,
+    Device,
+    DeviceMayStandAlone,
+    InputFolder,
+    JsonFile,
+    RunTimeout,
+    Samples,
+    Seed,
+)
 
 __all__ = ["register"]
 
 
 def tune(
-    bundle: Annotated[Path, typer.Argument(help="A folder that mobilekit export wrote.")],
-    device: Annotated[
-        str | None,
-        typer.Option(help="A serial of `mobilekit devices`, virtual, or local. Default: the one connected."),
-    ] = None,
+    bundle: BundleFolder,
+    device: Device = None,
     threads: Annotated[str | None, typer.Option(help="1,2,4. Default: powers of two up to the cores.")] = None,
     cluster: Annotated[
         str | None, typer.Option(help="all,big,little. Default: all three where the processor has both kinds.")
@@ -29,25 +35,21 @@ def tune(
     packing: Annotated[
         bool | None, typer.Option("--packing/--no-packing", help="Channels in packs. Default: try both.")
     ] = None,
-    inputs: Annotated[
-        Path | None, typer.Option(help="A folder of pictures or .npy files to judge the answers on.")
-    ] = None,
-    samples: Annotated[int, typer.Option(min=1, help="How many seeded inputs.")] = 3,
-    seed: Annotated[int, typer.Option(help="Seed of the first.")] = 0,
+    inputs: InputFolder = None,
+    samples: Samples = 3,
+    seed: Seed = 0,
     rtol: Annotated[
         float | None, typer.Option(help="Largest relative L2 error. Default: derived for each arithmetic.")
     ] = None,
     budget: Annotated[float, typer.Option(min=0, help="Seconds that the sweep may take, about.")] = 300.0,
     wait: Annotated[float, typer.Option(min=0, help="Seconds to wait for a device that another holds.")] = 600.0,
-    timeout: Annotated[float, typer.Option(min=1, help="Seconds that one run may take.")] = 300.0,
+    timeout: RunTimeout = 300.0,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Measure, and leave the bundle as it is.")] = False,
     force: Annotated[
         bool, typer.Option("--force", help="Go by a virtual device's times, not by its instructions.")
     ] = False,
     report: Annotated[Path | None, typer.Option(help="Write a page with all settings: one HTML file.")] = None,
-    json_: Annotated[
-        Path | None, typer.Option("--json", help="Write the result as JSON; - prints it instead of the table.")
-    ] = None,
+    json_: JsonFile = None,
 ) -> None:
     """Find ncnn's fastest setting for a bundle on a device, and write it into the bundle.
 

@@ -9,13 +9,26 @@ from typing import Annotated
 
 import typer
 
-from mobilekit.cli._device_option import DeviceMayStandAlone
+from mobilekit.cli._options import (
+    Arithmetic,
+    BundleFolder,
+    DeviceMayStandAlone,
+    InputFolder,
+    JsonFile,
+    PlanHost,
+    Plugins,
+    RemotePythons,
+    RunTimeout,
+    Samples,
+    Seed,
+    Tuned,
+)
 
 __all__ = ["register"]
 
 
 def validate(
-    bundle: Annotated[Path, typer.Argument(help="A folder that mobilekit export wrote.")],
+    bundle: BundleFolder,
     device: Annotated[
         str | None,
         typer.Option(
@@ -34,11 +47,9 @@ def validate(
             "record` wrote."
         ),
     ] = "onnxruntime",
-    inputs: Annotated[
-        Path | None, typer.Option(help="A folder of pictures or .npy files to run instead of seeded inputs.")
-    ] = None,
-    samples: Annotated[int, typer.Option(min=1, help="How many seeded inputs.")] = 3,
-    seed: Annotated[int, typer.Option(help="Seed of the first; the next ones count on.")] = 0,
+    inputs: InputFolder = None,
+    samples: Samples = 3,
+    seed: Seed = 0,
     iterations: Annotated[
         int | None, typer.Option(min=1, help="Timed runs. Default: 20; 3 on a virtual device, 100 on a GPU.")
     ] = None,
@@ -52,12 +63,8 @@ def validate(
     cluster: Annotated[
         str | None, typer.Option(help="Cores: all, big or little. big,little validates on the big ones and times both.")
     ] = None,
-    precision: Annotated[
-        str | None, typer.Option(help="fp32 or fp16 arithmetic. Default: what the bundle was exported for.")
-    ] = None,
-    tuned: Annotated[
-        bool, typer.Option("--tuned/--no-tuned", help="As `mobilekit tune` found fastest there, or as ncnn chooses.")
-    ] = True,
+    precision: Arithmetic = None,
+    tuned: Tuned = True,
     rtol: Annotated[
         list[str] | None,
         typer.Option(help="Largest relative L2 error: 1e-3, or OUTPUT=1e-3. Default: derived, see docs/validate.md."),
@@ -89,18 +96,9 @@ def validate(
         bool,
         typer.Option("--cuda-graph/--no-cuda-graph", help="On a GPU: launch the plan as a CUDA graph if it can be."),
     ] = True,
-    on: Annotated[
-        str | None,
-        typer.Option(metavar="ssh://USER@HOST[:PORT]", help="Run the TensorRT plan on that machine; compare here."),
-    ] = None,
-    remote_python: Annotated[
-        list[str] | None,
-        typer.Option(help="Python there, with numpy and TensorRT: a name, /PATH or ~/PATH. Repeatable."),
-    ] = None,
-    plugin: Annotated[
-        list[str] | None,
-        typer.Option(metavar="MODULE:CLASS", help="Creator of a plugin that the plan needs. Its code runs."),
-    ] = None,
+    on: PlanHost = None,
+    remote_python: RemotePythons = None,
+    plugin: Plugins = None,
     metric: Annotated[
         list[str] | None,
         typer.Option(help="top1, top5, cosine, iou, text, detect, detect-map, module:function; =0.99 asks for a mean."),
@@ -130,13 +128,11 @@ def validate(
         str | None,
         typer.Option(metavar="CELSIUS[,TIMEOUT]", help="Before each timing wait for the hottest zone to fall: 40,5m."),
     ] = None,
-    timeout: Annotated[float, typer.Option(min=1, help="Seconds that one run may take.")] = 300.0,
+    timeout: RunTimeout = 300.0,
     quota: Annotated[
         int | None, typer.Option(min=1, help="Megabytes that mobilekit may keep on the device. Default: 2147.")
     ] = None,
-    json_: Annotated[
-        Path | None, typer.Option("--json", help="Write the report as JSON; - prints it instead of the table.")
-    ] = None,
+    json_: JsonFile = None,
     report_: Annotated[
         Path | None, typer.Option("--report", help="Write a report to show: one HTML file that opens offline.")
     ] = None,
