@@ -9,11 +9,17 @@ __all__ = ["main"]
 def main() -> None:
     """Run the command line; leaves with an exit code."""
     try:
-        from mobilekit.cli.main import run
+        from mobilekit import interrupts
+
+        interrupts.install()
     except KeyboardInterrupt:
         sys.stderr.write("interrupted\n")
         sys.stderr.flush()
         os._exit(130)
+    try:
+        from mobilekit.cli.main import run
+    except interrupts.Interrupted:
+        interrupts.leave()
     run()
 
 

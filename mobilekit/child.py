@@ -22,7 +22,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from mobilekit import child_server, errors
+from mobilekit import child_server, errors, interrupts
 from mobilekit.child_server import read_message, write_message
 from mobilekit.errors import ChildCrashError, ChildError, ChildTimeoutError, MobilekitError, UnsupportedModelError
 from mobilekit.paths import Scratch
@@ -126,7 +126,7 @@ class Child:
         # By its path, without that folder on sys.path (-P): `-m` would import more before it begins.
         command = [sys.executable, "-P", child_server.__file__]
         command += [str(self._folder.path), str(os.getpid()), str(self._memory_bytes)]
-        with (self._folder.path / "stderr").open("wb") as stderr:
+        with (self._folder.path / "stderr").open("wb") as stderr, interrupts.held():
             self._process = subprocess.Popen(
                 command,
                 stdin=subprocess.PIPE,

@@ -9,11 +9,11 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from types import FrameType
 from typing import Annotated, NoReturn
 
 import typer
 
+from mobilekit import interrupts
 from mobilekit.errors import MobilekitError, SetupError, UnsupportedModelError
 
 __all__ = ["make_app", "run"]
@@ -93,98 +93,37 @@ def _internal(error: Exception) -> None:
     print(f"hint: this is a bug in mobilekit; please report it with {path}", file=sys.stderr)
 
 
-_AGAIN_S = 0.002
-
-
-def _swallowed(frame: FrameType | None) -> bool:
-    """Whether Python would print and forget an exception raised here: in a finaliser, or in importlib's callback."""
-    while frame is not None:
-        name, file = frame.f_code.co_name, frame.f_code.co_filename
-        if name == "__del__" or (name == "cb" and file == "<frozen importlib._bootstrap>"):
-            return True
-        frame = frame.f_back
-    return False
-
-
-def _unraised(given: sys.UnraisableHookArgs) -> None:
-    """Other callbacks from C (of weak references, of libraries) forget an exception, too: then once more, later."""
-    lost = given.exc_value
-    if isinstance(lost, KeyboardInterrupt):
-        number = int(signal.SIGINT)
-    elif isinstance(lost, SystemExit) and isinstance(lost.code, int) and lost.code > 128:
-        number = lost.code - 128
-    else:
-        sys.__unraisablehook__(given)
-        return
-    signal.signal(signal.SIGALRM, lambda _, later: _unwind(number, later))
-    signal.setitimer(signal.ITIMER_REAL, _AGAIN_S)
-
-
-def _unwinding() -> bool:
-    """Whether this runs within the cleaning up after an interruption."""
-    error: BaseException | None = sys.exception()
-    while error is not None and not isinstance(error, KeyboardInterrupt | SystemExit):
-        error = error.__context__
-    return error is not None
-
-
-def _unwind(number: int, frame: FrameType | None) -> None:
-    """Ctrl-C and a polite kill unwind, so that temporary files and children go; a second kill waits. Where it would be
-    lost it is tried again a moment later."""
-    if _swallowed(frame):
-        signal.signal(signal.SIGALRM, lambda _, later: _unwind(number, later))
-        signal.setitimer(signal.ITIMER_REAL, _AGAIN_S)
-        return
-    # C code may clear an exception without a word: where nothing is unwinding half a second later, once more.
-    signal.signal(signal.SIGALRM, lambda _, later: None if _unwinding() else _unwind(number, later))
-    signal.setitimer(signal.ITIMER_REAL, 0.5)
-    if number == signal.SIGINT:
-        raise KeyboardInterrupt
-    for other in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(other, signal.SIG_IGN)
-    raise SystemExit(128 + number)
+def _exit_code(error: BaseException) -> int:
+    """Say what went wrong."""
+    if isinstance(error, MobilekitError):
+        _report(error)
+        return error.exit_code
+    if isinstance(error, MemoryError):
+        print("error: there is not enough memory for this model", file=sys.stderr)
+        print("hint: give smaller input shapes, or close other programs", file=sys.stderr)
+        return SetupError.exit_code
+    if isinstance(error, BrokenPipeError):
+        sys.stderr.close()
+        return 128 + signal.SIGPIPE
+    if not isinstance(error, Exception):
+        raise error
+    # Newer typers bring a copy of click's exceptions of their own: told by what they can do.
+    if isinstance(code := getattr(error, "exit_code", None), int) and hasattr(error, "show"):
+        error.show()
+        return code
+    _internal(error)
+    return SetupError.exit_code
 
 
 def run() -> NoReturn:
     """Entry point: run the command line and leave with the exit code of design decision 8."""
-    for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
-        if signal.getsignal(number) is not signal.SIG_IGN:  # nohup, a shell's background job
-            signal.signal(number, _unwind)
-    sys.unraisablehook = _unraised
+    interrupts.install()
     # numpy's BLAS starts a thread a core when it is imported (a third of its time); nothing here multiplies matrices.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    code = 0
     try:
-        app = make_app(sys.argv[1] if len(sys.argv) > 1 else None)
-        code = app(standalone_mode=False) or 0
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # it is done: too late to interrupt it
-        sys.exit(code)
-    except MobilekitError as error:
-        _report(error)
-        sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        _interrupted()
-    except MemoryError:
-        print("error: there is not enough memory for this model", file=sys.stderr)
-        print("hint: give smaller input shapes, or close other programs", file=sys.stderr)
-        sys.exit(SetupError.exit_code)
-    except BrokenPipeError:
-        sys.stderr.close()
-        sys.exit(141)
-    except Exception as error:
-        # Newer typers bring a copy of click's exceptions of their own: told by what they can do.
-        if type(error).__name__ == "Abort":
-            _interrupted()
-        if isinstance(code := getattr(error, "exit_code", None), int) and hasattr(error, "show"):
-            error.show()
-            sys.exit(code)
-        _internal(error)
-        sys.exit(SetupError.exit_code)
-
-
-def _interrupted() -> NoReturn:
-    # Everything has unwound. Not sys.exit: where the interrupt came inside an exec (a dataclass being made), Python
-    # remembers it and ends by killing itself with SIGINT instead of giving the exit code.
-    print("interrupted", file=sys.stderr, flush=True)
-    sys.stdout.flush()
-    os._exit(130)
+        code = make_app(sys.argv[1] if len(sys.argv) > 1 else None)(standalone_mode=False) or 0
+    except BaseException as error:
+        if not interrupts.settle():  # else, whatever the interruption became on its way, it is not the matter
+            code = _exit_code(error)
+    interrupts.leave(code)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 import shutil
-import signal
 import subprocess
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -13,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from mobilekit import interrupts
 from mobilekit.errors import MissingToolError, UsageError, signal_name
 
 if TYPE_CHECKING:
@@ -101,23 +101,14 @@ def _suffix(info: TensorInfo) -> str:
 
 def _run(command: Sequence[str], folder: Path, timeout_s: float) -> None:
     log = folder / "pnnx.log"
-    with log.open("wb") as output:
-        process = subprocess.Popen(
-            command,
-            cwd=folder,
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
+    with (
+        log.open("wb") as output,
+        interrupts.started(command, cwd=folder, stdout=output, stderr=subprocess.STDOUT) as process,
+    ):
         try:
             code = process.wait(timeout_s)
         except subprocess.TimeoutExpired:
             raise PeerFailure(f"it did not end within {timeout_s:g} s") from None
-        finally:
-            with suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
     if code < 0:
         raise PeerFailure(f"it crashed ({signal_name(-code)}){_last_line(log)}")
     if code:

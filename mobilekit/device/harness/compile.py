@@ -5,13 +5,12 @@ from __future__ import annotations
 import os
 import re
 import shutil
-import signal
 import subprocess
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from mobilekit import interrupts
 from mobilekit.errors import BuildError
 from mobilekit.paths import storage_errors
 from mobilekit.progress import SILENT, Progress, Task
@@ -21,7 +20,6 @@ __all__ = ["Compilation"]
 _COUNT = re.compile(rb"\[(\d+)/(\d+)\] ")
 _NO_SPACE = b"No space left on device"
 _LAST_LINES = 12
-_END_S = 5.0
 
 
 @dataclass(slots=True)
@@ -73,15 +71,8 @@ class Compilation:
     def _call(self, command: Sequence[str], what: str, env: Mapping[str, str], task: Task | None) -> None:
         nice = [found, "-n", "10"] if (found := shutil.which("nice")) else []
         with self.log.open("ab", buffering=0) as log:
-            process = subprocess.Popen(
-                [*nice, *command],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                env=dict(env),
-                start_new_session=True,  # a process group of its own, so that it can be ended whole
-            )
-            try:
+            streams = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+            with interrupts.started([*nice, *command], env=dict(env), **streams) as process:
                 assert process.stdout is not None
                 done = 0
                 for line in process.stdout:
@@ -90,12 +81,6 @@ class Compilation:
                         task.advance(int(count[1]) - done)
                         done = int(count[1])
                 code = process.wait()
-            except BaseException:
-                _end_group(process)
-                raise
-            finally:
-                assert process.stdout is not None
-                process.stdout.close()
         if code != 0:
             raise self._failure(what, code)
 
@@ -110,15 +95,3 @@ class Compilation:
             f"{what} failed (exit code {code}); the log is {self.log}",
             hint=advice + "\n".join(line[:300] for line in shown),
         )
-
-
-def _end_group(process: subprocess.Popen[bytes]) -> None:
-    for number in (signal.SIGTERM, signal.SIGKILL):
-        with suppress(ProcessLookupError, PermissionError):
-            os.killpg(process.pid, number)
-        with suppress(subprocess.TimeoutExpired):
-            process.wait(_END_S)
-            break
-    # Its children may outlive ninja for a moment.
-    with suppress(ProcessLookupError, PermissionError):
-        os.killpg(process.pid, signal.SIGKILL)

@@ -15,6 +15,7 @@ from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
+from mobilekit import interrupts
 from mobilekit.device.base import Device, RemoteProcess
 from mobilekit.device.harness import protocol
 from mobilekit.errors import (
@@ -83,8 +84,10 @@ def launch_local(
     name, token = f"mobilekit-{secrets.token_hex(16)}", secrets.token_hex(32)
     what = f"the harness {executable.name}"
     with ExitStack() as undo:
-        process = LocalProcess([*emulator, str(executable), *_serve(name, idle_timeout_s)], {_TOKEN_VARIABLE: token})
-        undo.callback(process.close)
+        command = [*emulator, str(executable), *_serve(name, idle_timeout_s)]
+        with interrupts.held():
+            process = LocalProcess(command, {_TOKEN_VARIABLE: token})
+            undo.callback(process.close)
         if memory_bytes is not None:
             with suppress(ProcessLookupError):  # it ended at once: the next line says so
                 resource.prlimit(process.pid, resource.RLIMIT_DATA, (memory_bytes, memory_bytes))

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from mobilekit import interrupts
 from mobilekit.child import physical_memory_bytes
 from mobilekit.device.harness.protocol import LoadOptions
 from mobilekit.device.virtual.plugin import Plugin, build_plugin
@@ -97,31 +98,18 @@ def _run(plugin: Plugin, cpu: str, arguments: Sequence[str], folder: Path, timeo
     """What the program and the plugin say on stderr."""
     command = [plugin.qemu, *(["-cpu", cpu] if cpu else []), "-plugin", str(plugin.path), "./harness", *arguments]
     environment = {key: os.environ[key] for key in ("PATH", "LD_LIBRARY_PATH") if key in os.environ}
-    process = subprocess.Popen(
-        command,
-        cwd=folder,
-        env=environment,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-        errors="replace",
-    )
-    with process:
+    streams = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE}
+    with interrupts.started(command, cwd=folder, env=environment, text=True, errors="replace", **streams) as process:
         try:
             most = physical_memory_bytes() * 9 // 10
             with suppress(ProcessLookupError):
                 resource.prlimit(process.pid, resource.RLIMIT_DATA, (most, most))
-            said = process.communicate(timeout=timeout_s)[1]
+            said: str = process.communicate(timeout=timeout_s)[1]
         except subprocess.TimeoutExpired:
-            process.kill()
             raise HarnessTimeoutError(
                 f"counting instructions took longer than {timeout_s:g} s and was ended",
                 hint="raise the limit with --timeout, or use a smaller model",
             ) from None
-        except BaseException:
-            process.kill()
-            raise
     if process.returncode == 0:
         return said
     words = "\n".join(line for line in said.splitlines() if not line.startswith("mobilekit-count "))[-1000:]

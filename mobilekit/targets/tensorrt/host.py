@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
-from mobilekit import errors
+from mobilekit import errors, interrupts
 from mobilekit.errors import ChildCrashError, ChildError, ChildTimeoutError, MobilekitError, SetupError
 from mobilekit.paths import Scratch
 from mobilekit.progress import SILENT, Progress
@@ -207,21 +207,22 @@ class LocalHost:
 
     def _start(self, *modules: str) -> subprocess.Popen[str]:
         # Alone on its path (-P), in a group of its own: Ctrl-C is ours to handle.
-        self._process = process = subprocess.Popen(
-            [sys.executable, "-P", str(WORKER), "--serve", *modules],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            errors="replace",
-            start_new_session=True,
-        )
-        self._answers, self._said = queue.Queue(), deque(maxlen=3)
-        listener = threading.Thread(target=self._listen, args=(process,), daemon=True)
-        hearer = threading.Thread(target=self._hear, args=(process, listener), daemon=True)
-        self._readers = (listener, hearer)
-        for thread in self._readers:
-            thread.start()
+        with interrupts.held():
+            self._process = process = subprocess.Popen(
+                [sys.executable, "-P", str(WORKER), "--serve", *modules],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+                errors="replace",
+                start_new_session=True,
+            )
+            self._answers, self._said = queue.Queue(), deque(maxlen=3)
+            listener = threading.Thread(target=self._listen, args=(process,), daemon=True)
+            hearer = threading.Thread(target=self._hear, args=(process, listener), daemon=True)
+            self._readers = (listener, hearer)
+            for thread in self._readers:
+                thread.start()
         return process
 
     def _listen(self, process: subprocess.Popen[str]) -> None:

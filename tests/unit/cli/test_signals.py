@@ -1,4 +1,5 @@
-"""Signals that come where Python would forget an exception are not lost."""
+"""Signals that come where Python would lose an exception, or the exception something else, end the program all the
+same, in order."""
 
 from __future__ import annotations
 
@@ -11,64 +12,139 @@ from pathlib import Path
 import pytest
 
 PROGRAM = """
-import os, signal, sys, time
+import os, signal, subprocess, sys, tempfile, time, weakref
+from mobilekit import interrupts
 from mobilekit.cli import main
+from mobilekit.errors import DeviceError
+
+def strike():
+    os.kill(os.getpid(), {number})
+    time.sleep(0)  # here the handler runs
 
 def app(standalone_mode):
-    class Finalised:
-        def __del__(self):
-            os.kill(os.getpid(), {number})
-            time.sleep(0)  # here the handler runs, and an exception would be printed and forgotten
-    Finalised()
-    time.sleep(20)
+{body}
 
 main.make_app = lambda only: app
 main.run()
 """
+
+IN_A_FINALISER = """
+    class Finalised:
+        def __del__(self):
+            strike()
+            print("finalised")
+    Finalised()
+    time.sleep(20)
+"""
+IN_A_WEAK_REFERENCE = """
+    class Referred:
+        pass
+    referred = Referred()
+    kept = weakref.ref(referred, lambda _: strike())
+    del referred
+    print("finalised")
+    time.sleep(20)
+"""
+IN_A_BARE_EXCEPT = """
+    try:
+        strike()
+    except:
+        print("finalised")
+    time.sleep(20)
+"""
+TURNED_INTO_AN_ERROR = """
+    try:
+        strike()
+    except BaseException as error:
+        print("finalised")
+        raise DeviceError("it broke") from error
+"""
+LONG_CLEANING = """
+    try:
+        strike()
+    finally:
+        time.sleep(1)  # longer than it takes until a lost interruption is raised again
+        print("finalised")
+"""
+LONG_FINALISER = """
+    def remove():
+        strike()
+        time.sleep(1)
+        print("finalised")
+    class Folder:
+        pass
+    folder = Folder()
+    weakref.finalize(folder, remove)
+    del folder
+    time.sleep(20)
+"""
+WHILE_HELD = """
+    with interrupts.held():
+        strike()
+        time.sleep(1)
+        print("finalised")
+    time.sleep(20)
+"""
+WHILE_A_CHILD_STARTS = """
+    start = subprocess.Popen
+    def slow(*command, **options):
+        process = start(*command, **options)
+        strike()
+        print("started", process.pid, flush=True)
+        return process
+    subprocess.Popen = slow
+    with interrupts.started([sys.executable, "-c", "import time; time.sleep(60)"]):
+        time.sleep(20)
+"""
+BODIES = [
+    IN_A_FINALISER,
+    IN_A_WEAK_REFERENCE,
+    IN_A_BARE_EXCEPT,
+    TURNED_INTO_AN_ERROR,
+    LONG_CLEANING,
+    LONG_FINALISER,
+    WHILE_HELD,
+]
+NAMES = ["finaliser", "weak-reference", "bare-except", "error", "long-cleaning", "long-finaliser", "held"]
+
+
+def ended(body: str, number: int) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", PROGRAM.replace("{number}", str(int(number))).replace("{body}", body)],
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[3])},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
-def test_a_signal_in_a_finaliser_is_not_forgotten(number: int, code: int) -> None:
+@pytest.mark.parametrize("body", BODIES, ids=NAMES)
+def test_a_signal_is_not_lost_and_breaks_nothing_off(body: str, number: int, code: int) -> None:
+    done = ended(body, number)
+    assert done.returncode == code, done.stderr
+    assert done.stdout == "finalised\n"
+    assert done.stderr == ("interrupted\n" if number == signal.SIGINT else "")
+
+
+def test_a_child_that_is_just_starting_is_not_left_behind() -> None:
+    done = ended(WHILE_A_CHILD_STARTS, signal.SIGTERM)
+    assert done.returncode == 143, done.stderr
+    assert not Path(f"/proc/{done.stdout.split()[1]}").exists()
+
+
+def test_a_signal_that_the_parent_ignores_is_ignored() -> None:
+    def as_nohup_does() -> None:
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+
     done = subprocess.run(
-        [sys.executable, "-c", PROGRAM.replace("{number}", str(int(number)))],
+        [sys.executable, "-c", PROGRAM.replace("{number}", "1").replace("{body}", "    strike()\n    return 3")],
         env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[3])},
         capture_output=True,
         text=True,
         timeout=60,
         check=False,
+        preexec_fn=as_nohup_does,
     )
-    assert done.returncode == code, done.stderr
-    assert "Exception ignored" not in done.stderr
-
-
-IN_A_CALLBACK = """
-import os, signal, sys, time, weakref
-from mobilekit.cli import main
-
-def app(standalone_mode):
-    class Referred:
-        pass
-    def gone(reference):
-        os.kill(os.getpid(), {number})
-        time.sleep(0)
-    referred = Referred()
-    kept = weakref.ref(referred, gone)
-    del referred
-    time.sleep(20)
-
-main.make_app = lambda only: app
-main.run()
-"""
-
-
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_a_signal_in_a_weak_references_callback_is_not_forgotten(number: int, code: int) -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", IN_A_CALLBACK.replace("{number}", str(int(number)))],
-        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[3])},
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-    assert done.returncode == code, done.stderr
+    assert (done.returncode, done.stderr) == (3, "")
