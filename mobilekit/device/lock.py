@@ -44,7 +44,11 @@ if mkdir "$d" 2>/dev/null; then
   fi
   echo busy; exit 0
 fi
-[ -d "$d" ] || { echo "failed $d cannot be made"; exit 0; }
+if [ ! -d "$d" ]; then
+  # Whoever held it may just have removed it: only where no folder at all can be made there is something wrong.
+  if mkdir "$d.$t" 2>/dev/null; then rmdir "$d.$t"; echo stale; else echo "failed $d cannot be made"; fi
+  exit 0
+fi
 for f in "$d"/*; do
   [ -f "$f" ] || { echo empty; exit 0; }
   read -r pid then who < "$f" || continue

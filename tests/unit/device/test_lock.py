@@ -1,0 +1,59 @@
+"""The lock's shell script on this machine's ``sh``, where a test can time what others do."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from mobilekit.device.harness.launch import LocalProcess
+from mobilekit.device.lock import device_lock
+from mobilekit.errors import DeviceError
+
+
+class Here:
+    """As much of a device as the lock needs, with programs of the test's own before the system's."""
+
+    serial = "here"
+
+    def __init__(self, programs: Path) -> None:
+        self._environment = {"PATH": f"{programs}{os.pathsep}{os.environ['PATH']}"}
+
+    def spawn(self, argv: Sequence[str]) -> LocalProcess:
+        return LocalProcess(argv, self._environment)
+
+    def shell(self, argv: Sequence[str], **_: object) -> None:
+        subprocess.run(argv, check=True)
+
+
+def program(folder: Path, body: str) -> Here:
+    folder.mkdir()
+    (folder / "mkdir").write_text(f"#!/bin/sh\n{body}\n")
+    (folder / "mkdir").chmod(0o755)
+    return Here(folder)
+
+
+def test_a_lock_that_goes_just_after_it_was_found_is_taken(tmp_path: Path) -> None:
+    """Its holder leaves between ``mkdir``'s failure and the next look."""
+    lock, left = tmp_path / "lock", tmp_path / "left"
+    lock.mkdir()
+    here = program(
+        tmp_path / "bin",
+        f'/bin/mkdir "$@"; code=$?; [ "$*" != {lock} ] || [ -e {left} ] || {{ rmdir {lock}; : > {left}; }}; exit $code',
+    )
+    with device_lock(here, wait_s=0, folder=str(lock)):  # type: ignore[arg-type]
+        pass
+    assert left.exists()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["bin", "left"]
+
+
+def test_where_nothing_can_be_made_that_is_said(tmp_path: Path) -> None:
+    here = program(tmp_path / "bin", "exit 1")
+    with (
+        pytest.raises(DeviceError, match=r"cannot take the lock: .*cannot be made"),
+        device_lock(here, wait_s=0, folder=str(tmp_path / "lock")),  # type: ignore[arg-type]
+    ):
+        pytest.fail("held")
