@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-__all__ = ["conv_classifier", "of_nodes", "save"]
+__all__ = ["coarse_convolutions", "conv_classifier", "of_nodes", "save"]
 
 
 def save(model: onnx.ModelProto, path: Path) -> Path:
@@ -59,3 +59,34 @@ def conv_classifier(
         helper.make_node("Softmax", ["logits"], [output_name], axis=-1, name="/softmax"),
     ]
     return of_nodes(nodes, {input_name: (1, 3, side, side)}, {output_name: (1, classes)}, weights)
+
+
+def coarse_convolutions(count: int, offset: float, seed: int) -> onnx.ModelProto:
+    """``(1, 3, 14, 14)`` -> ``count`` convolutions -> ``(1, 8, 14, 14)``; right in a fine arithmetic alone.
+
+    The second convolution, ``conv1``, adds ``offset``, and ``minus`` takes it off again: what is left of the signal is
+    what the arithmetic resolves beside ``offset``. An activation in between keeps a converter from folding both.
+    """
+    rng = np.random.default_rng(seed)
+
+    def rand(*shape: int) -> np.ndarray:
+        return np.asarray(rng.standard_normal(shape) * 0.3, np.float32)
+
+    weights = {f"w{i}": rand(8, 8 if i else 3, 3, 3) for i in range(count)} | {f"b{i}": rand(8) for i in range(count)}
+    weights["b1"] += np.float32(offset)
+    weights["off"] = np.asarray([offset], np.float32)
+
+    def conv(index: int, source: str, made: str) -> onnx.NodeProto:
+        inputs = [source, f"w{index}", f"b{index}"]
+        return helper.make_node("Conv", inputs, [made], name=f"conv{index}", pads=[1, 1, 1, 1])
+
+    nodes = [
+        conv(0, "x", "c0"),
+        conv(1, "c0", "large"),
+        helper.make_node("Relu", ["large"], ["cut"], name="relu1"),
+        helper.make_node("Sub", ["cut", "off"], ["small"], name="minus"),
+        conv(2, "small", "c2"),
+        helper.make_node("Relu", ["c2"], ["r2"], name="relu2"),
+        *(conv(i, "r2" if i == 3 else f"c{i - 1}", "y" if i == count - 1 else f"c{i}") for i in range(3, count)),
+    ]
+    return of_nodes(nodes, {"x": (1, 3, 14, 14)}, {"y": (1, 8, 14, 14)}, weights)

@@ -7,44 +7,20 @@ import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
-from onnx import helper
 
 from mobilekit.errors import UsageError
 from mobilekit.pipeline.bisect import BisectOptions, bisect_bundle, open_traced
 from mobilekit.pipeline.export import ExportOptions, export_model
 from mobilekit.pipeline.repair import RepairOptions, repair_bundle
-from tests.models import of_nodes, save
+from tests.models import coarse_convolutions, save
 from tests.planted.edit import Editor
-
-RNG = np.random.default_rng(21)
-
-
-def rand(*shape: int) -> np.ndarray:
-    return np.asarray(RNG.standard_normal(shape) * 0.3, np.float32)
 
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Five convolutions; the second adds 300, which is taken off again: bfloat16 has eight bits for that. An activation
-    in between keeps the converter from folding both."""
-    weights = {f"w{i}": rand(8, 8 if i else 3, 3, 3) for i in range(5)} | {f"b{i}": rand(8) for i in range(5)}
-    weights["b1"] += 300
-    weights["off"] = np.asarray([300], np.float32)
-    same = {"pads": [1, 1, 1, 1]}
-    nodes = [
-        helper.make_node("Conv", ["x", "w0", "b0"], ["c0"], name="conv0", **same),
-        helper.make_node("Conv", ["c0", "w1", "b1"], ["large"], name="conv1", **same),
-        helper.make_node("Relu", ["large"], ["cut"], name="relu1"),
-        helper.make_node("Sub", ["cut", "off"], ["small"], name="minus"),
-        helper.make_node("Conv", ["small", "w2", "b2"], ["c2"], name="conv2", **same),
-        helper.make_node("Relu", ["c2"], ["r2"], name="relu2"),
-        helper.make_node("Conv", ["r2", "w3", "b3"], ["c3"], name="conv3", **same),
-        helper.make_node("Conv", ["c3", "w4", "b4"], ["y"], name="conv4", **same),
-    ]
-    proto = of_nodes(nodes, {"x": (1, 3, 14, 14)}, {"y": (1, 8, 14, 14)}, weights)
-    return save(proto, tmp_path_factory.mktemp("repair") / "coarse.onnx")
+    """bfloat16 has eight bits, too few beside 300."""
+    return save(coarse_convolutions(5, 300, seed=21), tmp_path_factory.mktemp("repair") / "coarse.onnx")
 
 
 OPTIONS = RepairOptions(precision="bf16", rtol=2e-2, samples=2)

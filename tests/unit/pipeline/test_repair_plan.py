@@ -17,36 +17,17 @@ from mobilekit.pipeline.validate import ValidateOptions, validate_bundle
 from mobilekit.report.repair import RepairReport, render
 from mobilekit.targets.tensorrt import TensorRTOptions
 from mobilekit.targets.tensorrt.flavour import FLAVOURS, installed
-from tests.models import of_nodes, save
+from tests.models import coarse_convolutions, of_nodes, save
 
 pytestmark = pytest.mark.skipif(not installed(FLAVOURS["rtx"]), reason="needs the extra [tensorrt]")
 
-RNG = np.random.default_rng(5)
 SIZE = (1, 3, 14, 14)
-
-
-def rand(*shape: int) -> np.ndarray:
-    return np.asarray(RNG.standard_normal(shape) * 0.3, np.float32)
 
 
 @pytest.fixture(scope="module")
 def coarse(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The second convolution adds 3000, which is taken off again behind an activation: 11 bits are too few for that."""
-    weights = {f"w{i}": rand(8, 8 if i else 3, 3, 3) for i in range(4)} | {f"b{i}": rand(8) for i in range(4)}
-    weights["b1"] += 3000
-    weights["off"] = np.asarray([3000], np.float32)
-    same = {"pads": [1, 1, 1, 1]}
-    nodes = [
-        helper.make_node("Conv", ["x", "w0", "b0"], ["c0"], name="conv0", **same),
-        helper.make_node("Conv", ["c0", "w1", "b1"], ["large"], name="conv1", **same),
-        helper.make_node("Relu", ["large"], ["cut"], name="relu1"),
-        helper.make_node("Sub", ["cut", "off"], ["small"], name="minus"),
-        helper.make_node("Conv", ["small", "w2", "b2"], ["c2"], name="conv2", **same),
-        helper.make_node("Relu", ["c2"], ["r2"], name="relu2"),
-        helper.make_node("Conv", ["r2", "w3", "b3"], ["y"], name="conv3", **same),
-    ]
-    proto = of_nodes(nodes, {"x": SIZE}, {"y": (1, 8, 14, 14)}, weights)
-    return save(proto, tmp_path_factory.mktemp("repair") / "coarse.onnx")
+    """float16 has 11 bits, too few beside 3000."""
+    return save(coarse_convolutions(4, 3000, seed=5), tmp_path_factory.mktemp("repair") / "coarse.onnx")
 
 
 def export(model: Path, folder: Path, precision: str, **more: object) -> Path:
@@ -94,7 +75,8 @@ def test_a_few_nodes_in_float32_mend_a_plan(coarse: Path, tmp_path: Path, precis
 
 def test_a_node_of_eight_bits_that_has_an_outlier(tmp_path: Path) -> None:
     """One channel of 2,000 makes steps of 16 for the others."""
-    weights = {f"w{i}": rand(8, 8 if i else 3, 3, 3) for i in range(3)}
+    rng = np.random.default_rng(5)
+    weights = {f"w{i}": np.asarray(rng.standard_normal((8, 8 if i else 3, 3, 3)) * 0.3, np.float32) for i in range(3)}
     big = np.ones((1, 8, 1, 1), np.float32)
     big[0, 3] = 2000
     # The outlier's weights are small again, so that it does not drown the others.
@@ -112,7 +94,7 @@ def test_a_node_of_eight_bits_that_has_an_outlier(tmp_path: Path) -> None:
     model = save(of_nodes(nodes, {"x": SIZE}, {"y": (1, 8, 14, 14)}, weights), tmp_path / "outlier.onnx")
     (tmp_path / "calib").mkdir()
     for index in range(4):
-        np.save(tmp_path / "calib" / f"{index}.npy", RNG.standard_normal(SIZE).astype(np.float32))
+        np.save(tmp_path / "calib" / f"{index}.npy", rng.standard_normal(SIZE).astype(np.float32))
     bundle = export(model, tmp_path / "bad", "int8", calibration=tmp_path / "calib")
     before = [node.op_type for node in onnx.load(str(bundle / "tensorrt/model.onnx")).graph.node]
     report = repair_bundle(bundle, tmp_path / "new", options=RepairOptions(rtol=5e-2, samples=2))
