@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from mobilekit.passes.batch import Batch, Mixing
     from mobilekit.passes.verify import PassVerifier
     from mobilekit.pipeline.dynamic import DynamicModel, DynamicShape
-    from mobilekit.pipeline.tensorrt import PlanReport, PreparedPlan
+    from mobilekit.pipeline.tensorrt import PlanBuild, PlanReport, PreparedPlan
     from mobilekit.preprocess import Preprocess
     from mobilekit.runners.ort import OrtRunner
     from mobilekit.targets.ncnn.emit import Model
@@ -119,16 +119,20 @@ def export_model(
 
     from mobilekit import zoo
 
-    resolved = zoo.resolve(str(model), progress)
     with ExitStack() as background:
-        return _export(folder, resolved, options, progress, background)
+        here = _start_tensorrt(options, background) if "tensorrt" in options.targets else None
+        return _export(folder, zoo.resolve(str(model), progress), options, progress, background, here)
 
 
 def _export(
-    folder: Path, resolved: ResolvedModel, options: ExportOptions, progress: Progress, background: ExitStack
+    folder: Path,
+    resolved: ResolvedModel,
+    options: ExportOptions,
+    progress: Progress,
+    background: ExitStack,
+    here: WorkerHost | None,
 ) -> ExportReport:
     clock = _Clock()
-    here = _start_tensorrt(options, background) if "tensorrt" in options.targets else None
     with clock("imports"):  # only now, for they take long: a wrong name was said at once
         from mobilekit.importers.onnx import load
 
@@ -168,7 +172,16 @@ def _converted(
     if "tensorrt" in options.targets:
         plan = _prepare_tensorrt(source, resolved, options, clock, progress, background, here)
     ncnn = _prepare_ncnn(source, resolved, options, clock, progress) if "ncnn" in options.targets else None
-    with atomic_dir(folder) as temporary:
+    with atomic_dir(folder) as temporary, ExitStack() as building:
+        build = None
+        if plan is not None:
+            from mobilekit.pipeline.tensorrt import PlanBuild
+
+            # TensorRT builds while the rest is written and verified, unless both at once need much memory.
+            ahead = plan.host is here and source.size_bytes <= _OVERLAP_BYTES
+            build = PlanBuild(temporary, plan, _preprocess(resolved, options), ahead=ahead, progress=progress)
+            with clock("tensorrt"):
+                building.enter_context(build)
         artifact = _write_ncnn(ncnn, temporary, options, clock, progress) if ncnn is not None else None
         with clock("bundle"):
             hashes = _copy_source(source, temporary)
@@ -190,7 +203,7 @@ def _converted(
 
             if bad := nonfinite_weights(ncnn.graph):
                 progress.note(f"the model's weights are not all finite, and nothing is verified: {listed(bad)}")
-        made = _make_plan(plan, temporary, manifest, source, options, clock, progress) if plan is not None else None
+        made = _finish_plan(build, plan, temporary, manifest, source, options, clock) if build and plan else None
         if made is not None:
             manifest = replace(manifest, tensorrt=made.artifact)
         plan_errors = made.errors if made is not None else {}
@@ -324,17 +337,16 @@ def _prepare_tensorrt(
     return plan
 
 
-def _make_plan(
+def _finish_plan(
+    build: PlanBuild,
     plan: PreparedPlan,
     root: Path,
     manifest: Manifest,
     source: SourceModel,
     options: ExportOptions,
     clock: _Clock,
-    progress: Progress,
 ) -> PlanReport:
     from mobilekit.bundle import Bundle
-    from mobilekit.pipeline.tensorrt import make_plan
 
     samples: list[Mapping[str, Array]] = []
     if options.verify:
@@ -343,8 +355,7 @@ def _make_plan(
         seeded = seeded_samples(plan.inputs, seed=options.seed, count=options.samples, preprocess=manifest.preprocess)
         samples = [{**sample.tensors, **source.fixed} for sample in seeded]
     with clock("tensorrt"):
-        bundle = Bundle(root, manifest)
-        return make_plan(bundle, plan, source.path, samples, timeout_s=options.timeout_s, progress=progress)
+        return build.finish(Bundle(root, manifest), source.path, samples, timeout_s=options.timeout_s)
 
 
 def _pass_verifier(

@@ -18,13 +18,22 @@ def tensor_info(value: Value, batch: Batch | None = None) -> TensorInfo:
 
     ``batch``: the graph is that of one sample, and the shape meant is that of the whole batch.
     """
-    from mobilekit.passes.indices import index_limit
-    from mobilekit.targets.ncnn.emit import id_rows
-
     assert value.shape is not None
     assert value.dtype is not None
     shape = tuple(int(str(axis)) for axis in value.shape)
     if batch is not None and (place := batch.places.get(value.name)) is not None:
         shape = (*shape[: place.axis], shape[place.axis] * batch.size, *shape[place.axis + 1 :])
-    limit = id_rows(value) or index_limit(value) if value.producer is None else 0
-    return TensorInfo(name=value.name, dtype=value.dtype, shape=shape, limit=limit or None)
+    return TensorInfo(name=value.name, dtype=value.dtype, shape=shape, limit=_limit(value) or None)
+
+
+def _limit(value: Value) -> int:
+    from mobilekit.passes.indices import index_limit
+
+    if value.producer is not None:
+        return 0
+    rows = 0
+    if not str(value.dtype).startswith("float"):
+        from mobilekit.targets.ncnn.emit import id_rows  # takes long to import, and few models need it
+
+        rows = id_rows(value)
+    return rows or index_limit(value)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from mobilekit.tensors import Array
     from mobilekit.validate.tolerance import Tolerance
 
-__all__ = ["PlanReport", "PreparedPlan", "check_plan", "make_plan", "prepare_plan", "runnable", "write_model"]
+__all__ = ["PlanBuild", "PlanReport", "PreparedPlan", "check_plan", "prepare_plan", "runnable", "write_model"]
 
 _LARGE_BYTES = 1 << 30
 """Weights beyond this stand in a file of their own beside the prepared ONNX: protobuf ends at 2 GB."""
@@ -163,55 +164,91 @@ def check_plan(prepared: PreparedPlan) -> tuple[Finding, ...]:
     return tuple(replace(f, op=f"{domains[f.node]}.{f.op}") if f.node in domains else f for f in findings)
 
 
-def make_plan(
-    bundle: Bundle,
-    prepared: PreparedPlan,
-    source: Path,
-    samples: Sequence[Mapping[str, Array]],
-    *,
-    timeout_s: float,
-    progress: Progress,
-) -> PlanReport:
-    """Write the folder ``tensorrt`` of ``bundle``, which holds the original already. ``samples`` are what verification
-    feeds both models, none where it is off.
+class PlanBuild:
+    """The folder ``tensorrt`` of the bundle at ``root``, in the making: the model in its number format is written when
+    the block is entered, and with ``ahead`` the plan is built while the caller goes on, and while :meth:`finish`
+    verifies what it is built from. Leaving the block ends a build that nobody waits for any more."""
 
-    The graph in float32 is held against the original first, then the one in its number format: an error of the
-    preparation cannot hide in the rounding. Raises :class:`VerificationError`, and what building raises.
-    """
-    from mobilekit.targets.tensorrt import MODEL, build
+    def __init__(
+        self, root: Path, prepared: PreparedPlan, preprocess: Preprocess | None, *, ahead: bool, progress: Progress
+    ) -> None:
+        self._root, self._prepared, self._preprocess, self._progress = root, prepared, preprocess, progress
+        self._ahead = ahead
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._artifact: TensorRTArtifact | None = None
+        self._error: BaseException | None = None
 
-    model = bundle.root / MODEL
-    model.parent.mkdir(parents=True)
-    errors: dict[str, TensorError] = {}
-    verified = False
-    if samples:
-        kept, errors, verified = _verified(bundle, prepared, source, samples, timeout_s, progress)
-    else:
-        kept = _into_format(model, prepared, bundle.manifest.preprocess, progress)
-    where = f" on {prepared.host.name}" if prepared.options.on is not None else ""
-    progress.step(f"building the plan with {prepared.flavour.product} {prepared.flavour.version()}{where}")
-    artifact = build(bundle.root, prepared.flavour, prepared.options, prepared.host, progress)
-    return PlanReport(replace(artifact, verified=verified), errors, kept)
+    def __enter__(self) -> PlanBuild:
+        from mobilekit.targets.tensorrt import MODEL
+
+        self._model = self._root / MODEL
+        self._model.parent.mkdir(parents=True)
+        self._kept, self._exact = _into_format(self._model, self._prepared, self._preprocess, self._progress)
+        if self._ahead:
+            self._thread.start()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        if self._thread.is_alive():
+            self._prepared.host.__exit__(*exc)
+        if self._ahead:
+            self._thread.join()
+
+    def _run(self) -> None:
+        from mobilekit.targets.tensorrt import build
+
+        prepared = self._prepared
+        where = f" on {prepared.host.name}" if prepared.options.on is not None else ""
+        try:
+            self._progress.step(
+                f"building the plan with {prepared.flavour.product} {prepared.flavour.version()}{where}"
+            )
+            self._artifact = build(self._root, prepared.flavour, prepared.options, prepared.host, self._progress)
+        except BaseException as error:  # handed to the thread that waits for it
+            self._error = error
+
+    def finish(
+        self, bundle: Bundle, source: Path, samples: Sequence[Mapping[str, Array]], *, timeout_s: float
+    ) -> PlanReport:
+        """``bundle`` holds the original; ``samples`` are what verification feeds both models, none where it is off.
+
+        The graph in float32 is held against the original first, then the one in its number format: an error of the
+        preparation cannot hide in the rounding. Raises :class:`VerificationError`, and what building raises.
+        """
+        prepared, progress = self._prepared, self._progress
+        errors: dict[str, TensorError] = {}
+        verified = False
+        if samples:
+            precise = (self._exact, self._model)
+            errors, verified = _verified(bundle, prepared, precise, source, samples, timeout_s, progress)
+        if self._ahead:
+            self._thread.join()
+        else:
+            self._run()
+        if self._error is not None:
+            raise self._error
+        assert self._artifact is not None
+        return PlanReport(replace(self._artifact, verified=verified), errors, self._kept)
 
 
 def _verified(
     bundle: Bundle,
     prepared: PreparedPlan,
+    models: tuple[Path, Path],
     source: Path,
     samples: Sequence[Mapping[str, Array]],
     timeout_s: float,
     progress: Progress,
-) -> tuple[Mapping[str, str], dict[str, TensorError], bool]:
-    """As :func:`_into_format`, held against ``source`` before and after."""
+) -> tuple[dict[str, TensorError], bool]:
+    """``models``: in float32, and in the number format."""
     from mobilekit.pipeline.validate import plan_format
     from mobilekit.runners.base import RunOptions
     from mobilekit.runners.ort import OrtRunner
-    from mobilekit.targets.tensorrt import MODEL
     from mobilekit.validate.doubt import Doubt
     from mobilekit.validate.rounding import RoundingCost
     from mobilekit.validate.tolerance import derived
 
-    model = bundle.root / MODEL
+    exact, model = models
     expected = _run(source, samples)
     precision = prepared.options.precision
     with Doubt(lambda: OrtRunner(source)) as doubt:  # as everybody runs it, with optimisations
@@ -229,21 +266,20 @@ def _verified(
                 return {name: derived(form, one) for name, one in cost.of(inputs, timeout_s).items()}
 
         progress.step("verifying the prepared model against ONNX Runtime")
-        errors, verified = _judge(_run(prepared.exact, samples), expected, "fp32", doubts, lambda _: {})
-        kept = _into_format(model, prepared, bundle.manifest.preprocess, progress)
+        errors, verified = _judge(_run(exact, samples), expected, "fp32", doubts, lambda _: {})
         if precision not in ("fp32", "tf32"):  # no CPU computes in TF32
             progress.step(f"verifying it in {precision}")
             with Scratch("tensorrt") as folder:
                 in_format = _run(runnable(model, precision, folder), samples)
             errors, verified = _judge(in_format, expected, precision, doubts, costs)
-    return kept, errors, verified
+    return errors, verified
 
 
 def _into_format(
     model: Path, prepared: PreparedPlan, preprocess: Preprocess | None, progress: Progress
-) -> Mapping[str, str]:
-    """Write the model in its number format, which may take ``prepared.exact`` away; the nodes that stay in float32,
-    and why."""
+) -> tuple[Mapping[str, str], Path]:
+    """Write the model in its number format. The nodes that stay in float32, and why; and where the model in float32
+    is now, which may have become ``model``."""
     from mobilekit.precision.half import to_half
     from mobilekit.precision.quantise import is_quantised, quantise
     from mobilekit.targets.tensorrt.capability import unsupported_in
@@ -255,18 +291,18 @@ def _into_format(
         if half.kept:
             progress.note(f"{len(half.kept)} nodes stay in float32, which {precision} would leave the range of or lack")
         write_model(graph, model)
-        return half.kept
+        return half.kept, prepared.exact
     if precision in ("int8", "fp8"):
         if is_quantised(graph):
             progress.note("the model is quantised already and is taken as it is")
             _move(prepared.exact, model)
-            return {}
+            return {}, model
         progress.step(f"calibrating for {precision}")
         samples = _calibration(prepared, preprocess)
         quantise(prepared.exact, model, samples, dtype=precision, method=prepared.options.calibration_method)
-        return {}
+        return {}, prepared.exact
     _move(prepared.exact, model)
-    return {}
+    return {}, model
 
 
 def _move(source: Path, target: Path) -> None:

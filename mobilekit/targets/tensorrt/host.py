@@ -154,12 +154,15 @@ class LocalHost:
 
     def __init__(self) -> None:
         self._process: subprocess.Popen[str] | None = None
+        self._lock = threading.Lock()
+        self._ended = False
         self._answers: queue.Queue[str] = queue.Queue()
         self._said: deque[str] = deque(maxlen=3)
         self._progress: Progress = SILENT
         self._readers: tuple[threading.Thread, ...] = ()
 
     def __enter__(self) -> LocalHost:
+        self._ended = False
         return self
 
     def start(self, module: str) -> None:
@@ -168,6 +171,12 @@ class LocalHost:
             self._start(module)
 
     def __exit__(self, *exc: object) -> None:
+        self.end()
+
+    def end(self) -> None:
+        """The worker ends, whatever it does, and none begins: a thread that waits for it gets its error."""
+        with self._lock:
+            self._ended = True
         self._close()
 
     def hello(self) -> Hello:
@@ -181,10 +190,13 @@ class LocalHost:
         return parse_hello(done.stdout.strip(), self.name)
 
     def perform(self, folder: Path, *, what: str, timeout_s: float, progress: Progress = SILENT) -> dict[str, Any]:
-        process = self._process or self._start()
+        with self._lock:
+            if self._ended:
+                raise ChildError(f"{what} was not begun: its worker has ended")
+            process = self._process or self._start()
         self._progress = progress
         assert process.stdin is not None
-        with suppress(BrokenPipeError):
+        with suppress(BrokenPipeError, ValueError):  # it died, or was ended meanwhile
             process.stdin.write(f"{folder}\n")
             process.stdin.flush()
         try:

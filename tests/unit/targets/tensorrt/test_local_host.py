@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from mobilekit.errors import ChildCrashError, ChildTimeoutError
+from mobilekit.errors import ChildCrashError, ChildError, ChildTimeoutError
 from mobilekit.targets.tensorrt.host import WORKER, LocalHost
 
 
@@ -83,3 +83,25 @@ def test_one_after_another(tmp_path: Path) -> None:
             assert here._process is not None
             pids.add(here._process.pid)
     assert len(pids) == 1
+
+
+def test_whoever_waits_learns_that_the_worker_was_ended(endless: Path) -> None:
+    """As a build does whose verification has failed meanwhile; a job that comes too late begins no other worker."""
+    caught: list[BaseException] = []
+
+    def ask() -> None:
+        try:
+            here.perform(endless, what="the plan", timeout_s=60)
+        except ChildError as error:
+            caught.append(error)
+
+    with LocalHost() as here:
+        pid = here._start().pid
+        waiting = threading.Thread(target=ask)
+        waiting.start()
+        here.end()
+        waiting.join()
+        ask()
+        assert here._process is None
+    assert len(caught) == 2
+    assert gone(pid)

@@ -183,6 +183,33 @@ def test_float32_is_float32_unless_tf32_is_asked_for(model: Path) -> None:
 
 
 @rtx
+def test_what_was_checked_is_built_as_if_it_were_read_again(model: Path, tmp_path: Path) -> None:
+    """And what has changed in between is read again."""
+    other = save(conv_classifier(side=16), tmp_path / "other.onnx")
+    checked = {"module": "tensorrt_rtx", "onnx": "model.onnx"}
+
+    def built(host: LocalHost, path: Path) -> bytes:
+        with job_folder("build", BUILD, {"model.onnx": path}) as folder:
+            result = host.perform(folder, what="the builder", timeout_s=120)
+            assert result["problems"] == []
+            assert any("Layers:" in message for message in result["log"])
+            return (folder / "model.plan").read_bytes()
+
+    alone = []
+    for path in (model, other):
+        with LocalHost() as here:
+            alone.append(built(here, path))
+    together = []
+    for path in (model, other):
+        with LocalHost() as here:
+            with job_folder("check", checked, {"model.onnx": model}) as folder:
+                assert here.perform(folder, what="the parser", timeout_s=120)["problems"] == []
+            together.append(built(here, path))
+    assert alone[0] != alone[1]
+    assert together == alone
+
+
+@rtx
 def test_one_process_does_job_after_job(model: Path) -> None:
     with LocalHost() as here:
         for _ in range(2):

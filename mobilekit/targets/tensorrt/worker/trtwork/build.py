@@ -21,14 +21,17 @@ def check(folder: Path, *, module: str, onnx: str, plugins: Sequence[str] = ()) 
     trt = import_tensorrt(module)
     log = new_logger(trt)
     register_plugins(trt, log, plugins)
-    # The bindings keep no references: builder and network must outlive the parser.
-    builder, parser, network = _parser(trt, log)
     path = folder / onnx
-    taken = parser.supports_model_v2(path.read_bytes(), str(path))
-    problems = [] if taken else _parser_errors(parser)
-    if not taken and not problems:
-        problems = [{"node": "", "op": "", "reason": log.last_error() or "the parser refused the model"}]
-    del parser, network, builder
+    _PARSED.clear()
+    parsed = _Parsed(trt, log)
+    problems: list[dict[str, str]] = []
+    if parsed.parser.parse_from_file(str(path)):
+        _PARSED[_identity(module, path, plugins)] = parsed
+    else:
+        listing = _Parsed(trt, log)  # what parses stops at the first
+        listing.parser.supports_model_v2(path.read_bytes(), str(path))
+        problems = _parser_errors(listing.parser) or _parser_errors(parsed.parser)
+        problems = problems or [{"node": "", "op": "", "reason": log.last_error() or "the parser refused the model"}]
     return {"version": str(trt.__version__), "problems": problems}
 
 
@@ -59,11 +62,16 @@ def build(
         cuda = Cuda()
         cuda.use(device)
         answer["gpu"] = cuda.gpu(device)
-    log = new_logger(trt)
-    register_plugins(trt, log, plugins)
-    builder, parser, network = _parser(trt, log)
-    if not parser.parse_from_file(str(folder / onnx)):
-        return dict(answer, problems=_parser_errors(parser), warnings=log.warnings())
+    path = folder / onnx
+    parsed = _PARSED.pop(_identity(module, path, plugins), None)
+    _PARSED.clear()
+    if parsed is None:
+        log = new_logger(trt)
+        register_plugins(trt, log, plugins)
+        parsed = _Parsed(trt, log)
+        if not parsed.parser.parse_from_file(str(path)):
+            return dict(answer, problems=_parser_errors(parsed.parser), warnings=log.warnings())
+    builder, network, log = parsed.builder, parsed.network, parsed.log
     config = builder.create_builder_config()
     config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
     if not tf32:
@@ -105,11 +113,26 @@ def build(
     return dict(answer, plan_bytes=data.nbytes, log=log.layers)
 
 
-def _parser(trt: Any, log: Any) -> tuple[Any, Any, Any]:
-    builder = made_by(trt.Builder, log, f"{PRODUCTS[trt.__name__]} cannot start here")
-    typed = getattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED", None)  # what 11 always is
-    network = builder.create_network(0 if typed is None else 1 << int(typed))
-    return builder, trt.OnnxParser(network, log), network
+class _Parsed:
+    """A network with its parser, which owns the weights, and its builder."""
+
+    def __init__(self, trt: Any, log: Any) -> None:
+        builder = made_by(trt.Builder, log, f"{PRODUCTS[trt.__name__]} cannot start here")
+        typed = getattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED", None)  # what 11 always is
+        network = builder.create_network(0 if typed is None else 1 << int(typed))
+        # The bindings keep no references, and attributes go in this order: the parser must not be the last.
+        self.parser = trt.OnnxParser(network, log)
+        self.network, self.builder, self.log = network, builder, log
+
+
+_PARSED: dict[tuple[Any, ...], _Parsed] = {}
+"""What was checked and is likely to be built next: parsing is a tenth of a build."""
+
+
+def _identity(module: str, path: Path, plugins: Sequence[str]) -> tuple[Any, ...]:
+    """Of the file itself, which may be moved in between."""
+    facts = path.stat()
+    return (module, facts.st_dev, facts.st_ino, facts.st_size, facts.st_mtime_ns, tuple(plugins))
 
 
 def _parser_errors(parser: Any) -> list[dict[str, str]]:
