@@ -29,7 +29,8 @@ ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results" / "tensorrt_build.json"
 MODELS = (
     "mobilenet_v2", "efficientnet_lite0", "pp_lcnet_orientation", "pp_ocr_cls", "pp_ocrv6_det", "pp_ocrv6_rec",
-    "picodet_layout", "yolov8n_nudenet", "yolox_ddddocr", "mtcnn_pnet", "mtcnn_rnet", "mtcnn_onet", "silero_vad", "magika",
+    "picodet_layout", "yolov8n_nudenet", "yolox_ddddocr", "mtcnn_pnet", "mtcnn_rnet", "mtcnn_onet", "silero_vad",
+    "magika",
 )  # fmt: skip
 """The public ones with weights of their own, as scripts/gpu_check.py has them."""
 
