@@ -25,11 +25,12 @@ from mobilekit.progress import SILENT, Progress
 from mobilekit.targets.tensorrt.runner import GpuOptions
 
 if TYPE_CHECKING:
-    from mobilekit.bundle import Bundle
+    from mobilekit.bundle import Bundle, Manifest
+    from mobilekit.pipeline.reference import Reference
     from mobilekit.report.model import DeviceFacts, Precision, ValidationReport
     from mobilekit.report.sweep import SweepRow
-    from mobilekit.runners.base import RunResult
-    from mobilekit.tuning import Cluster
+    from mobilekit.runners.base import RunOptions, RunResult
+    from mobilekit.tuning import Cluster, Setting
     from mobilekit.validate.inputs import Sample
     from mobilekit.validate.limits import Overrides
     from mobilekit.validate.rounding import NumberFormat
@@ -112,7 +113,6 @@ def validate_bundle(
     :class:`UsageError` for inputs that do not fit, and any :class:`~mobilekit.errors.DeviceError` or
     :class:`~mobilekit.errors.ChildError`; a wrong result is no error but a verdict.
     """
-    from mobilekit import __version__
     from mobilekit.bundle import open_bundle
     from mobilekit.validate.inputs import file_samples, seeded_samples
     from mobilekit.validate.limits import Limits
@@ -127,20 +127,10 @@ def validate_bundle(
             options.on, pythons=options.remote_pythons, quota_bytes=options.quota_bytes, progress=progress
         )
     target = choose_target(opened, options.target or (None if host is None else "tensorrt"), device)
-    if target == "ncnn" and host is not None:
-        raise UsageError("another machine runs TensorRT plans", hint="leave --on out, or add --target tensorrt")
-    if target == "tensorrt" and options.precision is not None:
-        raise UsageError("a plan computes as it was built", hint="leave --precision out, or export with it")
+    _check(options, target)
     overrides = _overrides(options)
     overrides.check([info.name for info in manifest.outputs])
     plan = manifest.tensorrt if target == "tensorrt" else None
-    if plan is not None and options.ladder:
-        raise UsageError("the ladder climbs to an ncnn model, and to a plan on its way", hint="leave --target out")
-    if plan is not None and options.endurance != NOTHING_LONG:
-        raise UsageError(
-            "--sustained, --single-stream and --cool-down time an ncnn model",
-            hint="leave them out, or --target out; --streams measures a plan's throughput",
-        )
     inputs, sizes = manifest.inputs, manifest.sizes
     if plan is not None:
         inputs, sizes = inputs_of_plan(manifest, plan), sizes_of_plan(plan)
@@ -166,28 +156,9 @@ def validate_bundle(
         if recorded is not None and files is not None:
             raise UsageError("a recorded reference brings its own inputs", hint="leave --inputs out")
         seeded = seeded_samples(
-            inputs,
-            seed=options.seed,
-            count=options.samples,
-            preprocess=manifest.preprocess,
-            sizes=sizes,
+            inputs, seed=options.seed, count=options.samples, preprocess=manifest.preprocess, sizes=sizes
         )
-        warmup, iterations = _ROUNDS["virtual" if facts.virtual else facts.kind]
-        setting, tuned = setting_at(
-            manifest,
-            facts,
-            threads=options.threads,
-            cluster=options.cluster,
-            precision=options.precision,
-            tuned=options.tuned and not options.vulkan,
-            progress=progress,
-        )
-        run = replace(
-            run_options(setting, timeout_s=options.timeout_s),
-            warmup=_default(options.warmup, warmup),
-            iterations=_default(options.iterations, iterations),
-            vulkan=options.vulkan,
-        )
+        setting, tuned, run = _setting(manifest, facts, options, progress)
         form: NumberFormat | str
         if plan is not None:
             form = plan_format(plan.precision)
@@ -199,20 +170,7 @@ def validate_bundle(
             limits = Limits(
                 [info.name for info in manifest.outputs], form, cost, overrides=overrides, allowance=manifest.rtol
             )
-            what = replace(options, timeout_s=0.0, quota_bytes=None, wait_s=0.0, resume=False, endurance=NOTHING_LONG)
-            partial = Partial(
-                __version__,
-                _identity(opened),
-                facts.serial,
-                facts.runner_version,
-                (reference.facts, reference.digest),
-                what,
-                setting,
-                task.truth,
-                resume=options.resume,
-            )
-            if options.resume:
-                progress.note(f"{partial.count} samples are known from before")
+            partial = _partial(opened, facts, reference, options, setting, task, progress)
             samples = _Kept(recorded or files or seeded, MOST_SAMPLES if options.ladder else 1)
             # An emulator's times never settle, and a plan's runner sees to it itself.
             settle = options.warmup is None and facts.kind in ("local", "adb") and not facts.virtual
@@ -244,15 +202,16 @@ def validate_bundle(
             if stopped is None:
                 partial.discard()
         rows: tuple[SweepRow, ...] = ()
-        if options.sweep and target == "ncnn" and stopped is None:
-            ways = [replace(run, threads=threads, cluster=cluster) for threads, cluster in options.sweep]
-            rows = sweep(runner, samples.first[0].tensors, ways, run.iterations, progress)
         ladder = None
-        if options.ladder and stopped is None and not isinstance(form, str):
-            assert manifest.ncnn is not None
-            plain = facts.model_copy(update={"vulkan": None})
-            form = number_format(manifest.ncnn.precision, "fp16" if setting.fp16 else "fp32", plain)
-            ladder = climb(opened, runner, facts, reference, samples.first, form, run, overrides, progress)
+        if stopped is None and manifest.ncnn is not None and target == "ncnn":
+            if options.sweep:
+                ways = [replace(run, threads=threads, cluster=cluster) for threads, cluster in options.sweep]
+                rows = sweep(runner, samples.first[0].tensors, ways, run.iterations, progress)
+            if options.ladder:
+                # Of the steps on CPUs; the GPU's own is known to the ladder.
+                plain = facts.model_copy(update={"vulkan": None})
+                form = number_format(manifest.ncnn.precision, "fp16" if setting.fp16 else "fp32", plain)
+                ladder = climb(opened, runner, facts, reference, samples.first, form, run, overrides, progress)
     fed: Literal["recorded", "files", "seeded"] = "recorded" if recorded else "files" if files else "seeded"
     report = report_of(opened, target, options, run, facts, against, found, fed, task, tuned=tuned)
     # Not on the device, so it need not be held for that.
@@ -262,6 +221,74 @@ def validate_bundle(
     return with_endurance(report, endurance).model_copy(
         update={"ladder": ladder, "instructions": counted, "sweep": rows}
     )
+
+
+def _check(options: ValidateOptions, target: Target) -> None:
+    """Raises :class:`UsageError` for options that are not about this target."""
+    if target == "ncnn":
+        if options.on is not None:
+            raise UsageError("another machine runs TensorRT plans", hint="leave --on out, or add --target tensorrt")
+        return
+    if options.precision is not None:
+        raise UsageError("a plan computes as it was built", hint="leave --precision out, or export with it")
+    if options.ladder:
+        raise UsageError("the ladder climbs to an ncnn model, and to a plan on its way", hint="leave --target out")
+    if options.endurance != NOTHING_LONG:
+        raise UsageError(
+            "--sustained, --single-stream and --cool-down time an ncnn model",
+            hint="leave them out, or --target out; --streams measures a plan's throughput",
+        )
+
+
+def _setting(
+    manifest: Manifest, facts: DeviceFacts, options: ValidateOptions, progress: Progress
+) -> tuple[Setting, bool, RunOptions]:
+    """How the model runs there, whether that is the tuned way, and the same with the rounds to time."""
+    setting, tuned = setting_at(
+        manifest,
+        facts,
+        threads=options.threads,
+        cluster=options.cluster,
+        precision=options.precision,
+        tuned=options.tuned and not options.vulkan,
+        progress=progress,
+    )
+    warmup, iterations = _ROUNDS["virtual" if facts.virtual else facts.kind]
+    run = replace(
+        run_options(setting, timeout_s=options.timeout_s),
+        warmup=_default(options.warmup, warmup),
+        iterations=_default(options.iterations, iterations),
+        vulkan=options.vulkan,
+    )
+    return setting, tuned, run
+
+
+def _partial(
+    bundle: Bundle,
+    facts: DeviceFacts,
+    reference: Reference,
+    options: ValidateOptions,
+    setting: Setting,
+    task: Task,
+    progress: Progress,
+) -> Partial:
+    """What is known of this validation from before: of no other bundle, device, reference or option that counts."""
+    from mobilekit import __version__
+
+    partial = Partial(
+        __version__,
+        _identity(bundle),
+        facts.serial,
+        facts.runner_version,
+        (reference.facts, reference.digest),
+        replace(options, timeout_s=0.0, quota_bytes=None, wait_s=0.0, resume=False, endurance=NOTHING_LONG),
+        setting,
+        task.truth,
+        resume=options.resume,
+    )
+    if options.resume:
+        progress.note(f"{partial.count} samples are known from before")
+    return partial
 
 
 def _require_cores(cluster: Cluster | None, timed: RunResult | None) -> None:
