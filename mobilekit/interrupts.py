@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 __all__ = ["Interrupted", "held", "install", "leave", "settle", "started"]
 
 _AGAIN_S = 0.25
+_END_S = 5.0
 _KILLS = (signal.SIGTERM, signal.SIGHUP)
 _FINALISERS = (weakref.finalize.__call__.__code__, weakref.finalize._exitfunc.__code__)  # type: ignore[attr-defined]
 
@@ -109,9 +110,12 @@ def started(command: Sequence[str | os.PathLike[str]], **options: Any) -> Iterat
         yield process
     finally:
         if process is not None:
-            with suppress(ProcessLookupError, PermissionError):
-                os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
+            # Politely first: ninja's compilers are in groups of their own, and end when it tells them.
+            for number in (signal.SIGTERM, signal.SIGKILL):
+                with suppress(ProcessLookupError, PermissionError):
+                    os.killpg(process.pid, number)
+                with suppress(subprocess.TimeoutExpired):
+                    process.wait(_END_S if number == signal.SIGTERM else None)
             for pipe in (process.stdin, process.stdout, process.stderr):
                 if pipe is not None:
                     with suppress(OSError):
