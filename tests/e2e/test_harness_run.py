@@ -5,16 +5,13 @@ from __future__ import annotations
 import json
 import platform
 import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from mobilekit.device.harness.locate import find_harness
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "unit" / "device" / "harness"))
-import harness_models as models
+from tests.unit.device.harness import harness_models as models
 
 pytestmark = pytest.mark.timeout(3600)
 

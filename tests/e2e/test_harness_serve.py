@@ -10,7 +10,6 @@ import signal
 import socket
 import struct
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -34,9 +33,7 @@ from mobilekit.errors import (
     ProtocolError,
     SetupError,
 )
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "unit" / "device" / "harness"))
-import harness_models as models
+from tests.unit.device.harness import harness_models as models
 
 # The first of these to run may have to build the harness.
 pytestmark = pytest.mark.timeout(3600)
@@ -285,7 +282,7 @@ def test_a_slow_inference_outlives_the_idle_timeout(executable: Path, tmp_path: 
     idle_s = 4
     with HarnessSession.connect_local(executable, idle_timeout_s=idle_s) as session:
         session.load(str(files.param), str(files.bin), LoadOptions(threads=1))
-        once_s = session.infer({"b0": _SLOW_INPUT}).latencies_ns[0] / 1e9
+        once_s = min(session.infer({"b0": _SLOW_INPUT}, iterations=5).latencies_ns) / 1e9  # whatever else runs here
         report = session.infer({"b0": _SLOW_INPUT}, iterations=int(2 * idle_s / once_s) + 1)
     assert sum(report.latencies_ns) > idle_s * 1e9
 

@@ -26,9 +26,7 @@ from mobilekit.targets.ncnn.reader import write_layers
 from mobilekit.validate.tolerance import Verdict
 from tests.models import of_nodes, save
 from tests.planted.edit import Editor
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "unit" / "device" / "harness"))
-import harness_models as models
+from tests.unit.device.harness import harness_models as models
 
 pytestmark = [pytest.mark.vulkan, pytest.mark.timeout(900)]
 

@@ -1,18 +1,13 @@
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parent))
+from tests.unit.device.fake_adb import FakeAdb
 
 
 @pytest.fixture
 def fake_adb(tmp_path, monkeypatch):
     """A function that starts a :class:`fake_adb.FakeAdb` and makes it the adb server of this test."""
-    from fake_adb import FakeAdb
-
     started: list[FakeAdb] = []
 
     def start(**options: object) -> FakeAdb:
