@@ -110,8 +110,11 @@ def simplify(graph: Graph, progress: Progress) -> Graph:
             if simplified is None:
                 return graph
             _restore(graph, simplified, large)
-            infer(simplified)
+            # Opens what onnxsim has put together and no target takes as it is: RotaryEmbedding.
+            infer(simplified, target_opset=simplified.opset)
             require_static(simplified)
+            if len(simplified) >= len(graph):
+                return graph
             simplified.rows, simplified.fake_quant = graph.rows, graph.fake_quant
         except (ChildError, ModelError, UnsupportedModelError) as error:
             progress.note(f"onnxsim could not simplify the model ({error.message}); it goes on without")

@@ -167,7 +167,7 @@ def open_reference(
 @contextmanager
 def _onnxruntime(bundle: Bundle, *, cuda: bool) -> Iterator[Reference]:
     from mobilekit.runners.ort import OrtRunner
-    from mobilekit.validate.doubt import Doubt
+    from mobilekit.validate.doubt import Doubt, input_step
 
     gpu = ""
     if cuda:
@@ -180,5 +180,6 @@ def _onnxruntime(bundle: Bundle, *, cuda: bool) -> Iterator[Reference]:
         provider: Literal["cpu", "cuda"] = "cuda" if cuda else "cpu"
         return OrtRunner(bundle.source, fixed=fixed, free=bundle.free, optimise=optimise, provider=provider)
 
-    with ort(optimise=True) as runner, Doubt(lambda: ort(optimise=False)) as doubt:
+    step = input_step(bundle.manifest.rtol)
+    with ort(optimise=True) as runner, Doubt(lambda: ort(optimise=False), step) as doubt:
         yield _Computed(runner, doubt, gpu)

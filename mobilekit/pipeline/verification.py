@@ -50,7 +50,7 @@ def verify(
     from mobilekit.runners.base import RunOptions
     from mobilekit.runners.batch import sample_by_sample
     from mobilekit.runners.ncnn_host import NcnnHostRunner
-    from mobilekit.validate.doubt import Doubt
+    from mobilekit.validate.doubt import Doubt, input_step
     from mobilekit.validate.inputs import samples_of
     from mobilekit.validate.tolerance import Judgement, Verdict, judge, overall, tolerance_for
 
@@ -60,7 +60,7 @@ def verify(
     judged: dict[str, list[Judgement]] = {info.name: [] for info in manifest.outputs}
     names: list[str] = []
     ncnn = sample_by_sample(manifest, lambda one: NcnnHostRunner(root, one, progress=progress))
-    doubts = Doubt(lambda: original(source, manifest, optimise=False))
+    doubts = Doubt(lambda: original(source, manifest, optimise=False), input_step(manifest.rtol))
     with reference, doubts as doubt, ncnn as converted:
         for sample in samples_of(manifest, None, seed=options.seed, count=max(options.samples, len(manifest.sizes))):
             names.append(sample.name)

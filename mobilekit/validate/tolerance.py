@@ -265,7 +265,7 @@ def _beyond(found: float, tolerance: Tolerance, rtol: float, doubt: float) -> Ju
         if doubt > _LARGEST_DOUBT:
             return Judgement(
                 Verdict.INCONCLUSIVE,
-                f"ONNX Runtime itself is off by {doubt:.2g} with other kernels or inputs changed in the last digit",
+                f"ONNX Runtime itself is off by {doubt:.2g} with other kernels or inputs changed by a rounding",
                 beyond=True,
             )
         return Judgement(

@@ -127,3 +127,32 @@ def test_it_is_left_out_of_plain_networks_only(tmp_path: Path) -> None:
     weights = {"w": np.ones((4, 4), np.float32), "b": np.ones(4, np.float32)}
     assert worthwhile(prepared(of_nodes(batched, x, {"y": (1, 6, 4, 4)}, weights), tmp_path))
     assert not worthwhile(prepared(of_nodes([Node("Concat", ["x", "x"], ["y"], axis=1)], x, y), tmp_path))
+
+
+def test_a_rotation_that_onnxsim_puts_together_is_opened_again(tmp_path: Path) -> None:
+    """It makes RotaryEmbedding of how language models rotate one token's query, which no target takes as it is."""
+    nodes = [
+        Node("Concat", ["angles", "angles"], ["both"], axis=-1),
+        Node("Cos", ["both"], ["c"]),
+        Node("Sin", ["both"], ["s"]),
+        Node("Unsqueeze", ["c", "one"], ["cos"]),
+        Node("Unsqueeze", ["s", "one"], ["sin"]),
+    ]
+    for name in ("q", "k"):
+        nodes += [
+            Node("Transpose", [name], [f"{name}t"], perm=[0, 2, 1, 3]),
+            Node("Mul", [f"{name}t", "cos"], [f"{name}_straight"]),
+            Node("Slice", [f"{name}t", "zero", "half", "last"], [f"{name}_low"]),
+            Node("Slice", [f"{name}t", "half", "end", "last"], [f"{name}_high"]),
+            Node("Neg", [f"{name}_high"], [f"{name}_minus"]),
+            Node("Concat", [f"{name}_minus", f"{name}_low"], [f"{name}_turned"], axis=-1),
+            Node("Mul", [f"{name}_turned", "sin"], [f"{name}_across"]),
+            Node("Add", [f"{name}_straight", f"{name}_across"], [f"{name}_out"]),
+        ]
+    numbers = {"one": 1, "zero": 0, "half": 8, "last": 3, "end": 2**62}
+    weights = {name: np.array([value], np.int64) for name, value in numbers.items()}
+    inputs = {"q": (1, 1, 4, 16), "k": (1, 1, 2, 16), "angles": (1, 1, 8)}
+    model = of_nodes(nodes, inputs, {"q_out": (1, 4, 1, 16), "k_out": (1, 2, 1, 16)}, weights)
+    graph = prepared(model, tmp_path, simplify=True)
+    assert_same(model, graph)
+    assert "RotaryEmbedding" not in ops(graph)

@@ -162,3 +162,23 @@ def test_a_wrongly_dequantised_model_is_not_let_through(tmp_path: Path, monkeypa
     quantize_dynamic(save(network(), tmp_path / "m.onnx"), quantised, weight_type=QuantType.QUInt8)
     with pytest.raises(VerificationError):
         export_model(quantised, tmp_path / "out")
+
+
+def test_a_model_that_its_own_rounding_decides_is_no_bug_and_no_proof(tmp_path: Path) -> None:
+    """Steep enough, a step of the rounding that the conversion leaves out is the whole answer, as it is after many
+    steps of a recurrent network: nothing can be told from it, in either direction."""
+    nodes = [
+        Node("DynamicQuantizeLinear", ["x"], ["q", "s", "z"]),
+        Node("MatMulInteger", ["q", "w", "z"], ["i"]),
+        Node("Cast", ["i"], ["f"], to=1),
+        Node("Mul", ["f", "s"], ["m"]),
+        Node("Mul", ["m", "steep"], ["n"]),
+        Node("Sin", ["n"], ["y"]),
+    ]
+    weights = {"w": np.random.default_rng(1).integers(-9, 9, (16, 12)).astype(np.int8), "steep": np.float32([30])}
+    model = save(of_nodes(nodes, {"x": (4, 16)}, {"y": (4, 12)}, weights), tmp_path / "m.onnx")
+    report = export_model(model, tmp_path / "out")
+    assert report.errors["y"].relative_l2 > 0.5
+    assert not open_bundle(tmp_path / "out").manifest.verified
+    judged = validate_bundle(tmp_path / "out", "local", ValidateOptions(warmup=0, iterations=1))
+    assert judged.verdict == "inconclusive"
