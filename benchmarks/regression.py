@@ -15,9 +15,11 @@ import argparse
 import json
 import os
 import platform
+import statistics
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -87,7 +89,9 @@ def main() -> int:
                 row = known.get(key)
                 if row is None:
                     begun = time.monotonic()
-                    answer, _, _ = measure(root / "0", root / f"{percent}", "local", settings)
+                    timed = measure(root / "0", root / f"{percent}", "local", settings)
+                    answer = timed.found
+                    assert answer is not None
                     row = known.add(
                         key,
                         {
@@ -95,7 +99,11 @@ def main() -> int:
                             "ratio": round(answer.ratio, 4),
                             "low": round(answer.low, 4),
                             "high": round(answer.high, 4),
+                            "same_low": round(answer.same_low, 4),
+                            "same_high": round(answer.same_high, 4),
                             "sessions": answer.sessions,
+                            "scatter": _scatter(timed.sessions),
+                            "scatter_of_medians": _scatter(timed.typical),
                             "seconds": round(time.monotonic() - begun, 1),
                             "load": round(os.getloadavg()[0], 1),
                         },
@@ -106,12 +114,19 @@ def main() -> int:
                 continue
             counts = Counter(row["answer"] for row in rows)
             holds = sum(row["low"] <= 1 + percent / 100 <= row["high"] for row in rows)
+            scatter = {each: statistics.median(row[each] for row in rows) for each in ("scatter", "scatter_of_medians")}
             found[f"{percent}% slower"] = {
-                "budget_s": budget, "answers": counts, "interval holds the truth": holds, "tries": rows
+                "budget_s": budget, "answers": counts, "interval holds the truth": holds, "median of": scatter,
+                "load": statistics.quantiles([row["load"] for row in rows], n=4), "tries": rows,
             }  # fmt: skip
             print(f"{percent}% slower: {dict(counts)}; {holds} of {len(rows)} intervals hold {1 + percent / 100}")
             options.output.write_text(json.dumps({**about, "results": found}, indent=1) + "\n", "utf-8")
     return _missed(found)
+
+
+def _scatter(sessions: Sequence[Sequence[float]]) -> float:
+    """Standard deviation of the sessions' log ratios: what an interval is made of."""
+    return round(statistics.stdev(statistics.median(rounds) for rounds in sessions), 4)
 
 
 def _missed(found: dict[str, Any]) -> int:

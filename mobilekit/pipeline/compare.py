@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import re
-import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -15,7 +14,7 @@ from typing import TYPE_CHECKING, Literal, cast
 from mobilekit.errors import DeviceError, UsageError
 from mobilekit.pipeline.place import is_virtual
 from mobilekit.pipeline.settings import run_options, setting_at
-from mobilekit.pipeline.turns import LOOKS, Contender, as_report, in_turns
+from mobilekit.pipeline.turns import FIRST_LOOK, Contender, Timed, answers, as_report, in_turns
 from mobilekit.pipeline.validate import ValidateOptions, validate_bundle
 from mobilekit.progress import SILENT, Progress
 from mobilekit.tuning import Setting
@@ -145,8 +144,9 @@ def compare(
         times = (_p50(first), _p50(second))
         remark = "A is a recording: what changed on the machine since then counts as B's"
     else:
-        found, sessions, times = measure(a, b, device, options, progress)
-        latency = as_report(found, sessions, interleaved=True)
+        timed = measure(a, b, device, options, progress)
+        assert timed.found is not None  # it may overrun the budget
+        times, latency = timed.p50_ms, as_report(timed.found, timed.sessions, interleaved=True)
         remark = _unlike(first, second)
     gates = tuple(_gate(gate, first, second, latency or counted, remark) for gate in options.gates)
     from mobilekit import __version__
@@ -168,13 +168,9 @@ def compare(
 
 def measure(
     a: str | Path, b: str | Path, device: str | None, options: CompareOptions, progress: Progress = SILENT
-) -> tuple[Difference, Sequence[Sequence[float]], tuple[float, float]]:
-    """Time both bundles in turns until there is an answer, or the budget is spent.
-
-    Gives the answer, every session's log ratios, and each one's median in ms.
-
-    At least four sessions are measured, whatever the budget.
-    """
+) -> Timed:
+    """Time both bundles in turns until there is an answer, or the budget is spent; at least four sessions are measured,
+    whatever the budget."""
     from mobilekit.bundle import open_bundle
     from mobilekit.validate.inputs import samples_of
 
@@ -189,8 +185,16 @@ def measure(
         margin=options.margin,
         confidence=options.confidence,
         budget_s=options.budget_s,
+        enough=lambda found: answers(found) and all(_holds(gate, found) is not None for gate in options.gates),
         progress=progress,
     )
+
+
+def _holds(gate: Gate, found: Difference | LatencyDifference) -> bool | None:
+    """Whether a latency gate does; ``None`` where that is open. Any other gate has nothing to do with ``found``."""
+    if gate.kind != "latency" or gate.limit is None or found.same_high <= 1 + gate.limit:
+        return True
+    return False if found.low > 1 + gate.limit else None
 
 
 def _run_options(bundle: Bundle, options: CompareOptions, facts: DeviceFacts) -> RunOptions:
@@ -243,7 +247,7 @@ def _against_recording(
     if not fits or first.latency is None or second.latency is None:
         return None
     old, new = (_blocks(report.values_ms) for report in (first.latency, second.latency))
-    if min(len(old), len(new)) < LOOKS[0]:
+    if min(len(old), len(new)) < FIRST_LOOK:
         return None
     ratios = [[math.log(y / x)] for x, y in zip(old, new, strict=False)]
     found = difference(ratios, margin=options.margin, confidence=options.confidence)
@@ -251,10 +255,11 @@ def _against_recording(
 
 
 def _blocks(values: Sequence[float]) -> list[float]:
-    """Medians of at most twelve consecutive stretches of the times; none where there are fewer than three in each."""
+    """The fastest of at most twelve consecutive stretches of the times; none where there are fewer than three
+    in each."""
     count = min(12, len(values) // 3)
     edges = [round(index * len(values) / count) for index in range(count + 1)] if count else []
-    return [statistics.median(values[low:high]) for low, high in pairwise(edges)]
+    return [min(values[low:high]) for low, high in pairwise(edges)]
 
 
 def _side(name: str, report: ValidationReport, p50_ms: float | None, *, recorded: bool = False) -> Side:
@@ -355,10 +360,12 @@ def _gate(
         verdict = Verdict.PASS if found.ratio <= limit else Verdict.FAIL
         return GateResult(gate=gate.text, verdict=verdict, reason=f"B takes {found.ratio:.4f} of A's instructions")
     interval = f"B takes {found.low:.3f} to {found.high:.3f} of A's time"
-    if found.low > limit:
+    held = _holds(gate, found)
+    if held is False:
         return GateResult(gate=gate.text, verdict=Verdict.FAIL, reason=interval)
-    if found.high <= limit:
-        return GateResult(gate=gate.text, verdict=Verdict.PASS, reason=interval)
+    if held:
+        least = f"B takes {found.same_high:.3f} of A's time at most ({found.same_confidence:.1%} confidence)"
+        return GateResult(gate=gate.text, verdict=Verdict.PASS, reason=least)
     return GateResult(gate=gate.text, verdict=Verdict.INCONCLUSIVE, reason=f"{interval}, on both sides of {limit:g}")
 
 
@@ -388,7 +395,8 @@ def _sentence(
         said = {
             Answer.WORSE: f"B is {change:.1%} slower than A ({interval})",
             Answer.BETTER: f"B is {-change:.1%} faster than A ({interval})",
-            Answer.SAME: f"B is as fast as A within {found.margin:.0%} ({interval})",
+            Answer.SAME: f"B is as fast as A within {found.margin:.0%} ({found.same_low - 1:+.1%} to "
+            f"{found.same_high - 1:+.1%} at {found.same_confidence:.1%} confidence)",
             Answer.INCONCLUSIVE: f"no answer: B's time differs from A's by {interval}; "
             f"less than {found.detectable:.1%} could not have been told from none",
         }[found.answer]

@@ -25,7 +25,7 @@ from mobilekit.errors import ChildError, HarnessError, StorageError, UsageError
 from mobilekit.pipeline.place import choose_target, open_place
 from mobilekit.pipeline.reference import open_reference
 from mobilekit.pipeline.settings import default_setting, place_of, remember, run_options
-from mobilekit.pipeline.turns import Contender, as_report, block_length, harness_here, in_turns
+from mobilekit.pipeline.turns import FIRST_LOOK, Contender, as_report, block_length, harness_here, in_turns
 from mobilekit.progress import SILENT, Progress
 from mobilekit.tensors import digest_of
 from mobilekit.tuning import Setting
@@ -51,11 +51,9 @@ __all__ = ["TuneOptions", "candidates", "tune_bundle"]
 _FINALISTS = 3
 _MOST_TURNS = 4
 _WARMUP = 2
-_SCREENING = 0.6
+SCREENING = 0.6
 """Of the budget; the rest is for the last comparison."""
-_FAR = 10.0
-"""Times the default: beyond, an interval says nothing but that it is wide."""
-_ALIKE = 1.01
+ALIKE = 1.01
 """Of settings as near as this, the one that changes least is taken."""
 
 
@@ -65,8 +63,9 @@ class TuneOptions:
     little where the processor has both), ``precisions``, ``winograd`` and ``packing`` on and off.
 
     ``inputs``, ``samples``, ``seed``, ``rtol``: what the answers are judged on, and by. ``budget_s``: seconds that
-    it may take, but for what is under way; ``margin``: what counts as the same speed. ``write``: into the manifest.
-    ``force``: on a virtual device, too. ``wait_s``: how long to wait for a device that another holds.
+    it may take from when it has the device; nothing is begun that is not expected to end in time but the first look at
+    the default, without which there is nothing to tell. ``margin``: what counts as the same speed. ``write``: into the
+    manifest. ``force``: on a virtual device, too. ``wait_s``: how long to wait for a device that another holds.
     """
 
     threads: tuple[int, ...] = ()
@@ -99,6 +98,7 @@ def tune_bundle(
     opening the bundle, the reference and the device raises, :class:`UsageError` for nothing to try.
     """
     from mobilekit.bundle import open_bundle
+    from mobilekit.pipeline.tune_answer import decided, what_was_written
     from mobilekit.validate.inputs import samples_of
 
     options = options or TuneOptions()
@@ -115,20 +115,21 @@ def tune_bundle(
                 opened, device, target="ncnn", wait_s=options.wait_s, harness=harness_here(device), progress=progress
             )
         )
+        started = time.monotonic()
         place = place_of(facts)
         assert place is not None
         with (
             open_place(opened, device, target="ncnn", harness=harness_here(device), progress=progress) as (other, _),
-            _Sweep(opened, facts, runner, other, _Remembered(reference), samples, options, progress) as sweep,
+            Sweep(opened, facts, runner, other, _Remembered(reference), samples, options, started, progress) as sweep,
         ):
             best = sweep.screen()
         found = _met(sweep, best, device) if best is not None and sweep.promising(best) else None
-    outcome, sentence = _decided(sweep, best, found)
+    outcome, sentence = decided(sweep, best, found)
     chosen = best.setting if best is not None and outcome == "tuned" else None
     written = False
     if options.write and outcome in ("tuned", "default"):
         written = remember(opened, place, chosen)
-    return sweep.report(outcome, sentence + _written(outcome, written, options), chosen, found, written=written)
+    return sweep.report(outcome, sentence + what_was_written(outcome, written, options), chosen, found, written=written)
 
 
 def candidates(
@@ -202,7 +203,7 @@ class _Remembered:
 
 
 @dataclass(slots=True)
-class _Trial:
+class Trial:
     """A setting, and what is known of it."""
 
     setting: Setting
@@ -218,7 +219,11 @@ class _Trial:
         return math.exp(statistics.median(self.ratios)) if self.ratios else math.inf
 
 
-class _Sweep:
+class _BudgetSpent(Exception):  # noqa: N818  # no error
+    """There is no time to judge a setting on the samples that are left."""
+
+
+class Sweep:
     """All settings at one place. ``runner`` keeps the default loaded, ``other`` has whatever stands beside it. A
     context manager, for what measures the formats' costs."""
 
@@ -231,22 +236,27 @@ class _Sweep:
         reference: Reference,
         samples: Sequence[Sample],
         options: TuneOptions,
+        started: float,
         progress: Progress,
     ) -> None:
         self.bundle, self.facts, self.options, self.progress = bundle, facts, options, progress
         self.samples = samples
         self._runner, self._other, self._reference = runner, other, reference
-        self.started = time.monotonic()
-        self._until = self.started + options.budget_s * _SCREENING
+        self._started = started
+        self._until = started + options.budget_s * SCREENING
         self._costs = ExitStack()
         self._limits: dict[NumberFormat, Limits] = {}
         self._iterations = 1
+        self._turn_s = 0.0
+        """What the last turn took."""
+        self.short_of_s: float | None = None
+        """Where there was no time to make sure of the fastest: what that takes at least, 0 where nobody knows."""
         self.uncounted = ""
         """Why instructions are not counted."""
-        self.default = _Trial(default_setting(bundle.manifest, facts))
-        self.trials: list[_Trial] = []
+        self.default = Trial(default_setting(bundle.manifest, facts))
+        self.trials: list[Trial] = []
 
-    def __enter__(self) -> _Sweep:
+    def __enter__(self) -> Sweep:
         return self
 
     def __exit__(self, *exc: object) -> None:
@@ -257,7 +267,16 @@ class _Sweep:
         """Whether times do: not on a virtual device."""
         return not self.facts.virtual or self.options.force
 
-    def screen(self) -> _Trial | None:
+    @property
+    def left_s(self) -> float:
+        """Of the budget."""
+        return max(0.0, self._started + self.options.budget_s - time.monotonic())
+
+    def _fits(self, seconds: float) -> bool:
+        """Whether that much time is left for the first look."""
+        return time.monotonic() + seconds < self._until
+
+    def screen(self) -> Trial | None:
         """Judge all, and time them by halves; the one that is left, ``None`` where no setting is worth another look."""
         from mobilekit.validate.tolerance import Verdict
 
@@ -271,7 +290,7 @@ class _Sweep:
         options = self.options
         if not self.decides and not options.threads:
             options = replace(options, threads=(1,))
-        self.trials = [_Trial(s) for s in candidates(self.default.setting, threads, cores, options)]
+        self.trials = [Trial(s) for s in candidates(self.default.setting, threads, cores, options)]
         if not self.trials:
             raise UsageError("there is only the default to try", hint="name more --threads, or leave options out")
         if not self.decides:
@@ -285,27 +304,31 @@ class _Sweep:
         while len(field_) > 1:
             field_ = sorted(field_, key=lambda trial: trial.ratio)
             if len(field_) > _FINALISTS:
+                # Of equals the one that changes least may not be lost by chance.
+                plain = self._simplest(field_, lambda trial: trial.ratio)
                 field_ = field_[: max(_FINALISTS, len(field_) // 2)]
+                if plain is not None and plain not in field_:
+                    field_[-1] = plain
             elif turns == _MOST_TURNS:
                 break
-            if time.monotonic() > self._until:
+            if not self._fits(self._turn_s):
                 self.progress.note("the budget for a first look is spent: the fastest so far meets the default")
                 break
             turns = _MOST_TURNS if len(field_) <= _FINALISTS else min(2 * turns, _MOST_TURNS)
             self._turns(field_, turns)
         return self._simplest(field_, lambda trial: trial.ratio)
 
-    def _simplest(self, trials: Sequence[_Trial], cost: Callable[[_Trial], float]) -> _Trial | None:
+    def _simplest(self, trials: Sequence[Trial], cost: Callable[[Trial], float]) -> Trial | None:
         """Of those that cost about as little as the cheapest, the one that changes least."""
-        alike = [trial for trial in trials if cost(trial) <= _ALIKE * min(map(cost, trials))]
+        alike = [trial for trial in trials if cost(trial) <= ALIKE * min(map(cost, trials))]
         return min(alike, key=lambda trial: (self.default.setting.distance(trial.setting), cost(trial)), default=None)
 
-    def _fewest(self, trials: Sequence[_Trial]) -> _Trial | None:
+    def _fewest(self, trials: Sequence[Trial]) -> Trial | None:
         """By instructions; where they are not known, any: then nothing is decided."""
         known = [trial for trial in trials if trial.instructions is not None]
         return self._simplest(known or trials, lambda trial: trial.instructions or math.inf)
 
-    def _count(self, trial: _Trial) -> None:
+    def _count(self, trial: Trial) -> None:
         """Instructions of an inference on a virtual device; there is no such number for several threads."""
         from mobilekit.pipeline.emulated import instruction_report
 
@@ -316,18 +339,24 @@ class _Sweep:
         assert found is not None
         trial.instructions, self.uncounted = found.total, found.remark
 
-    def _first_round(self) -> list[_Trial]:
+    def _first_round(self) -> list[Trial]:
         """Every setting judged and, where it is right, timed once; those that are left."""
         from mobilekit.validate.tolerance import Verdict
 
-        there: list[_Trial] = []
+        there: list[Trial] = []
+        trial_s = 0.0
         with self.progress.task("trying settings", len(self.trials), unit="settings") as task:
             for number, trial in enumerate(self.trials):
-                if time.monotonic() > self._until:
+                begun = time.monotonic()
+                task.describe(f"trying {trial.setting}")
+                try:
+                    result = self._judge(trial, self._other) if self._fits(trial_s) else None
+                    spent = not trial.reason
+                except _BudgetSpent:
+                    spent = True
+                if spent:
                     self.progress.note(f"{len(self.trials) - number} settings are not tried: the budget is spent")
                     break
-                task.describe(f"trying {trial.setting}")
-                result = self._judge(trial, self._other)
                 # One that proves nothing will do where the default does not prove anything either.
                 if result is not None and trial.verdict in (Verdict.PASS, self.default.verdict):
                     if self.decides:
@@ -335,37 +364,45 @@ class _Sweep:
                     else:
                         self._count(trial)
                     there.append(trial)
+                trial_s = time.monotonic() - begun
                 task.advance(1)
         return there
 
-    def _turns(self, trials: Sequence[_Trial], count: int) -> None:
+    def _turns(self, trials: Sequence[Trial], count: int) -> None:
         with self.progress.task(f"timing {len(trials)} settings", count * len(trials), unit="turns") as task:
             for number in range(count):
                 # To and fro, so that none always comes right behind the same other one.
                 for trial in trials if number % 2 == 0 else reversed(trials):
+                    if not self._fits(self._turn_s):
+                        return
                     self._turn(trial, first=number % 2 == 0)
                     task.advance(1)
 
-    def _turn(self, trial: _Trial, *, first: bool) -> None:
+    def _turn(self, trial: Trial, *, first: bool) -> None:
         """A block of the setting and one of the default, right after one another. Either is warmed up by itself."""
-        medians = {}
+        begun = time.monotonic()
+        fastest = {}
         for mine in (True, False) if first else (False, True):
             runner, setting = (self._other, trial.setting) if mine else (self._runner, self.default.setting)
             run = self._run(setting, _WARMUP, self._iterations)
             latencies = runner.run(self.samples[0].tensors, run).latencies_ns
             (trial if mine else self.default).latencies_ns.extend(latencies)
-            medians[mine] = statistics.median(latencies)
-        trial.ratios.append(math.log(max(medians[True], 1) / max(medians[False], 1)))
+            # What else the device does only ever adds to a time.
+            fastest[mine] = min(latencies)
+        trial.ratios.append(math.log(max(fastest[True], 1) / max(fastest[False], 1)))
+        self._turn_s = time.monotonic() - begun
 
-    def _judge(self, trial: _Trial, runner: Runner) -> RunResult | None:
-        """All samples by the limits of the setting's own arithmetic; ``None`` where it does not run."""
+    def _judge(self, trial: Trial, runner: Runner) -> RunResult | None:
+        """All samples by the limits of the setting's own arithmetic; ``None`` where it does not run. Raises
+        ``_BudgetSpent`` between two samples, but for the default."""
         from mobilekit.pipeline.assemble import output_reports
         from mobilekit.pipeline.measure import measure
         from mobilekit.validate.tolerance import Judgement, overall
 
         run = self._run(trial.setting, 0, 1)
         try:
-            found = measure(self.bundle, runner, self._reference, self.samples, run, self._limits_of(trial.setting))
+            samples = self.samples if trial is self.default else self._in_time()
+            found = measure(self.bundle, runner, self._reference, samples, run, self._limits_of(trial.setting))
         except (ChildError, HarnessError) as error:
             if trial is self.default:
                 raise
@@ -380,6 +417,12 @@ class _Sweep:
         trial.reason = f"{decisive.name}: {decisive.reason}"
         trial.relative_l2 = max((output.relative_l2 for output in outputs if output.evidence), default=None)
         return found.timed
+
+    def _in_time(self) -> Iterator[Sample]:
+        for sample in self.samples:
+            if not self._fits(0):
+                raise _BudgetSpent
+            yield sample
 
     def _limits_of(self, setting: Setting) -> Limits:
         from mobilekit.pipeline.validate import number_format
@@ -399,7 +442,7 @@ class _Sweep:
     def _run(self, setting: Setting, warmup: int, iterations: int) -> RunOptions:
         return replace(run_options(setting, timeout_s=self.options.timeout_s), warmup=warmup, iterations=iterations)
 
-    def promising(self, trial: _Trial) -> bool:
+    def promising(self, trial: Trial) -> bool:
         """Whether it is worth measuring against the default once more."""
         return self.decides and trial.ratio < 1
 
@@ -423,7 +466,7 @@ class _Sweep:
         )
 
 
-def _reported(trial: _Trial) -> SettingReport:
+def _reported(trial: Trial) -> SettingReport:
     from mobilekit.report.tune import SettingReport
     from mobilekit.validate.latency import latency_stats
 
@@ -442,8 +485,8 @@ def _reported(trial: _Trial) -> SettingReport:
     )
 
 
-def _met(sweep: _Sweep, best: _Trial, device: str | None) -> LatencyDifference:
-    """The default and ``best`` in turns, each loaded anew for every session."""
+def _met(sweep: Sweep, best: Trial, device: str | None) -> LatencyDifference | None:
+    """The default and ``best`` in turns, each loaded anew for every session; ``None`` where there is no time for it."""
     options = sweep.options
 
     def contender(setting: Setting) -> Contender:
@@ -451,76 +494,19 @@ def _met(sweep: _Sweep, best: _Trial, device: str | None) -> LatencyDifference:
         return Contender(sweep.bundle, sweep.samples[0].tensors, lambda _: run, "ncnn")
 
     sweep.progress.note(f"{best.setting} meets the default")
-    found, sessions, _ = in_turns(
+    timed = in_turns(
         [contender(sweep.default.setting), contender(best.setting)],
         device,
         margin=options.margin,
         confidence=options.confidence,
-        budget_s=max(0.0, sweep.started + options.budget_s - time.monotonic()),
+        budget_s=sweep.left_s,
+        overrun=False,
         progress=sweep.progress,
     )
-    return as_report(found, sessions, interleaved=True)
-
-
-def _decided(sweep: _Sweep, best: _Trial | None, found: LatencyDifference | None) -> tuple[Outcome, str]:
-    from mobilekit.validate.regression import Answer
-    from mobilekit.validate.tolerance import Verdict
-
-    default = sweep.default
-    wrong = sum(trial.verdict is Verdict.FAIL for trial in sweep.trials)
-    untried = sum(not trial.reason for trial in sweep.trials)
-    parts = [f"{wrong} with wrong answers" if wrong else "", f"{untried} not tried" if untried else ""]
-    said = ", ".join(filter(None, parts))
-    count = f"{len(sweep.trials)} settings" + (f" ({said})" if said else "")
-    if default.verdict is Verdict.FAIL:
-        return "wrong", f"the bundle's answers are wrong as it is ({default.reason}): see mobilekit bisect"
-    if untried == len(sweep.trials):
-        return "undecided", "no setting was tried: give --budget more seconds"
-    if best is None:
-        return "default", f"keep the default, {default.setting}: of {count} none gives right answers"
-    if not sweep.decides:
-        return _by_instructions(sweep, best, count)
-    if found is None:
-        return "default", f"keep the default, {default.setting}: of {count} none was faster at first sight"
-    most = f"{found.high - 1:+.1%}" if found.high < _FAR else "far above"
-    interval = f"{found.low - 1:+.1%} to {most} at {found.confidence:.1%} confidence"
-    if found.answer is Answer.BETTER:
-        said = f"{best.setting}: {1 - found.ratio:.1%} less time than the default, {default.setting} ({interval})"
-        if best.relative_l2 is not None and default.relative_l2 is not None:
-            said += f"; error {best.relative_l2:.2g} instead of {default.relative_l2:.2g}"
-        if best.verdict is not Verdict.PASS:
-            said += "; neither one's answers prove anything on these inputs: try real ones with --inputs"
-        return "tuned", said
-    if found.answer is Answer.INCONCLUSIVE:
-        return "undecided", (
-            f"the machine is too noisy to say whether {best.setting} is faster than the default ({interval}): give "
-            "--budget more seconds"
-        )
-    return "default", f"keep the default, {default.setting}: the best of {count}, {best.setting}, differs by {interval}"
-
-
-def _by_instructions(sweep: _Sweep, best: _Trial, count: str) -> tuple[Outcome, str]:
-    """The answer of a virtual device."""
-    default = sweep.default
-    if default.instructions is None or best.instructions is None:
-        why = sweep.uncounted or "they are counted on one thread"
-        return "undecided", (
-            "a virtual device's times are the emulator's and decide nothing, and its instructions are not known: "
-            f"{why}. Every setting's answers were judged on its kernels: {count}"
-        )
-    ratio = best.instructions / max(default.instructions, 1)
-    if ratio * _ALIKE > 1:
-        return "default", f"keep the default, {default.setting}: of {count} none takes 1% fewer instructions"
-    said = f"{best.setting}: {1 - ratio:.1%} fewer instructions than the default, {default.setting} (exact, one thread"
-    return "tuned", f"{said}; a virtual device's times are the emulator's, and a real one's are not in proportion)"
-
-
-def _written(outcome: Outcome, written: bool, options: TuneOptions) -> str:
-    if not options.write:
-        return ". Nothing was written"
-    if outcome == "tuned":
-        return ". Written to the manifest" if written else ". The manifest says so already"
-    return ". What the manifest said of such devices was taken out" if written else ""
+    if timed.found is None:
+        sweep.short_of_s = FIRST_LOOK * timed.session_s
+        return None
+    return as_report(timed.found, timed.sessions, interleaved=True)
 
 
 def _require_writable(root: Path) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from mobilekit.pipeline.place import LOCAL, Target, open_place
 from mobilekit.progress import SILENT, Progress
@@ -22,10 +22,23 @@ if TYPE_CHECKING:
     from mobilekit.tensors import NamedTensors
     from mobilekit.validate.regression import Difference
 
-__all__ = ["LOOKS", "Contender", "as_report", "block_length", "harness_here", "in_turns"]
+__all__ = [
+    "FIRST_LOOK",
+    "Contender",
+    "Timed",
+    "answers",
+    "as_report",
+    "block_length",
+    "harness_here",
+    "in_turns",
+    "looks_within",
+]
 
-LOOKS = (6, 9, 13, 20)
-"""After so many sessions the data is looked at."""
+FIRST_LOOK = 6
+"""After so many sessions the data is first looked at."""
+_MOST_SESSIONS = 100
+_BETWEEN_LOOKS = 1.6
+"""Each look sees so many times what the one before saw."""
 _FEWEST = 4
 _ROUNDS = 4
 _BLOCK_NS = 60_000_000
@@ -43,6 +56,34 @@ class Contender:
     target: Target | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Timed:
+    """``found``: the answer, the second side's time over the first's; ``None`` where the budget did not allow even
+    four sessions. ``sessions``: each one's rounds, as log ratios of the fastest inferences; ``typical``: of the median
+    ones. ``p50_ms``: of each side. ``session_s``: what one session took, at least."""
+
+    found: Difference | None
+    sessions: Sequence[Sequence[float]]
+    typical: Sequence[Sequence[float]]
+    p50_ms: tuple[float, float]
+    session_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class _Round:
+    """Of a block of either side, in ns: the fastest inference, and the median."""
+
+    fastest: tuple[float, float]
+    typical: tuple[float, float]
+
+
+def answers(found: Difference) -> bool:
+    """Whether there is an answer."""
+    from mobilekit.validate.regression import Answer
+
+    return found.answer is not Answer.INCONCLUSIVE
+
+
 def in_turns(
     sides: Sequence[Contender],
     device: str | None,
@@ -50,33 +91,78 @@ def in_turns(
     margin: float,
     confidence: float,
     budget_s: float,
+    overrun: bool = True,
+    enough: Callable[[Difference], bool] = answers,
     progress: Progress = SILENT,
-) -> tuple[Difference, Sequence[Sequence[float]], tuple[float, float]]:
-    """Time both ``sides`` in turns until there is an answer, or the budget is spent; at least four sessions.
+) -> Timed:
+    """Time both ``sides`` in turns until that is ``enough``, or the budget is spent. With ``overrun`` four sessions are
+    measured whatever the budget; without, none is begun that cannot lead to an answer in time.
 
-    Gives the answer, every session's log ratios (the second side's time over the first's), and each one's median in ms.
+    The data is looked at as often as the budget allows (:func:`looks_within`), since each look widens the interval.
     """
-    from mobilekit.validate.regression import Answer, difference
-
     deadline = time.monotonic() + budget_s
-    sessions: list[list[float]] = []
-    medians: tuple[list[float], list[float]] = ([], [])
+    rounds: list[list[_Round]] = []
     found: Difference | None = None
     harness = harness_here(device)
-    with progress.task("timing in turns", LOOKS[-1], unit="sessions") as task:
-        while len(sessions) < LOOKS[-1]:
-            rounds = _session(sides, device, progress, first=len(sessions) % 2, harness=harness)
-            sessions.append([math.log(max(y, 1) / max(x, 1)) for x, y in rounds])
-            for side, values in enumerate(medians):
-                values.extend(pair[side] / 1e6 for pair in rounds)
+    looks: tuple[int, ...] = ()
+    session_s = 0.0
+    with progress.task("timing in turns", _MOST_SESSIONS, unit="sessions") as task:
+        while overrun or len(rounds) >= _FEWEST or time.monotonic() + session_s * (_FEWEST - len(rounds)) < deadline:
+            before = time.monotonic()
+            rounds.append(_session(sides, device, progress, first=len(rounds) % 2, harness=harness))
             task.advance(1)
-            spent = time.monotonic() > deadline
-            if len(sessions) in LOOKS or (spent and len(sessions) >= _FEWEST):
-                found = difference(sessions, margin=margin, confidence=confidence, looks=len(LOOKS))
-                if spent or found.answer is not Answer.INCONCLUSIVE:
+            now = time.monotonic()
+            session_s = min(session_s or math.inf, now - before)
+            if len(rounds) < _FEWEST:
+                continue
+            looks = looks or looks_within(deadline - now, session_s)
+            spent = now + (0 if overrun else session_s) > deadline
+            if spent or len(rounds) in looks:
+                found = _look(rounds, margin=margin, confidence=confidence, looks=len(looks))
+                if spent or len(rounds) >= looks[-1] or enough(found):
                     break
-    assert found is not None
-    return found, sessions, (statistics.median(medians[0]), statistics.median(medians[1]))
+    every = [each for session in rounds for each in session]
+    p50 = [statistics.median([each.typical[side] / 1e6 for each in every] or [math.nan]) for side in (0, 1)]
+    fastest, typical = ([_ratios(session, what) for session in rounds] for what in _KINDS)
+    return Timed(found, fastest, typical, (p50[0], p50[1]), session_s)
+
+
+_Kind = Literal["fastest", "typical"]
+_KINDS: tuple[_Kind, _Kind] = ("fastest", "typical")
+
+
+def _ratios(session: Sequence[_Round], what: _Kind) -> list[float]:
+    pairs = [getattr(each, what) for each in session]
+    return [math.log(max(y, 1) / max(x, 1)) for x, y in pairs]
+
+
+def _look(rounds: Sequence[Sequence[_Round]], *, margin: float, confidence: float, looks: int) -> Difference:
+    """By the fastest inferences. Where the typical ones clearly differ, what is slow now and then is no longer noise:
+    then nobody may say *same*."""
+    from mobilekit.validate.regression import Answer, difference
+
+    fastest, typical = (
+        difference([_ratios(session, what) for session in rounds], margin=margin, confidence=confidence, looks=looks)
+        for what in _KINDS
+    )
+    if fastest.answer is Answer.SAME and typical.answer in (Answer.BETTER, Answer.WORSE):
+        return replace(fastest, answer=Answer.INCONCLUSIVE)
+    return fastest
+
+
+def looks_within(left_s: float, session_s: float) -> tuple[int, ...]:
+    """After how many sessions the data is looked at, ``left_s`` seconds after the fourth where one takes ``session_s``:
+    the first look after six, each further one on 1.6 times as many, the last one when the time is over.
+
+    It depends on how long a session takes and not on what it says, so looking costs no more than each look's part.
+    """
+    most = _FEWEST + int(max(0.0, left_s) / max(session_s, 1e-3))
+    most = min(most, _MOST_SESSIONS)
+    found, count = [], float(FIRST_LOOK)
+    while round(count * math.sqrt(_BETWEEN_LOOKS)) < most:
+        found.append(round(count))
+        count *= _BETWEEN_LOOKS
+    return (*found, most)
 
 
 def harness_here(device: str | None) -> bool:
@@ -95,7 +181,7 @@ def harness_here(device: str | None) -> bool:
 
 
 def block_length(slower_ns: float) -> int:
-    """How many inferences a block has: as many for both, the fewer the more its median scatters."""
+    """How many inferences a block has: as many for both, the fewer the more its fastest one scatters."""
     return max(3, min(_MOST_ITERATIONS, round(_BLOCK_NS / max(slower_ns, 1))))
 
 
@@ -108,6 +194,9 @@ def as_report(found: Difference, sessions: Sequence[Sequence[float]] = (), *, in
         low=found.low,
         high=found.high,
         confidence=found.confidence,
+        same_low=found.same_low,
+        same_high=found.same_high,
+        same_confidence=found.same_confidence,
         detectable=found.detectable,
         margin=found.margin,
         interleaved=interleaved,
@@ -117,21 +206,22 @@ def as_report(found: Difference, sessions: Sequence[Sequence[float]] = (), *, in
 
 def _session(
     sides: Sequence[Contender], device: str | None, progress: Progress, first: int, *, harness: bool
-) -> list[tuple[float, float]]:
-    """Both models loaded anew, then a few rounds of a block of each; every round's two medians, in ns."""
+) -> list[_Round]:
+    """Both models loaded anew, then a few rounds of a block of each."""
     with ExitStack() as stack:
         blocks: list[Callable[[int, int], Sequence[int]]] = []
         for side in sides:
             place = open_place(side.bundle, device, target=side.target, harness=harness, progress=progress)
             runner, facts = stack.enter_context(place)
             blocks.append(partial(_block, runner, side.tensors, side.run(facts)))
-        iterations = block_length(max(statistics.median(block(_WARMUP, _WARMUP)) for block in blocks))
+        iterations = block_length(max(min(block(_WARMUP, _WARMUP)) for block in blocks))
         rounds = []
         for number in range(_ROUNDS):
-            pair = [0.0, 0.0]
+            times: list[Sequence[int]] = [(), ()]
             for side_number in (0, 1) if (number + first) % 2 == 0 else (1, 0):
-                pair[side_number] = statistics.median(blocks[side_number](1, iterations))
-            rounds.append((pair[0], pair[1]))
+                times[side_number] = blocks[side_number](1, iterations)
+            a, b = times
+            rounds.append(_Round((min(a), min(b)), (statistics.median(a), statistics.median(b))))
         return rounds
 
 

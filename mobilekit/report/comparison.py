@@ -24,7 +24,7 @@ __all__ = [
     "render",
 ]
 
-SCHEMA_VERSION = "1.1"
+SCHEMA_VERSION = "1.2"
 _STYLE = {
     Answer.BETTER: "bold green",
     Answer.SAME: "bold green",
@@ -52,14 +52,18 @@ class Side(Frozen):
 
 
 class LatencyDifference(Frozen):
-    """``ratio``: B's time over A's, within ``low`` to ``high`` with ``confidence``; ``detectable``: the smallest
-    relative change that could have been told from none; ``sessions``: each side's log ratios by fresh load."""
+    """``ratio``: B's time over A's, within ``low`` to ``high`` with ``confidence``, and within ``same_low`` to
+    ``same_high`` with ``same_confidence``, which *same* and a gate that holds go by; ``detectable``: the smallest
+    relative change that could have been told from none; ``sessions``: log ratios of the rounds, by fresh load."""
 
     answer: Answer
     ratio: float
     low: float
     high: float
     confidence: float
+    same_low: float
+    same_high: float
+    same_confidence: float
     detectable: float
     margin: float
     interleaved: bool

@@ -1,13 +1,21 @@
 """Is B slower than A? Answered from interleaved measurements, with an interval, or not at all.
 
 A *round* times a block of A and a block of B right after one another, so that whatever else the machine does meets
-both; its number is ``log(median of B / median of A)``. A *session* is some rounds with both models freshly loaded:
-where code and buffers come to lie in memory changes a model's speed by a percent or two, for as long as the process
-lives. Rounds of one session are therefore no independent evidence, and the interval is that of the sessions' means
+both; its number is ``log(fastest of B's block / fastest of A's)``. What other programs do to an inference only ever
+adds to its time, so the fastest one of a block is the nearest to what the model costs by itself (Chen and Revels,
+"Robust benchmarking in noisy environments", 2016); on two cores with ten programs at work its scatter was a quarter of
+the medians'. A *session* is some rounds with both models freshly loaded: where code and buffers come to lie in memory
+changes a model's speed by a percent or two, for as long as the process lives. Rounds of one session are therefore no
+independent evidence: a session's number is the median of its rounds, and the interval is that of the sessions' mean
 (Student's t, one degree of freedom fewer than sessions). It holds for any noise that meets A and B alike.
 
+Two questions, two confidences. *Is there a change?* is answered at 99.8%: whoever compares often does not want to hunt
+for regressions that are none. *Is there none worth speaking of?* is an equivalence test (two one-sided tests,
+Schuirmann 1987): the 99% interval lies within the margin, so that a change as large as that is called the same once in
+200.
+
 The comparison may look at its data several times and stop when it has an answer. Each look takes an equal part of the
-allowed error (Bonferroni), so that the stated confidence is that of the whole procedure.
+allowed error (Bonferroni), so that the stated confidences are those of the whole procedure.
 """
 
 from __future__ import annotations
@@ -20,9 +28,19 @@ from functools import lru_cache
 
 from mobilekit.errors import UsageError
 
-__all__ = ["CONFIDENCE", "MARGIN", "SMALLEST_EFFECT", "Answer", "Difference", "difference", "t_quantile"]
+__all__ = [
+    "CONFIDENCE",
+    "MARGIN",
+    "SAME_CONFIDENCE",
+    "SMALLEST_EFFECT",
+    "Answer",
+    "Difference",
+    "difference",
+    "t_quantile",
+]
 
 CONFIDENCE = 0.998
+SAME_CONFIDENCE = 0.99
 MARGIN = 0.03
 SMALLEST_EFFECT = 0.01
 _FEWEST_SESSIONS = 4
@@ -39,14 +57,18 @@ class Answer(enum.StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """``ratio``: B over A, within ``low`` to ``high`` with ``confidence``. ``detectable``: the smallest relative
-    change that this much data could have told from none. ``margin``: what counts as the same."""
+    """``ratio``: B over A, within ``low`` to ``high`` with ``confidence``, and within ``same_low`` to ``same_high``
+    with ``same_confidence``, which *same* goes by. ``detectable``: the smallest relative change that this much data
+    could have told from none. ``margin``: what counts as the same."""
 
     answer: Answer
     ratio: float
     low: float
     high: float
     confidence: float
+    same_low: float
+    same_high: float
+    same_confidence: float
     detectable: float
     margin: float
     sessions: int
@@ -63,7 +85,8 @@ def difference(
     """``sessions``: for each, its rounds' ``log(B / A)``. ``looks``: how often the caller may ask in all.
 
     *worse* and *better*: the interval excludes no change, and the change is 1% or more (less is no change to anybody,
-    and more than two loads of one model differ by). *same*: the interval lies within ``margin`` of no change.
+    and more than two loads of one model differ by). *same*: the narrower interval (``SAME_CONFIDENCE``, or
+    ``confidence`` where that is less) lies within ``margin`` of no change.
 
     Raises :class:`UsageError` for a margin or a confidence that means nothing, or fewer than four sessions.
     """
@@ -77,17 +100,18 @@ def difference(
         raise UsageError(
             f"{len(sessions)} sessions are too few for an interval", hint=f"measure {_FEWEST_SESSIONS} or more"
         )
-    means = np.array([np.mean(rounds) for rounds in sessions], dtype=np.float64)
+    means = np.array([np.median(rounds) for rounds in sessions], dtype=np.float64)
     if not np.isfinite(means).all():
         raise UsageError("a time of zero cannot be compared", hint="the clock may have gone backwards; measure again")
     centre = float(means.mean())
     error = float(means.std(ddof=1)) / math.sqrt(len(means))
-    half = t_quantile(1 - (1 - confidence) / looks / 2, len(means) - 1) * error
+    agreed = min(SAME_CONFIDENCE, confidence)
+    half, within = (t_quantile(1 - (1 - each) / looks / 2, len(means) - 1) * error for each in (confidence, agreed))
     low, high = centre - half, centre + half
     answer = Answer.INCONCLUSIVE
     if (low > 0 or high < 0) and abs(math.expm1(centre)) >= SMALLEST_EFFECT:
         answer = Answer.WORSE if centre > 0 else Answer.BETTER
-    elif -math.log1p(margin) < low and high < math.log1p(margin):
+    elif abs(centre) + within < math.log1p(margin):
         answer = Answer.SAME
     return Difference(
         answer=answer,
@@ -95,6 +119,9 @@ def difference(
         low=math.exp(low),
         high=math.exp(high),
         confidence=confidence,
+        same_low=math.exp(centre - within),
+        same_high=math.exp(centre + within),
+        same_confidence=agreed,
         detectable=max(SMALLEST_EFFECT, math.expm1(half)),
         margin=margin,
         sessions=len(means),

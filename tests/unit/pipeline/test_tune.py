@@ -37,7 +37,7 @@ from mobilekit.validate.tolerance import Verdict
 from tests.e2e.bench import mobilekit
 from tests.models import conv_classifier, of_nodes, save
 
-ONE = TuneOptions(threads=(1,), samples=1, budget_s=60, write=True)
+ONE = TuneOptions(threads=(1,), samples=1, budget_s=1200, write=True)
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +54,7 @@ def bundle(made: Path, tmp_path: Path) -> Path:
 
 
 class Scripted:
-    """The runner it stands before, with its times replaced by ``cost`` of the setting, in ms, and 2% of noise."""
+    """The runner it stands before, with its times replaced by ``cost`` of the setting, in ms, and some noise."""
 
     def __init__(self, inner: Any, cost: Callable[[RunOptions], float], noise: random.Random) -> None:
         self._inner, self._cost, self._noise = inner, cost, noise
@@ -65,7 +65,7 @@ class Scripted:
     def run(self, inputs: Mapping[str, Any], options: RunOptions) -> RunResult:
         result = self._inner.run(inputs, replace(options, warmup=0, iterations=1))
         each = self._cost(options) * 1e6
-        times = tuple(round(each * self._noise.gauss(1, 0.02)) for _ in range(options.iterations))
+        times = tuple(round(each * self._noise.gauss(1, 0.002)) for _ in range(options.iterations))
         return replace(result, latencies_ns=times)
 
 
@@ -184,6 +184,60 @@ def test_a_spent_budget_is_no_answer(bundle: Path, timed: Callable[..., None]) -
     found = tune_bundle(bundle, "local", replace(ONE, budget_s=0))
     assert (found.outcome, found.written) == ("undecided", False)
     assert "budget" in found.sentence
+
+
+class Clock:
+    """Stands before ``time`` where it is read: a second passes with each run of a model."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    made = Clock()
+    for module in (tuning, turns):
+        monkeypatch.setattr(module, "time", made)
+    return made
+
+
+@pytest.mark.parametrize("budget", [4.0, 12.0, 20.0, 40.0, 90.0, 200.0])
+def test_the_budget_holds_however_slow_the_model_is(
+    bundle: Path, timed: Callable[..., None], clock: Clock, budget: float
+) -> None:
+    """A run of either model takes a second here, so a turn takes two and a session twelve. What the default needs to
+    be judged is over before the budget counts; then nothing begins that does not fit."""
+    started: list[float] = []
+
+    def cost(options: RunOptions) -> float:
+        clock.now += 1.0
+        started.append(clock.now)
+        return without_packing_is_fast(options)
+
+    timed(cost)
+    found = tune_bundle(bundle, "local", replace(ONE, budget_s=budget))
+    # The default's judgement, and what was begun before anybody knew how long it takes: one session of twelve runs.
+    assert clock.now <= budget + 12
+    if budget < 60:
+        assert (found.outcome, found.written) == ("undecided", False)
+        assert "--budget" in found.sentence
+    if budget == 200:
+        assert (found.outcome, found.written) == ("tuned", True)
+
+
+def test_no_time_to_make_sure_says_how_much_it_takes(bundle: Path, timed: Callable[..., None], clock: Clock) -> None:
+    def cost(options: RunOptions) -> float:
+        clock.now += 1.0
+        return without_packing_is_fast(options)
+
+    timed(cost)
+    sentence = tune_bundle(bundle, "local", replace(ONE, budget_s=90)).sentence
+    # A session is ten runs (one of each side to see how long it takes, four rounds of both), an answer takes six, and
+    # 40% of a budget are for them.
+    assert "no time was left to make sure: give --budget 150 seconds or more" in sentence
 
 
 def test_candidates_are_all_combinations_and_the_default_is_none_of_them() -> None:

@@ -61,6 +61,27 @@ def test_the_interval_holds_the_truth() -> None:
     assert sum(not one.low <= 1.07 <= one.high for one in found) <= 5
 
 
+def test_the_same_goes_by_the_narrower_interval() -> None:
+    """Two one-sided tests at 0.5% each; what is worse or better stays a matter of the wider one."""
+    found = [measured(seed, 0.0, noise=0.02, between=0.005) for seed in range(300)]
+    for one in found:
+        assert one.low < one.same_low <= one.ratio <= one.same_high < one.high
+        assert (one.answer is Answer.SAME) == (one.same_low > 1 / 1.03 and one.same_high < 1.03)
+    gained = [one for one in found if one.answer is Answer.SAME and not (one.low > 1 / 1.03 and one.high < 1.03)]
+    assert gained
+
+
+def test_a_change_of_the_margin_is_hardly_ever_called_the_same() -> None:
+    found = [measured(seed, 0.03, noise=0.004, between=0.002, sessions=6).answer for seed in range(2000)]
+    assert found.count(Answer.SAME) <= 20
+    assert found.count(Answer.BETTER) == 0
+
+
+def test_one_disturbed_round_in_four_has_no_say() -> None:
+    found = difference([[0.1, 0.1, 0.1, 5.0], [0.1, 0.1, -4.0, 0.1]] * 3)
+    assert (found.answer, found.ratio) == (Answer.WORSE, pytest.approx(math.exp(0.1)))
+
+
 def test_noise_gives_no_answer_and_says_what_it_could_have_seen() -> None:
     found = measured(0, 0.0, noise=0.5, between=0.3)
     assert found.answer is Answer.INCONCLUSIVE
