@@ -10,6 +10,17 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, settings
+
+# The same examples on every machine, and none judged by how long it took: a failure is about the change, not the
+# load. `pytest --hypothesis-profile search` looks for new ones.
+_UNTIMED = settings(
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.function_scoped_fixture],
+)
+settings.register_profile("search", _UNTIMED)
+settings.register_profile("mobilekit", _UNTIMED, derandomize=True)
+settings.load_profile("mobilekit")
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # A shell's background job ignores Ctrl-C, and so would every program that the tests of Ctrl-C start.

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mobilekit.device.harness import protocol
@@ -475,7 +475,7 @@ def test_two_requests_may_come_at_once(executable: Path) -> None:
         assert [_read(owner)[0] for _ in range(2)] == [MessageType.INFO_OK] * 2
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60)
 @given(
     st.sampled_from(list(MessageType)),
     st.one_of(st.binary(max_size=200), st.integers(0, 10**6).map(lambda n: struct.pack("<QQ", n, 1 << 63))),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import helper
 
@@ -20,12 +20,7 @@ NAMES = st.one_of(
 )
 
 
-@settings(
-    max_examples=60,
-    derandomize=True,
-    deadline=None,
-    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
-)
+@settings(max_examples=60)
 @given(st.lists(NAMES, min_size=6, max_size=6, unique=True))
 def test_names(tmp_path: Path, names: list[str]) -> None:
     """``x -> Sin -> a -> Cos -> b -> Sin -> y``, nodes named too."""

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import onnx
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mobilekit.errors import MobilekitError, VerificationError
@@ -61,13 +61,7 @@ def judged(builder: Builder, runner: Runner, folder: Path) -> Outcome:
     return outcome
 
 
-@settings(
-    max_examples=MANY or 25,
-    derandomize=not MANY,
-    deadline=None,
-    database=None,
-    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.function_scoped_fixture],
-)
+@settings(max_examples=MANY or 25, derandomize=not MANY, database=None)
 @given(st.data())
 def test_random_graphs(runner: Runner, tmp_path: Path, data: st.DataObject) -> None:
     builder = build(Drawn(data), MAKERS, data.draw(st.integers(1, 6)))

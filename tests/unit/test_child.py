@@ -29,7 +29,7 @@ def test_arrays_and_nested_values_travel_both_ways() -> None:
     assert got["text"] == given_["text"]
 
 
-@settings(max_examples=5, deadline=None)
+@settings(max_examples=5)
 @given(st.recursive(st.none() | st.booleans() | st.integers(-(2**53), 2**53) | st.text(), st.lists, max_leaves=5))
 def test_any_json_value_comes_back_as_it_went(value: object) -> None:
     assert call(f"{HERE}:echo", {"value": value}, what="echo") == value

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mobilekit.graph import Graph
@@ -131,7 +131,7 @@ def random_models(draw: st.DrawFn) -> onnx.ModelProto:
     return of_nodes(nodes, {"x": (2, 3, 4), "z": (2, 3, 4)}, {name: shapes[name] for name in outputs}, weights)
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
+@settings(max_examples=60)
 @given(random_models())
 def test_random_graphs_mean_the_same(model: onnx.ModelProto) -> None:
     graph = from_proto(model, Path())

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import onnxruntime
-from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
 from mobilekit.bundle import TensorInfo
@@ -94,13 +94,7 @@ def random_net(steps: list[str], seed: int) -> onnx.ModelProto:
     return net.model(y, 4)
 
 
-@settings(
-    max_examples=15,
-    deadline=None,
-    suppress_health_check=[HealthCheck.too_slow],
-    derandomize=True,
-    phases=[Phase.generate],
-)
+@settings(max_examples=15, phases=[Phase.generate])
 @given(
     st.lists(st.sampled_from(STEPS), min_size=2, max_size=6),
     st.integers(0, 1000),

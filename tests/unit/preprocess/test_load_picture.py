@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -138,7 +138,7 @@ def test_height_pads_a_line_of_text_at_the_right(tmp_path: Path, width: int, fil
     np.testing.assert_allclose(tensor[:, :, filled:], 0, atol=1e-6)
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60)
 @given(
     size=st.tuples(st.integers(1, 70), st.integers(1, 70)),
     wanted=st.tuples(st.integers(1, 40), st.integers(1, 40)),
@@ -284,7 +284,7 @@ def test_cut_off_at_any_point(tmp_path: Path, kind: str) -> None:
             load(tmp_path / f"cut.{kind}", 8, 8)
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40)
 @given(
     data=st.binary(max_size=200),
     head=st.sampled_from([b"", b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff\xe0", b"GIF89a", b"II*\0"]),

@@ -11,7 +11,7 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
-from hypothesis import HealthCheck, example, given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -56,7 +56,7 @@ def test_the_verdict_comes_first() -> None:
     )
 
 
-@settings(deadline=None, max_examples=20, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=20)
 @given(st.lists(st.text(min_size=1, max_size=40), min_size=4, max_size=4, unique=True))
 def test_no_name_becomes_markup(names: list[str]) -> None:
     usual, found = Page(page(subject())), Page(page(subject(tuple(names))))
@@ -146,7 +146,6 @@ def test_charts_of_nothing_are_none() -> None:
     assert bars([], "x", unit="") is None
 
 
-@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.lists(st.floats(allow_nan=True, allow_infinity=True), max_size=60), st.booleans())
 @example([1.1125369292536007e-308, 0.0], False)
 def test_charts_stay_inside_their_frame(values: list[float], log: bool) -> None:
@@ -251,7 +250,7 @@ def test_a_sample_may_lack_an_output_in_a_report_that_was_edited() -> None:
     assert "demo" in page(Subject(report(sample_errors=errors)))
 
 
-@settings(deadline=None, max_examples=25, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=25)
 @given(st.lists(st.tuples(st.integers(-5, 300), st.integers(-(10**9), 10**9)), max_size=6))
 def test_regions_of_an_untrusted_report_are_as_large_as_they_say(runs: list[tuple[int, int]]) -> None:
     mask = Mask(width=6, height=4, runs=tuple(runs))

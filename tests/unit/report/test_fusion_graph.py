@@ -128,7 +128,7 @@ def test_graphviz() -> None:
     assert r"kgen\n/conv\n/relu" in text
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(st.data())
 def test_any_graph_of_layers_is_drawn_without_overlaps(data: st.DataObject) -> None:
     count = data.draw(st.integers(0, 25))

@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from mobilekit.errors import UsageError
@@ -94,7 +94,6 @@ def test_a_change_of_less_than_a_percent_is_none() -> None:
     assert found.answer is Answer.SAME
 
 
-@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.lists(st.lists(st.floats(-2, 2), min_size=1, max_size=5), min_size=4, max_size=20))
 def test_swapping_the_sides_swaps_the_answer(sessions: list[list[float]]) -> None:
     there, back = difference(sessions), difference([[-value for value in rounds] for rounds in sessions])

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mobilekit.device.virtual.confine import Root
@@ -42,7 +42,7 @@ def test_an_absolute_symlink_to_a_file_of_the_host_finds_nothing(confined: Root,
     assert confined.lstat("/link").st_size > 0
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60)
+@settings(max_examples=60)
 @given(st.lists(st.sampled_from(["..", ".", "", "data", "etc", "up", "out"]), min_size=1, max_size=12))
 def test_no_walk_reaches_the_secret(confined: Root, root: Path, parts: list[str]) -> None:
     for name, target in (("up", "../.."), ("out", str(root.parent))):

@@ -9,7 +9,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.unit.device.virtual.virtual_host import Host, HostStream, PrivateKey, serving
@@ -58,7 +58,7 @@ def sync(host: Host) -> HostStream:
     return host.open("sync:")
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     content=st.binary(max_size=200_000), step=st.integers(1, 70_000), cuts=st.lists(st.integers(1, 99_999), max_size=4)
 )
@@ -76,7 +76,7 @@ def test_a_file_comes_back_however_it_is_cut(
     assert _pull(sync, "/data/file") == content
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.binary(min_size=1, max_size=200))
 def test_random_requests_never_reach_the_host_or_hang(port: int, key: PrivateKey, root: Path, data: bytes) -> None:
     host = Host(port)

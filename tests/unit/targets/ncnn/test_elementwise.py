@@ -33,7 +33,7 @@ def broadcasting(draw: st.DrawFn) -> tuple[tuple[int, ...], tuple[int, ...]]:
     shapes=broadcasting(),
     const=st.sampled_from(["none", "left", "right"]),
 )
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_broadcasting(op, shapes, const) -> None:
     a, b = (np.asarray(np.abs(rand(*shape)) + np.float32(0.5)) for shape in shapes)
     node = helper.make_node(op, ["a", "b"], ["y"])
@@ -50,7 +50,7 @@ def test_broadcasting(op, shapes, const) -> None:
 
 
 @given(st.lists(broadcasting(), min_size=1, max_size=3), st.sampled_from(["Max", "Min", "Sum", "Mean"]))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_many_operands(pairs, op) -> None:
     shape = pairs[0][0]
     inputs = {"x0": rand(*shape), "x1": rand(*shape), "x2": rand()}

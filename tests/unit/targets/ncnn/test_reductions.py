@@ -23,7 +23,7 @@ REDUCE = ["Sum", "Mean", "Max", "Min", "Prod", "L1", "L2", "LogSum", "SumSquare"
 @given(
     st.sampled_from(REDUCE), st.lists(st.integers(1, 4), min_size=1, max_size=5).map(tuple), st.booleans(), st.data()
 )
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_reduce(kind, shape, keep, data) -> None:
     axes = data.draw(st.lists(st.integers(0, len(shape) - 1), unique=True, max_size=len(shape)))
     x = np.abs(rand(*shape)) + np.float32(0.5)
@@ -43,7 +43,7 @@ def test_log_sum_exp_of_large_numbers() -> None:
 
 
 @given(st.sampled_from(["Softmax", "LogSoftmax"]), st.lists(st.integers(1, 5), min_size=1, max_size=5), st.data())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_softmax(op, shape, data) -> None:
     axis = data.draw(st.integers(-len(shape), len(shape) - 1))
     node = helper.make_node(op, ["x"], ["y"], axis=axis)

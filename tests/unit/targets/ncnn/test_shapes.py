@@ -21,7 +21,7 @@ shapes = st.lists(st.integers(1, 4), min_size=1, max_size=4).map(tuple)
 
 
 @given(shapes, st.data())
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 def test_transpose(shape, data) -> None:
     perm = data.draw(st.permutations(range(len(shape))))
     agrees(helper.make_node("Transpose", ["x"], ["y"], perm=perm), {"x": rand(*shape)})
@@ -60,7 +60,7 @@ def test_transpose_of_nine_separate_axes_is_refused() -> None:
 
 
 @given(shapes, st.data())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_reshape_then_transpose(shape, data) -> None:
     total = int(np.prod(shape))
     factors = [f for f in range(1, total + 1) if total % f == 0]
@@ -98,7 +98,7 @@ def slices(draw: st.DrawFn) -> tuple[tuple[int, ...], list[slice]]:
 
 
 @given(slices())
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_slice(case) -> None:
     shape, parts = case
     consts = {
@@ -116,7 +116,7 @@ def test_slice_to_the_very_beginning_backwards() -> None:
 
 
 @given(shapes, st.integers(0, 3), st.lists(st.integers(1, 3), min_size=1, max_size=4))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_concat_and_split(shape, axis, sizes) -> None:
     axis %= len(shape)
     parts = {f"x{i}": rand(*shape[:axis], size, *shape[axis + 1 :]) for i, size in enumerate(sizes)}
@@ -137,7 +137,7 @@ def test_concat_with_a_constant() -> None:
     st.lists(st.integers(3, 5), min_size=1, max_size=4),
     st.data(),
 )
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 def test_pad(mode, shape, data) -> None:
     low = -1 if mode == "constant" else 0
     pads = data.draw(st.lists(st.integers(low, 2), min_size=2 * len(shape), max_size=2 * len(shape)))
@@ -162,7 +162,7 @@ def test_pad_with_an_infinity() -> None:
 
 
 @given(shapes, st.data())
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_tile_and_expand(shape, data) -> None:
     repeats = data.draw(st.lists(st.integers(1, 3), min_size=len(shape), max_size=len(shape)))
     agrees(helper.make_node("Tile", ["x", "r"], ["y"]), {"x": rand(*shape)}, {"r": np.array(repeats)})

@@ -111,7 +111,7 @@ def test_conv_transpose(group: int, attrs: dict[str, object]) -> None:
     include=st.booleans(),
     batch=st.integers(1, 2),
 )
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_pools(op, kernel, strides, pads, size, ceil, include, batch) -> None:
     pads = [min(p, k - 1) for p, k in zip(pads, (*kernel, *kernel), strict=True)]
     attrs = {"count_include_pad": int(include)} if op == "AveragePool" else {}
@@ -156,7 +156,7 @@ def test_global_pools(op: str, shape: tuple[int, ...]) -> None:
     size=st.tuples(st.integers(1, 7), st.integers(1, 7)),
     target=st.tuples(st.integers(1, 12), st.integers(1, 12)),
 )
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_resize(mode, transform, rounding, size, target) -> None:
     attrs = {"nearest_mode": rounding} if mode == "nearest" else {}
     node = helper.make_node(
