@@ -23,6 +23,7 @@ from mobilekit.passes.functions import expand, is_expanded
 from mobilekit.passes.lift import lift_node
 from mobilekit.passes.loops import is_loop, open_loop
 from mobilekit.passes.schemas import SHAPE_DATA_LIMIT, Schemas, infer_node
+from mobilekit.passes.sequences import Sequences
 from mobilekit.passes.unroll import is_unrolled, unroll
 
 if TYPE_CHECKING:
@@ -71,6 +72,7 @@ def infer(
     pending = deque((node, source) for node in graph.nodes)
     schemas = Schemas(target)
     lifting = target_opset is not None
+    sequences = Sequences(graph)
     refused: list[Finding] = []
     while pending:
         node, version = pending.popleft()
@@ -82,7 +84,7 @@ def infer(
             continue
         for lifted in forms:
             try:
-                inner = _opened(graph, lifted, version, target, keep_batches, bounds) if lifting else None
+                inner = _opened(graph, lifted, version, target, keep_batches, bounds, sequences) if lifting else None
             except UnsupportedModelError as error:
                 refused += error.findings
                 order.append(lifted)
@@ -96,7 +98,10 @@ def infer(
                         _lift_body(body, target)
             _settle(graph, lifted, schemas, order, folding, bounds)
     if refused:
-        raise UnsupportedModelError("some operators mean what newer opsets cannot say", findings=refused)
+        raise UnsupportedModelError(
+            "some operators cannot be written in their newest or plainer form", findings=refused
+        )
+    sequences.finish()
     graph.opsets[""] = target
     graph.rebuild(order)
     if bounds is not None:
@@ -105,7 +110,13 @@ def infer(
 
 
 def _opened(
-    graph: Graph, node: Node, version: int, target: int, keep_batches: bool, bounds: Bounds | None
+    graph: Graph,
+    node: Node,
+    version: int,
+    target: int,
+    keep_batches: bool,
+    bounds: Bounds | None,
+    sequences: Sequences,
 ) -> list[tuple[Node, int]] | None:
     """What stands in the node's place, each with the opset that it is of, where it is made of others."""
     if is_lowered(node):
@@ -126,6 +137,9 @@ def _opened(
         return None if both is None else [(inner, target) for inner in both]
     if is_loop(node):
         return [(new, version) for new in open_loop(graph, node)]
+    apart = sequences.opened(node)
+    if apart is not None:
+        return [(new, target) for new in apart]
     if is_expanded(graph, node):
         return expand(graph, node, target)
     return [(new, target) for new in unroll(graph, node)] if is_unrolled(node, keep_batches=keep_batches) else None

@@ -104,6 +104,10 @@ def verify(
     for name, every in judged.items():
         if overall(every) is Verdict.INCONCLUSIVE:
             progress.note(f"verification says little about output {name!r}: {every[0].reason}")
+        elif beyond := [verdict for verdict in every if verdict.beyond]:
+            progress.note(
+                f"{len(beyond)} of {len(every)} inputs prove nothing about output {name!r}: {beyond[0].reason}"
+            )
     return {name: _worst(every) for name, every in measured.items()}, overall(
         verdict for every in judged.values() for verdict in every
     ) is Verdict.PASS

@@ -53,8 +53,6 @@ def conv(node: NodeView, out: Emission) -> None:
     if node.input(1).const is None:
         _with_computed_weight(node, out)
         return
-    if batch > 1 and rank == 3:
-        one_batch(node)
     weight = node.const(1, "weight")
     bias = node.optional_const(2, "bias")
     if node.str("auto_pad", "NOTSET") not in ("NOTSET", "VALID"):
@@ -74,8 +72,8 @@ def conv(node: NodeView, out: Emission) -> None:
         return
     fused, output = take_activation(output, out)
     dims = (filters, *node.out_shape()[2:])
-    x = _as_depth(node, out) if batch > 1 else out.view(node.input(0), tuple(inner))
-    stack = _Stack(x.dims, dims[1:], kernel, strides, dilations, pads) if batch > 1 and rank == 2 else None
+    x = _by_channel(node, out) if batch > 1 else out.view(node.input(0), tuple(inner))
+    stack = _Stack((batch, *inner[1:]), dims[1:], kernel, strides, dilations, pads) if batch > 1 and rank > 1 else None
     if stack is not None:
         x, pads, dims = stack.before(out, x), stack.pads, (filters, *stack.result)
     elif batch > 1:
@@ -83,7 +81,7 @@ def conv(node: NodeView, out: Emission) -> None:
         rank += 1
         kernel, strides, dilations = [1, *kernel], [1, *strides], [1, *dilations]
         pads = [0, *pads[: rank - 1], 0, *pads[rank - 1 :]]
-        dims = (filters, batch, *dims[1:])
+        x, dims = out.reshape(x, (inner[0], batch, *inner[1:])), (filters, batch, *dims[1:])
     weights = [tagged(weight), *([raw_weights(bias)] if bias is not None else [])]
     blob = out.layer(
         f"Convolution{'DepthWise' if group > 1 else ''}{_SUFFIX[rank]}",
@@ -106,10 +104,10 @@ def conv(node: NodeView, out: Emission) -> None:
 
 
 class _Stack:
-    """Several images one below the other in one, each with its own pads between them, as a single convolution.
+    """Several images (or volumes) one below the other in one, each with its own pads between them, as one convolution.
 
     ncnn's 3-D convolution would take the batch for depth, but has no fast kernels (MobileNetV2, batch 4: 26 times as
-    slow). Rows that mix two images are computed too, and cut off.
+    slow), and there is none of four axes. Rows (or planes) that mix two images are computed too, and cut off.
     """
 
     def __init__(
@@ -121,31 +119,31 @@ class _Stack:
         dilations: Sequence[int],
         pads: Sequence[int],
     ) -> None:
-        self._channels, self._batch, self._height, self._width = dims
-        self._rows, columns = result
+        self._batch, self._height, *self._inner = dims
+        self._rows, *self._made_inner = result
+        rank = len(kernel)
         extent, stride = dilations[0] * (kernel[0] - 1) + 1, strides[0]
         self._above = pads[0]
         # Whole strides for each image, so that each begins at a window's first row.
-        self._pitch = -(-(pads[0] + self._height + pads[2]) // stride) * stride
+        self._pitch = -(-(pads[0] + self._height + pads[rank]) // stride) * stride
         self._made = self._pitch // stride
-        self.pads = [0, pads[1], max(0, extent - stride), pads[3]]
-        self.result = (self._batch * self._made, columns)
+        self.pads = [0, *pads[1:rank], max(0, extent - stride), *pads[rank + 1 :]]
+        self.result = (self._batch * self._made, *self._made_inner)
 
     def before(self, out: Emission, blob: Blob) -> Blob:
-        """(channels, batch, height, width) as (channels, rows of all, width)."""
+        """(channels, batch, elements) as (channels, rows of all, ...)."""
+        channels, row = blob.dims[0], math.prod(self._inner)
         if self._pitch > self._height:
-            flat = out.reshape(blob, (self._channels, self._batch, self._height * self._width))
             below = self._pitch - self._height - self._above
-            dims = (self._channels, self._batch, self._pitch * self._width)
-            blob = out.layer("Padding", [flat], dims, left=self._above * self._width, right=below * self._width)
-        return out.reshape(blob, (self._channels, self._batch * self._pitch, self._width))
+            dims = (channels, self._batch, self._pitch * row)
+            blob = out.layer("Padding", [blob], dims, left=self._above * row, right=below * row)
+        return out.reshape(blob, (channels, self._batch * self._pitch, *self._inner))
 
     def after(self, out: Emission, blob: Blob) -> Blob:
-        """(filters, rows of all, width) as (filters, batch, height, width)."""
-        filters, _, width = blob.dims
-        flat = out.reshape(blob, (filters, self._batch, self._made * width))
-        kept = crop(out, flat, {2: (0, self._rows * width)})
-        return out.reshape(kept, (filters, self._batch, self._rows, width))
+        """(filters, rows of all, ...) as (filters, batch, elements)."""
+        row = math.prod(self._made_inner)
+        flat = out.reshape(blob, (blob.dims[0], self._batch, self._made * row))
+        return crop(out, flat, {2: (0, self._rows * row)})
 
 
 def _with_computed_weight(node: NodeView, out: Emission) -> None:
@@ -181,15 +179,14 @@ def _with_computed_weight(node: NodeView, out: Emission) -> None:
     out.bind(output, blob)
 
 
-def _as_depth(node: NodeView, out: Emission) -> Blob:
-    """(batch, channels, ...) as (channels, batch, ...)."""
+def _by_channel(node: NodeView, out: Emission) -> Blob:
+    """(batch, channels, ...) as (channels, batch, elements)."""
     batch, channels, *spatial = node.shape()
-    flat = permute(out, out.view(node.input(), (batch, channels, math.prod(spatial))), (1, 0, 2))
-    return out.reshape(flat, (channels, batch, *spatial))
+    return permute(out, out.view(node.input(), (batch, channels, math.prod(spatial))), (1, 0, 2))
 
 
 def _as_batch(out: Emission, blob: Blob) -> Blob:
-    """What :func:`_as_depth` did, undone."""
+    """What :func:`_by_channel` did, undone."""
     channels, batch, *spatial = blob.dims
     return permute(out, out.reshape(blob, (channels, batch, math.prod(spatial))), (1, 0, 2))
 
@@ -219,8 +216,9 @@ def conv_transpose(node: NodeView, out: Emission) -> None:
     grouped = weight.reshape(group, inputs // group, filters // group, *weight.shape[2:])
     fused, output = take_activation(node.output(), out)
     dims = (filters, *node.out_shape()[2:])
-    x = _as_depth(node, out) if batch > 1 else out.view(node.input(0), tuple(inner))
+    x = _by_channel(node, out) if batch > 1 else out.view(node.input(0), tuple(inner))
     if batch > 1:
+        x = out.reshape(x, (inner[0], batch, *inner[1:]))
         rank += 1
         kernel, strides, dilations, extra = [1, *kernel], [1, *strides], [1, *dilations], [0, *extra]
         pads = [0, *pads[: rank - 1], 0, *pads[rank - 1 :]]

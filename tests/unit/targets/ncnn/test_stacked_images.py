@@ -44,3 +44,19 @@ def test_a_chain_of_them() -> None:
         helper.make_node("Conv", ["b", "w2"], ["y"]),
     ]
     agrees(nodes, {"x": x}, consts)
+
+
+@pytest.mark.parametrize("group", [1, 4])
+@pytest.mark.parametrize(
+    "window",
+    [
+        {"pads": [1] * 6},
+        {"pads": [1, 1, 1, 1, 1, 1], "strides": [1, 2, 2]},
+        {"pads": [1, 0, 1, 0, 1, 2], "strides": [2, 1, 1]},
+        {"pads": [2, 0, 0, 2, 0, 0], "dilations": [2, 1, 1]},
+    ],
+)
+def test_volumes_too(group: int, window: dict[str, list[int]]) -> None:
+    x = RNG.standard_normal((3, 4, 5, 6, 7)).astype(np.float32)
+    w = RNG.standard_normal((8, 4 // group, 3, 3, 3)).astype(np.float32)
+    agrees([helper.make_node("Conv", ["x", "w"], ["y"], group=group, **window)], {"x": x}, {"w": w})
