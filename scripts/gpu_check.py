@@ -41,6 +41,8 @@ PRECISIONS = ("fp32", "fp16", "int8")
 STREAMS = (1, 2, 4)
 PEERS = {"CUDA": "CUDAExecutionProvider", "RTX provider": "NvTensorRTRTXExecutionProvider"}
 CALIBRATION_SAMPLES = 16
+BUILD_S, RUN_S, PEER_S = 420.0, 120.0, 120.0
+"""What one build, one run of a plan and one provider may take: nothing of it may use up a lease."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +58,8 @@ class Peer:
 class Row:
     """One model in one precision. ``state``: ``built``, ``refused`` (the target or the format does not take it, with
     the reason), ``failed``; after the run ``pass``, ``fail`` or ``inconclusive``. Errors are relative L2 against
-    ONNX Runtime on the original; ``latency_p50_ms`` is the host's, copies included, ``compute_p50_ms`` the plan alone.
+    ONNX Runtime on the original; ``latency_p50_ms`` is the host's, copies included, ``compute_p50_ms`` the plan alone;
+    ``took_s`` all that was done for the row.
     """
 
     model: str
@@ -72,6 +75,7 @@ class Row:
     compute_p50_ms: float | None = None
     per_second: dict[int, float] = field(default_factory=dict)
     peers: dict[str, Peer] = field(default_factory=dict)
+    took_s: float = 0.0
 
 
 def stage(arguments: argparse.Namespace) -> int:
@@ -100,20 +104,23 @@ def _models(arguments: argparse.Namespace) -> Sequence[str]:
     return tuple(json.loads(staged.read_text())) if staged.is_file() else MODELS
 
 
-def build(model: str, precision: str, bundle: Path, flavour: str | None) -> Row:
-    """Export ``model``; what it is built from is held against the original on the way."""
+def build(model: str, precision: str, bundle: Path, flavour: str | None, level: int | None = None) -> Row:
+    """Export ``model``; what it is built from is held against the original on the way. Whatever goes wrong with one
+    model is a row like others."""
     from mobilekit.errors import MobilekitError, UnsupportedModelError, VerificationError
     from mobilekit.pipeline.export import ExportOptions, export_model
     from mobilekit.targets.tensorrt import TensorRTOptions
 
-    settings = TensorRTOptions(
-        precision=precision,  # type: ignore[arg-type]
-        flavour=flavour,  # type: ignore[arg-type]
-        calibration=_calibration(bundle) if precision == "int8" else None,
-    )
-    options = ExportOptions(targets=("tensorrt",), tensorrt=settings, replace=True)
     started = time.perf_counter()
     try:
+        settings = TensorRTOptions(
+            precision=precision,  # type: ignore[arg-type]
+            flavour=flavour,  # type: ignore[arg-type]
+            calibration=_calibration(bundle) if precision == "int8" else None,
+            optimization_level=level,
+            timeout_s=BUILD_S,
+        )
+        options = ExportOptions(targets=("tensorrt",), tensorrt=settings, replace=True, timeout_s=BUILD_S)
         report = export_model(model, bundle, options)
     except UnsupportedModelError as error:
         first = error.findings[0]
@@ -122,6 +129,8 @@ def build(model: str, precision: str, bundle: Path, flavour: str | None) -> Row:
         return Row(model, precision, "refused" if precision == "int8" else "failed", error.message.splitlines()[-1])
     except MobilekitError as error:
         return Row(model, precision, "failed", error.message)
+    except Exception as error:
+        return Row(model, precision, "failed", f"{type(error).__name__}: {error}")
     plan = report.manifest.tensorrt
     assert plan is not None
     return Row(
@@ -154,15 +163,27 @@ def _calibration(bundle: Path) -> Path:
     return folder
 
 
+class ObstacleError(Exception):
+    """Why no plan at all can be run here, as far as the first that was tried tells."""
+
+
 def run_plan(row: Row, bundle: Path, device: str = "gpu") -> Row:
-    """Run the bundle's plan, hold it against ONNX Runtime on the original, and time it and its peers."""
+    """Run the bundle's plan, hold it against ONNX Runtime on the original, and time it and its peers.
+
+    Raises :class:`ObstacleError` where it is the machine that is in the way.
+    """
     from mobilekit.errors import MobilekitError
     from mobilekit.pipeline.validate import ValidateOptions, validate_bundle
 
     try:
-        report = validate_bundle(bundle, device, ValidateOptions(target="tensorrt", streams=STREAMS))
+        options = ValidateOptions(target="tensorrt", streams=STREAMS, timeout_s=RUN_S)
+        report = validate_bundle(bundle, device, options)
     except MobilekitError as error:
+        if error.exit_code == 4:
+            raise ObstacleError(f"{error.message}; {error.hint}" if error.hint else error.message) from error
         return replace(row, state="failed", reason=error.message)
+    except Exception as error:
+        return replace(row, state="failed", reason=f"{type(error).__name__}: {error}")
     gpu = report.gpu
     return replace(
         row,
@@ -186,7 +207,7 @@ def _peer(bundle: Path, provider: str) -> Peer:
     """In a process of its own: providers have ended more than themselves."""
     command = [sys.executable, __file__, "peer", str(bundle), provider]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=PEER_S, check=False)
         told = json.loads(done.stdout.strip().splitlines()[-1])
         return Peer(told["p50_ms"], {int(streams): rate for streams, rate in told["per_second"].items()})
     except (subprocess.TimeoutExpired, IndexError, KeyError, ValueError) as error:
@@ -297,40 +318,154 @@ def choose(flavour: str | None) -> tuple[Any, str | None, str]:
     )
 
 
+class Check:
+    """The rows that are known, what is to be done for those that are not, and the file that holds them: written after
+    every row, so that whatever ends the process, ``--resume`` goes on there."""
+
+    def __init__(self, arguments: argparse.Namespace) -> None:
+        self.started = time.monotonic()
+        self.hello, self.flavour, self.obstacle = choose(arguments.flavour)
+        self.device = "prepared" if arguments.rehearse else "gpu"
+        if arguments.rehearse:
+            self.obstacle = ""
+        self.level: int | None = arguments.opt_level
+        self.budget_s: float | None = arguments.budget
+        self.executed = not (self.obstacle or arguments.rehearse)
+        self.file: Path = arguments.output / "gpu_check.json"
+        self.bundles: Path = arguments.output / "bundles"
+        self.bundles.mkdir(parents=True, exist_ok=True)
+        # By precision: what a lease ends before is int8 of some models, and not every format of the last ones.
+        self.wanted = [(model, precision) for precision in arguments.precisions for model in _models(arguments)]
+        self.rows: dict[tuple[str, str], Row] = {}
+        self.facts = self._facts()
+        if arguments.resume:
+            self.rows = self._earlier()
+        elif self.file.exists():
+            self.file.unlink()
+
+    def _facts(self) -> dict[str, Any]:
+        """What rows of one table have in common."""
+        return {
+            "gpu": [asdict(gpu) for gpu in self.hello.gpus[:1]],
+            "driver": self.hello.driver,
+            "cuda": self.hello.cuda,
+            "machine": f"{self.hello.system} {self.hello.machine}",
+            "versions": dict(_versions(self.hello)),
+            "flavour": self.flavour,
+            "opt_level": self.level,
+            "streams": list(STREAMS),
+        }
+
+    def _earlier(self) -> dict[tuple[str, str], Row]:
+        from mobilekit.errors import UsageError
+
+        if not self.file.is_file():
+            return {}
+        told = json.loads(self.file.read_text())
+        if other := [name for name, value in self.facts.items() if told.get(name) != value]:
+            raise UsageError(
+                f"{self.file} was begun with another {other[0]}: {told.get(other[0])}, not {self.facts[other[0]]}",
+                hint="begin anew without --resume, or name another folder with -o",
+            )
+        rows = [
+            Row(
+                **{**row, "peers": {name: Peer(p["p50_ms"], _rates(p["per_second"]), p["problem"])
+                                    for name, p in row["peers"].items()},
+                   "per_second": _rates(row["per_second"])}
+            )
+            for row in told["rows"]
+        ]  # fmt: skip
+        return {(row.model, row.precision): row for row in rows}
+
+    def pending(self) -> list[tuple[str, str]]:
+        """What is missing, then what failed before."""
+
+        def missing(key: tuple[str, str]) -> bool:
+            row = self.rows.get(key)
+            return row is None or (row.state == "built" and not self.obstacle)
+
+        failed = [key for key in self.wanted if key in self.rows and self.rows[key].state == "failed"]
+        return [key for key in self.wanted if missing(key)] + failed
+
+    def in_time(self) -> bool:
+        """Whether the next row, if it takes as long as the longest so far, ends within the budget."""
+        longest = max((row.took_s for row in self.rows.values()), default=0.0)
+        return self.budget_s is None or time.monotonic() - self.started + longest <= self.budget_s
+
+    def do(self, model: str, precision: str) -> None:
+        began = time.monotonic()
+        row = self.rows.get((model, precision))
+        bundle = self.bundles / f"{model}-{precision}"
+        if row is None or row.state != "built" or not bundle.is_dir():
+            row = self._build(model, precision, bundle)
+        if row.state == "built" and not self.obstacle:
+            try:
+                row = run_plan(row, bundle, self.device)
+            except ObstacleError as obstacle:
+                row = replace(row, state="failed", reason=str(obstacle))
+                if not any(each.state in ("pass", "fail", "inconclusive") for each in self.rows.values()):
+                    self.obstacle, self.executed = str(obstacle), False  # nor would the others
+        self.rows[model, precision] = replace(row, took_s=round(time.monotonic() - began, 3))
+        print(f"{model} {precision}: {row.state} {row.reason}".rstrip(), file=sys.stderr, flush=True)
+        self.write()
+
+    def _build(self, model: str, precision: str, bundle: Path) -> Row:
+        exact = self.bundles / f"{model}-fp32"
+        if precision == "int8" and not exact.is_dir():  # calibration looks there for the inputs
+            built = build(model, "fp32", exact, self.flavour, self.level)
+            if built.state != "built":
+                return replace(built, precision=precision)
+        return build(model, precision, bundle, self.flavour, self.level)
+
+    def ordered(self) -> list[Row]:
+        """Those of one model beside each other."""
+        models = list(dict.fromkeys(model for model, _ in self.wanted))
+        keys = [(model, precision) for model in models for precision in PRECISIONS]
+        return [self.rows[key] for key in keys if key in self.rows and key in self.wanted]
+
+    def write(self) -> None:
+        """``executed``: whether the plans ran; where not, times are absent and nothing is said of the GPU."""
+        missing = [" ".join(key) for key in self.wanted if key not in self.rows]
+        told = {
+            "what": "scripts/gpu_check.sh",
+            "date": time.strftime("%Y-%m-%d", time.gmtime()),
+            "executed": self.executed,
+            **self.facts,
+            "missing": missing,
+            "rows": [asdict(row) for row in self.rows.values()],
+        }
+        part = self.file.with_name(f"{self.file.name}.part")
+        part.write_text(json.dumps(told, indent=1) + "\n")
+        part.replace(self.file)
+
+
+def _rates(told: Mapping[str, float]) -> dict[int, float]:
+    return {int(streams): rate for streams, rate in told.items()}
+
+
 def run(arguments: argparse.Namespace) -> int:
-    hello, flavour, obstacle = choose(arguments.flavour)
-    versions = _versions(hello)
-    print(", ".join(f"{name} {version}" for name, version in versions.items() if version), file=sys.stderr)
-    output: Path = arguments.output
-    bundles = output / "bundles"
-    bundles.mkdir(parents=True, exist_ok=True)
-    rows: list[Row] = []
-    for model in _models(arguments):
-        for precision in arguments.precisions:
-            bundle = bundles / f"{model}-{precision}"
-            if precision == "int8" and not (bundles / f"{model}-fp32").is_dir():
-                built = build(model, "fp32", bundles / f"{model}-fp32", flavour)
-                if built.state != "built":
-                    rows.append(replace(built, precision=precision))
-                    continue
-            row = build(model, precision, bundle, flavour)
-            print(f"{model} {precision}: {row.state} {row.reason}".rstrip(), file=sys.stderr, flush=True)
-            rows.append(row)
-    if not obstacle:
-        for index, row in enumerate(rows):
-            if row.state == "built":
-                rows[index] = run_plan(row, bundles / f"{row.model}-{row.precision}")
-                print(f"{row.model} {row.precision}: {rows[index].state}", file=sys.stderr, flush=True)
+    check = Check(arguments)
+    print(", ".join(f"{name} {version}" for name, version in check.facts["versions"].items() if version),
+          file=sys.stderr)  # fmt: skip
+    todo = check.pending()
+    while todo and check.in_time():
+        check.do(*todo.pop(0))
+    check.write()
+    rows = check.ordered()
     print(table(rows))
-    _write(output / "gpu_check.json", hello, versions, rows, executed=not obstacle)
+    print(check.file, file=sys.stderr)
+    left = [key for key in check.wanted if key not in check.rows]
+    if left:
+        print(f"{len(left)} of {len(check.wanted)} are left: run it again with --resume", file=sys.stderr)
     states = {row.state for row in rows}
+    if check.obstacle:
+        print(f"error: {check.obstacle}\nhint: the plans were built and what they are built from verified; none was "
+              "executed", file=sys.stderr)  # fmt: skip
     if "failed" in states or "fail" in states:
-        return 1
-    if obstacle:
-        print(f"error: {obstacle}\nhint: the plans were built and what they are built from verified; none was executed",
-              file=sys.stderr)  # fmt: skip
+        return 4 if check.obstacle and "fail" not in states else 1
+    if check.obstacle:
         return 4
-    return 3 if "inconclusive" in states else 0
+    return 3 if "inconclusive" in states or left or arguments.rehearse else 0
 
 
 def _versions(hello: Any) -> Mapping[str, str]:
@@ -348,22 +483,16 @@ def _versions(hello: Any) -> Mapping[str, str]:
     }
 
 
-def _write(path: Path, hello: Any, versions: Mapping[str, str], rows: Sequence[Row], *, executed: bool) -> None:
-    """``executed``: whether the plans ran; where not, times are absent and nothing is said of the GPU."""
-    facts = {
-        "what": "scripts/gpu_check.sh",
-        "date": time.strftime("%Y-%m-%d", time.gmtime()),
-        "executed": executed,
-        "gpu": [asdict(gpu) for gpu in hello.gpus[:1]],
-        "driver": hello.driver,
-        "cuda": hello.cuda,
-        "machine": f"{hello.system} {hello.machine}",
-        "versions": dict(versions),
-        "streams": STREAMS,
-        "rows": [asdict(row) for row in rows],
-    }
-    path.write_text(json.dumps(facts, indent=1) + "\n")
-    print(path, file=sys.stderr)
+def _seconds(text: str) -> float:
+    """``540``, ``540s``, ``9m``."""
+    number, unit = (text[:-1], text[-1]) if text[-1:] in ("s", "m") else (text, "s")
+    try:
+        seconds = float(number) * (60 if unit == "m" else 1)
+    except ValueError:
+        seconds = 0.0
+    if not seconds > 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is no time: 540s, 9m")
+    return seconds
 
 
 def _names(known: Sequence[str]) -> Callable[[str], tuple[str, ...]]:
@@ -383,9 +512,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     staging.add_argument("folder", type=Path)
     staging.add_argument("--models", type=_names(MODELS), default=MODELS)
     checking = commands.add_parser("run", help="build, run and compare")
-    checking.add_argument("--models", type=_names(MODELS), default=(), help="default: all that were staged")
+    checking.add_argument("--models", "--only", type=_names(MODELS), default=(), help="default: all that were staged")
     checking.add_argument("--precisions", type=_names(PRECISIONS), default=PRECISIONS)
     checking.add_argument("--flavour", choices=("rtx", "full"), help="default: rtx where it serves the GPU, else full")
+    checking.add_argument("--opt-level", type=int, choices=range(6), help="TensorRT's own; a low one builds faster")
+    checking.add_argument("--resume", action="store_true", help="keep the rows of an earlier run and go on behind them")
+    checking.add_argument("--budget", type=_seconds, help="9m, 540s: begin no row that would not end in that time")
+    checking.add_argument(
+        "--rehearse", action="store_true", help="ONNX Runtime runs what the plans are built from: no GPU, no proof"
+    )
     checking.add_argument("-o", "--output", type=Path, default=Path(__file__).with_name("results"))
     peering = commands.add_parser("peer", help="time ONNX Runtime with one provider")
     peering.add_argument("bundle", type=Path)

@@ -7,6 +7,7 @@
 #   gpu_check.sh --split DIR PIECES [MIB]       DIR as files of 60 MiB at most, to be carried one by one
 #   gpu_check.sh --join PIECES DIR              there: DIR again, its sha256 verified
 #   DIR/gpu_check.sh [OPTIONS]                  there: the check itself; --help shows its options
+#   DIR/gpu_check.sh --budget 9m --resume       there, again and again: as much as 9 minutes take, behind what is done
 #
 # PYTHON=python3.12 stages for that Python, which must be the one there (and have the venv module there).
 set -eu
@@ -67,13 +68,18 @@ join_up() {
 # The Python that the wheels are for, with the packages that were staged and no others.
 venv() {
     version=$(cat "$here/python-version")
-    [ ! -x "$here/venv/bin/python" ] || return 0
+    ! "$here/venv/bin/python" -c 'import mobilekit' 2>/dev/null || return 0
     for name in "${PYTHON:-}" "python$version" python3 python; do
         if [ -n "$name" ] && [ "$("$name" -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null)" = "$version" ]; then
-            rm -rf "$here/venv.part"
-            "$name" -m venv "$here/venv.part" >&2 ||
+            rm -rf "$here/venv" "$here/venv.part"
+            # Debian's Python comes without ensurepip: then pip, which is there, installs into the environment from without.
+            if "$name" -m venv "$here/venv.part" >/dev/null 2>&1; then
+                install_into "$here/venv.part/bin/python" >&2
+            elif rm -rf "$here/venv.part" && "$name" -m venv --without-pip "$here/venv.part" >&2 && "$name" -m pip --version >&2; then
+                install_into "$name" --python "$here/venv.part/bin/python" >&2
+            else
                 give_up "$name cannot make a virtual environment" "apt install python$version-venv, or stage for another Python" 4
-            install_into "$here/venv.part/bin/python" >&2
+            fi
             mv "$here/venv.part" "$here/venv"
             return 0
         fi
@@ -82,10 +88,12 @@ venv() {
 }
 
 install_into() {
-    "$1" -m pip install -q --disable-pip-version-check --no-index --find-links "$here/wheels" 'mobilekit[tensorrt]'
+    python=$1
+    shift
+    "$python" -m pip "$@" install -q --disable-pip-version-check --no-index --find-links "$here/wheels" 'mobilekit[tensorrt]'
     # Further wheels that were laid beside them: full TensorRT, and ONNX Runtime with CUDA in place of the plain one.
     for wheel in "$here"/wheels/tensorrt-*.whl "$here"/wheels/tensorrt_cu1*.whl "$here"/wheels/onnxruntime_gpu-*.whl; do
-        [ ! -f "$wheel" ] || "$1" -m pip install -q --disable-pip-version-check --no-index --no-deps --force-reinstall "$wheel"
+        [ ! -f "$wheel" ] || "$python" -m pip "$@" install -q --disable-pip-version-check --no-index --no-deps --force-reinstall "$wheel"
     done
 }
 

@@ -13,8 +13,10 @@ from types import SimpleNamespace
 
 import pytest
 
+from mobilekit.errors import SetupError
 from mobilekit.pipeline.export import ExportOptions, export_model
 from mobilekit.targets.tensorrt.flavour import FLAVOURS, count_gpus, installed
+from mobilekit.targets.tensorrt.host import LocalHost
 from tests.models import conv_classifier, save
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "gpu_check.sh"
@@ -147,3 +149,83 @@ def test_without_a_gpu_all_is_built_and_then_it_says_so(tmp_path: Path) -> None:
     )
     assert rows["fp32"]["prepared_error"] < 1e-5 < rows["fp16"]["prepared_error"] < rows["int8"]["prepared_error"] < 0.5
     assert all(row["error"] is None and row["latency_p50_ms"] is None for row in rows.values())
+
+
+@rtx
+def test_it_goes_on_where_it_was_ended_and_one_model_stops_no_other(
+    program: SimpleNamespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As a lease has it that ends: what is done is kept, and nothing of it is done again."""
+    model = save(conv_classifier(), tmp_path / "model.onnx")
+    asked: list[str] = []
+
+    def export(name: str, bundle: Path, options: ExportOptions) -> object:
+        asked.append(bundle.name)
+        if name == "magika":
+            raise RuntimeError("a mistake of ours")
+        return export_model(model, bundle, options)
+
+    monkeypatch.setattr("mobilekit.pipeline.export.export_model", export)
+    output = tmp_path / "results"
+
+    def check(*more: str) -> tuple[int, dict[str, object]]:
+        chosen = ("--models", "magika,mtcnn_pnet", "--precisions", "fp32,fp16")
+        code = program.main(["run", "--rehearse", *chosen, "-o", str(output), *more])
+        return code, json.loads((output / "gpu_check.json").read_text())
+
+    code, facts = check("--budget", "0.001s")
+    assert code == 3
+    assert facts["missing"] == ["magika fp32", "mtcnn_pnet fp32", "magika fp16", "mtcnn_pnet fp16"]
+    assert asked == []
+    assert "4 of 4 are left" in capsys.readouterr().err
+    output.mkdir(exist_ok=True)
+
+    code, facts = check("--resume")
+    assert code == 1
+    assert [(row["model"], row["precision"], row["state"]) for row in facts["rows"]] == [
+        ("magika", "fp32", "failed"),
+        ("mtcnn_pnet", "fp32", "pass"),
+        ("magika", "fp16", "failed"),
+        ("mtcnn_pnet", "fp16", "pass"),
+    ]
+    assert facts["missing"] == []
+    assert facts["executed"] is False
+    assert "RuntimeError: a mistake of ours" in capsys.readouterr().out
+
+    asked.clear()
+    check("--resume")
+    assert asked == ["magika-fp32", "magika-fp16"], "what failed is tried again, and what passed is not"
+
+    (output / "gpu_check.json").write_text(json.dumps({**facts, "driver": "1.2.3"}))
+    assert program.main(["run", "--rehearse", "--resume", "-o", str(output)]) == 2
+    assert "another driver" in capsys.readouterr().err
+
+
+def test_a_machine_that_refuses_the_first_plan_is_not_asked_again(
+    program: SimpleNamespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where the driver is there and too old: the others are built, and all of it is one reason."""
+    runs: list[str] = []
+
+    def refuse(bundle: Path, *_: object) -> None:
+        runs.append(bundle.name)
+        raise SetupError("the driver is too old", hint="update it")
+
+    monkeypatch.setattr("mobilekit.pipeline.validate.validate_bundle", refuse)
+    inside = program.main.__globals__
+    monkeypatch.setitem(inside, "build", lambda model, precision, *_: program.Row(model, precision, "built"))
+    monkeypatch.setitem(inside, "choose", lambda flavour: (LocalHost().hello(), flavour or "rtx", ""))
+    arguments = ["run", "--models", "magika,mtcnn_pnet", "--precisions", "fp32", "-o", str(tmp_path)]
+    assert program.main(arguments) == 4
+    facts = json.loads((tmp_path / "gpu_check.json").read_text())
+    assert [row["state"] for row in facts["rows"]] == ["failed", "built"]
+    assert "too old; update it" in facts["rows"][0]["reason"]
+    assert facts["executed"] is False
+    assert runs == ["magika-fp32"]
+
+
+@pytest.mark.parametrize("budget", ["", "m", "soon", "0", "-1s"])
+def test_a_budget_is_a_time(program: SimpleNamespace, budget: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        program.main(["run", f"--budget={budget}"])
+    assert "is no time" in capsys.readouterr().err
