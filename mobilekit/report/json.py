@@ -1,9 +1,14 @@
-"""A report as a JSON file, and back. Infinities and NaN are the strings ``"Infinity"``, ``"-Infinity"``, ``"NaN"``."""
+"""A report as a JSON file, and back. Infinities and NaN are the strings ``"Infinity"``, ``"-Infinity"``, ``"NaN"``.
+
+A report of a newer minor schema is read without the fields that are not known here
+(:mod:`mobilekit.report.schemas` says what a version means).
+"""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 from pydantic import ValidationError
 
@@ -27,21 +32,37 @@ def loads(text: str) -> ValidationReport:
     """Read a report back. Raises :class:`UsageError` where it is none, or of another major schema."""
     try:
         raw = json.loads(text)
-        major = int(str(raw["schema_version"]).split(".")[0])
+        major, minor = (int(part) for part in f"{raw['schema_version']}.0".split(".")[:2])
     except (ValueError, KeyError, TypeError) as error:
         raise UsageError(f"this is no validation report: {error}") from error
-    if major < int(SCHEMA_VERSION.split(".")[0]):
+    known, newest = (int(part) for part in SCHEMA_VERSION.split("."))
+    if major < known:
         raise UsageError(
             f"the report has the schema {raw['schema_version']}, older than {SCHEMA_VERSION}", hint="validate again"
         )
-    if major > int(SCHEMA_VERSION.split(".")[0]):
+    if major > known:
         raise UsageError(
             f"the report has the schema {raw['schema_version']}, newer than {SCHEMA_VERSION}",
             hint="pip install -U mobilekit",
         )
     try:
-        return ValidationReport.model_validate_json(text)
+        return _read(text, raw, ahead=minor > newest)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
         raise UsageError(f"the report is not valid: {where}: {first['msg']}") from error
+
+
+def _read(text: str, raw: dict[str, Any], *, ahead: bool) -> ValidationReport:
+    try:
+        return ValidationReport.model_validate_json(text)
+    except ValidationError as error:
+        unknown = [one["loc"] for one in error.errors() if one["type"] == "extra_forbidden"]
+        if not ahead or not unknown:
+            raise
+    for *path, name in unknown:
+        where: Any = raw
+        for part in path:
+            where = where[part]
+        del where[name]
+    return ValidationReport.model_validate_json(json.dumps(raw))

@@ -34,7 +34,7 @@ __all__ = [
     "ValidationReport",
 ]
 
-SCHEMA_VERSION = "2.0"
+SCHEMA_VERSION = "2.1"
 
 Precision = Literal["fp32", "tf32", "fp16", "bf16", "int8", "fp8"]
 

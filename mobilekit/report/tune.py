@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 __all__ = ["TUNE_SCHEMA", "Outcome", "SettingReport", "TuneReport", "page", "render"]
 
-TUNE_SCHEMA = "1.0"
+TUNE_SCHEMA = "1.1"
 
 Outcome = Literal["tuned", "default", "undecided", "wrong"]
 _EXIT = {"tuned": 0, "default": 0, "undecided": 3, "wrong": 1}
