@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from mobilekit.pipeline.endurance import LongTimings
     from mobilekit.pipeline.export import ExportOptions, ExportReport, export_model
     from mobilekit.pipeline.inspect import ModelReport, inspect_model
+    from mobilekit.pipeline.int8 import Calibration
     from mobilekit.pipeline.parity import ParityOptions, parity_of_bundle
     from mobilekit.pipeline.record import RecordOptions, record_reference
     from mobilekit.pipeline.repair import RepairOptions, repair_bundle
@@ -37,6 +38,7 @@ __version__ = "0.1.0"
 __all__ = [
     "BisectOptions",
     "Bundle",
+    "Calibration",
     "CompareOptions",
     "ComparisonReport",
     "CoolDown",
@@ -69,6 +71,7 @@ __all__ = [
 _HOME = {
     "Bundle": "bundle:Bundle",
     "BisectOptions": "pipeline.bisect:BisectOptions",
+    "Calibration": "pipeline.int8:Calibration",
     "CompareOptions": "pipeline.compare:CompareOptions",
     "ComparisonReport": "report.comparison:ComparisonReport",
     "CoolDown": "validate.endurance:CoolDown",

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
@@ -44,6 +45,7 @@ __all__ = [
     "NcnnArtifact",
     "NcnnBatch",
     "NcnnBlob",
+    "NcnnInt8",
     "NcnnRows",
     "TensorInfo",
     "TensorRTArtifact",
@@ -58,7 +60,7 @@ __all__ = [
 MAX_DEPTH = 32_768
 """Layers one behind another: so many were run, on the host and on arm64. ncnn recurses once for each."""
 
-SCHEMA_VERSION = "1.2"
+SCHEMA_VERSION = "1.3"
 
 _FICLONE = 0x40049409
 """Linux's ioctl for "the same blocks as that file, until one of them is written"."""
@@ -241,6 +243,25 @@ class NcnnBatch(_Strict):
 
 
 @dataclass(frozen=True, kw_only=True)
+class NcnnInt8(_Strict):
+    """Which ncnn layers compute in int8, and what their ranges were taken from.
+
+    ``scales``: by layer, that of what it reads (127 / the largest magnitude); ``kept``: layers that could be int8 and
+    stay float, and why. ``method``: the calibration's; ``samples`` inputs were seen, ``inputs_sha256`` tells which.
+    """
+
+    scales: dict[str, float]
+    kept: dict[str, str] = field(default_factory=dict)
+    method: str = ""
+    samples: int = 0
+    inputs_sha256: str = ""
+
+    def __post_init__(self) -> None:
+        _check(all(0 < scale < math.inf for scale in self.scales.values()), "a scale that is none")
+        _check(self.samples >= 0, "a negative count of samples")
+
+
+@dataclass(frozen=True, kw_only=True)
 class NcnnArtifact(_Strict):
     """The ncnn model. ``depth``: the longest chain of layers, ncnn recurses that deep. ``names``: escaped blob name ->
     ONNX tensor name; ``nodes``: ONNX node -> ncnn layer names; ``trace``: a file that says which inner tensor each blob
@@ -248,7 +269,7 @@ class NcnnArtifact(_Strict):
 
     param: str
     bin: str
-    precision: Literal["fp32", "fp16"]
+    precision: Literal["fp32", "fp16", "int8"]
     inputs: tuple[NcnnBlob, ...]
     outputs: tuple[NcnnBlob, ...]
     layers: int
@@ -259,10 +280,17 @@ class NcnnArtifact(_Strict):
     names: dict[str, str] = field(default_factory=dict)
     nodes: dict[str, tuple[str, ...]] = field(default_factory=dict)
     trace: str | None = None
+    int8: NcnnInt8 | None = None
 
     def __post_init__(self) -> None:
         _check_paths(self.param, self.bin, self.trace)
+        _check((self.precision == "int8") == (self.int8 is not None), "int8 without its layers, or the reverse")
         _check(self.layers >= 0 and self.depth >= 0, "a negative count of layers")
+
+    @property
+    def int8_scales(self) -> dict[str, float]:
+        """Layers in int8, with the scale of what each reads; empty where there are none."""
+        return self.int8.scales if self.int8 is not None else {}
 
 
 @dataclass(frozen=True, kw_only=True)

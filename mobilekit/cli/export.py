@@ -26,7 +26,7 @@ def export(
         typer.Option("--target", "-t", help="What to convert to: ncnn (the default), tensorrt. Repeatable."),
     ] = None,
     precision: Annotated[
-        str, typer.Option("--precision", "-p", help="fp32 or fp16; TensorRT also takes tf32, bf16, int8, fp8.")
+        str, typer.Option("--precision", "-p", help="fp32, fp16 or int8; TensorRT also takes tf32, bf16, fp8.")
     ] = "fp32",
     input_shape: InputShapes = None,
     input_: FixedInputs = None,
@@ -78,8 +78,13 @@ def export(
     workspace: Annotated[str, typer.Option(help="Scratch memory on the GPU at most: 1GiB, 512MiB.")] = "",
     opt_level: Annotated[int | None, typer.Option(min=0, max=5, help="TensorRT's optimisation level.")] = None,
     flavour: Annotated[str, typer.Option(help="rtx or full; by default full where it and a GPU are there.")] = "",
-    calib: Annotated[Path | None, typer.Option(help="Pictures or .npy files to calibrate int8 and fp8 with.")] = None,
-    calib_method: Annotated[str, typer.Option(help="minmax, entropy or percentile.")] = "minmax",
+    calib: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Pictures or .npy files to calibrate int8 (and TensorRT's fp8) with."),
+    ] = None,
+    calib_method: Annotated[
+        str, typer.Option(help="What makes a range of the values seen: minmax, entropy or percentile.")
+    ] = "minmax",
     on: PlanHost = None,
     remote_python: RemotePythons = None,
     plugin: Plugins = None,
@@ -94,6 +99,7 @@ def export(
     mobilekit export detector.onnx --dynamic -o build/detector
     mobilekit export detector.onnx --dynamic-shape images:1x3x320..1280x320..1280 -o build/detector
     mobilekit export pp_lcnet_orientation -o build/orientation
+    mobilekit export model.onnx --precision int8 --calib pictures/ --calib-method percentile -o build/int8
     mobilekit export model.onnx --target ncnn --target tensorrt --precision fp16 -o build/model
     mobilekit export model.onnx --target tensorrt --profile x:min=1x3x96x96,opt=1x3x224x224,max=1x3x448x448 -o build/m
     mobilekit export model.onnx --target tensorrt --precision int8 --calib pictures/ -o build/int8
@@ -102,6 +108,7 @@ def export(
     from mobilekit.cli._common import print_json, terminal_progress
     from mobilekit.errors import UsageError
     from mobilekit.pipeline.export import ExportOptions, export_model
+    from mobilekit.pipeline.int8 import Calibration
     from mobilekit.sizes import parse_dynamic_shape
     from mobilekit.tensors import parse_named_shape, parse_named_value
 
@@ -110,7 +117,8 @@ def export(
         raise UsageError("--on is where a TensorRT plan is built", hint="add --target tensorrt")
     options = ExportOptions(
         targets=targets,
-        precision="fp16" if precision == "fp16" else "fp32",
+        precision="fp16" if precision == "fp16" else "int8" if precision == "int8" else "fp32",
+        calibration=Calibration(calib, calib_method),
         tensorrt=_tensorrt(
             precision,
             profile or [],
@@ -180,6 +188,9 @@ def _show(report: ExportReport) -> None:
         tried = "verification proved nothing" if report.errors else "NOT verified"
         state = "verified against ONNX Runtime" if manifest.verified else tried
         remark(f"{manifest.ncnn.layers} ncnn layers, {state}, {total:.1f} s")
+        if int8 := manifest.ncnn.int8:
+            stay = f", {len(int8.kept)} that could be stay float" if int8.kept else ""
+            remark(f"{len(int8.scales)} of them in int8{stay}; calibrated with {int8.samples} inputs ({int8.method})")
         if own := manifest.ncnn.custom_layers:
             remark(
                 f"needs our own layers {', '.join(own)}: `mobilekit harness layers` copies their sources for the app;"
@@ -204,8 +215,8 @@ def _targets(names: list[str], precision: str) -> tuple[Literal["ncnn", "tensorr
     for name in names:
         if name not in ("ncnn", "tensorrt"):
             raise UsageError(f"unknown target {name!r}", hint="the targets are ncnn and tensorrt")
-    if "ncnn" in names and precision not in ("fp32", "fp16"):
-        raise UsageError(f"unknown precision {precision!r} for ncnn", hint="the ncnn target takes fp32 and fp16")
+    if "ncnn" in names and precision not in ("fp32", "fp16", "int8"):
+        raise UsageError(f"unknown precision {precision!r} for ncnn", hint="the ncnn target takes fp32, fp16 and int8")
     return tuple(name for name in ("ncnn", "tensorrt") if name in names)
 
 

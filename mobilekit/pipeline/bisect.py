@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +19,7 @@ from mobilekit.runners.base import RunOptions
 if TYPE_CHECKING:
     from mobilekit.bundle import Bundle, Manifest, NcnnArtifact
     from mobilekit.metrics.tensors import TensorError
+    from mobilekit.pipeline.int8_layers import Int8Answers
     from mobilekit.pipeline.reference import Reference
     from mobilekit.report.bisection import BisectionReport, OutputState
     from mobilekit.report.model import DeviceFacts, ReferenceFacts
@@ -30,19 +31,26 @@ if TYPE_CHECKING:
     from mobilekit.validate.firstbad import Found, Mode, Search
     from mobilekit.validate.inputs import Sample
     from mobilekit.validate.limits import Limits
-    from mobilekit.validate.rounding import NumberFormat, RoundingCost
+    from mobilekit.validate.rounding import Costs, NumberFormat
     from mobilekit.validate.tolerance import Judgement, Tolerance, Verdict
 
 __all__ = [
     "BisectOptions",
     "Session",
+    "arithmetic_of",
     "bisect_bundle",
     "distance_of",
     "failing_sample",
     "open_traced",
+    "traced",
 ]
 
 Precision = Literal["fp32", "fp16", "bf16"]
+
+
+def arithmetic_of(artifact: NcnnArtifact) -> Literal["fp32", "fp16"]:
+    """What a bundle's layers compute in, but those that are int8."""
+    return "fp16" if artifact.precision == "fp16" else "fp32"
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,16 +75,23 @@ class BisectOptions:
     timeout_s: float = 300.0
     quota_bytes: int | None = None
     repro: Path | None = None
+    whole_cost: bool = False
+    """Of int8 layers count what rounding costs them, too, not only what is wrong with them."""
 
 
 def open_traced(path: Path) -> tuple[Bundle, NcnnArtifact, Trace, tuple[ParamLayer, ...]]:
     """A bundle with an ncnn model whose blobs are known; :class:`BundleError` where it has none."""
     from mobilekit.bundle import open_bundle
+
+    return traced(open_bundle(path))
+
+
+def traced(bundle: Bundle) -> tuple[Bundle, NcnnArtifact, Trace, tuple[ParamLayer, ...]]:
+    """:func:`open_traced`, of one that is open."""
     from mobilekit.targets.ncnn.reader import read_param
     from mobilekit.targets.ncnn.trace import read_trace
 
-    bundle = open_bundle(path)
-    artifact = bundle.manifest.ncnn
+    path, artifact = bundle.root, bundle.manifest.ncnn
     if artifact is None:
         raise BundleError(f"{path} holds no ncnn model", hint="export it with --target ncnn")
     if artifact.trace is None:
@@ -124,8 +139,8 @@ def failing_sample(
 
     Once one is off, others are looked at until a quarter of the runs is spent.
     """
+    from mobilekit.pipeline.int8 import cost_of
     from mobilekit.validate.inputs import samples_of
-    from mobilekit.validate.rounding import RoundingCost
 
     if options.runs < 1 or options.run_bytes < 1:
         raise UsageError("nothing can be found without a run", hint="give --runs 1 or more")
@@ -138,7 +153,7 @@ def failing_sample(
         open_reference(opened) as reference,
     ):
         session = Session(opened, artifact, trace, layers, runner, facts, options, progress)
-        with RoundingCost(opened, session.form) as cost:
+        with cost_of(opened, session.form) as cost:
             limits = _limits(opened, session.form, cost, options)
             for sample in samples_of(opened.manifest, options.inputs, seed=options.seed, count=options.samples):
                 session.begin(sample, reference, limits)
@@ -172,7 +187,7 @@ class Session:
         self.bundle, self.artifact, self.trace, self.layers = bundle, artifact, trace, layers
         self.facts, self.options, self.progress = facts, options, progress
         self.manifest: Manifest = of_one_sample(bundle.manifest)
-        self.precision: Precision = options.precision or artifact.precision
+        self.precision: Precision = options.precision or arithmetic_of(artifact)
         self.run = RunOptions(
             threads=options.threads or int(facts.virtual),
             fp16=self.precision == "fp16",
@@ -197,6 +212,7 @@ class Session:
         self._fed: dict[str, Array] = {}
         self._dims: dict[str, tuple[int, ...]] = {}
         self._inner: Intermediates | None = None
+        self._answers: Int8Answers | None = None
         self._net: BlobNet | None = None
 
     # a sample
@@ -205,8 +221,7 @@ class Session:
         """Run ``sample`` through both and judge every output, as a validation does; keep it if it is the worst."""
         from mobilekit.pipeline.measure import measure
         from mobilekit.report.bisection import OutputState
-        from mobilekit.runners.batch import BatchRunner, split
-        from mobilekit.runners.blobs import input_blobs
+        from mobilekit.runners.batch import BatchRunner
         from mobilekit.validate.tolerance import Verdict, judge
 
         batch = self.artifact.batch
@@ -224,17 +239,26 @@ class Session:
         if self.off and (fails, distance) <= self._badness:
             return
         self.off, self._badness = off, (fails, distance)
-        self.sample, self.inputs, self.tolerances = sample, dict(sample.tensors), record.tolerances
-        if batch is not None:
-            self.inputs = {name: split(array, batch.places.get(name), batch.size)[0]
-                           for name, array in sample.tensors.items()}  # fmt: skip
-        self._fed = input_blobs(self.inputs, self.manifest)
+        self.take(sample)
+        self.tolerances = record.tolerances
         self.states = tuple(
             OutputState(
                 name=name, verdict=each.verdict, reason=each.reason, relative_l2=record.errors[name].relative_l2
             )
             for name, each in judged.items()
         )
+
+    def take(self, sample: Sample) -> None:
+        """Inner blobs are measured on ``sample`` from now on; of a batch, on its first one."""
+        from mobilekit.runners.batch import split
+        from mobilekit.runners.blobs import input_blobs
+
+        batch = self.artifact.batch
+        self.sample, self.inputs = sample, dict(sample.tensors)
+        if batch is not None:
+            self.inputs = {name: split(array, batch.places.get(name), batch.size)[0]
+                           for name, array in sample.tensors.items()}  # fmt: skip
+        self._fed = input_blobs(self.inputs, self.manifest)
 
     @property
     def verdict(self) -> Verdict:
@@ -262,7 +286,13 @@ class Session:
         with Intermediates(self.bundle, wanted, shapes, self.progress) as inner:
             self._inner = inner
             self._net = BlobNet.of(self.layers, self.trace, inner.names)
-            yield
+            if self.artifact.int8 is None or self.options.whole_cost:
+                yield
+                return
+            from mobilekit.pipeline.int8_layers import Int8Answers
+
+            with Int8Answers(self.bundle, self._net.units, shapes) as self._answers:
+                yield
 
     @property
     def net(self) -> BlobNet:
@@ -305,7 +335,27 @@ class Session:
         ]
         if not wrong:
             return Found(None, False, "gradual")
-        return search.run(wrong, mode)
+        # Accumulated, what int8 costs is as large as a fault.
+        return search.run(wrong, "local" if self._answers is not None else mode)
+
+    def int8_errors(self) -> dict[str, TensorError]:
+        """The local error of each layer in int8, by blob."""
+        from mobilekit.pipeline.int8_layers import int8_units
+        from mobilekit.validate.firstbad import Search, local_limit, noise_of
+
+        noise = noise_of(self.form)
+        search = self.search_ = Search(
+            net=self.net,
+            measure=self.measure,
+            measure_local=self.measure_local,
+            limit=local_limit(noise),
+            local_limit=local_limit(noise),
+            atol=0.0,
+            runs_left=self.options.runs,
+            run_bytes=self.options.run_bytes,
+        )
+        search.each(int8_units(self.bundle, self.net.units))
+        return search.local
 
     @staticmethod
     def _explains(error: TensorError | None, state: OutputState) -> bool:
@@ -314,9 +364,23 @@ class Session:
 
     def expected(self, units: Sequence[Unit]) -> dict[str, Array]:
         """The reference's values by blob, flat, float32 where ncnn has floats."""
+        names, answers = list(dict.fromkeys(unit.tensor for unit in units)), self._answers
+        if answers is not None:
+            return self._flat(units, answers.exact(self.inputs, names, self.run.timeout_s))
+        return self._flat(units, self.inner.values(self.inputs, names, self.run.timeout_s))
+
+    def answers(self, units: Sequence[Unit]) -> dict[str, Array]:
+        """What ``units`` have to give where they are fed the reference's values, as :meth:`expected`: of layers in
+        int8, what their integers give."""
+        if self._answers is None:
+            return self.expected(units)
+        names = list(dict.fromkeys(unit.tensor for unit in units))
+        return self._flat(units, self._answers.answers(self.inputs, names, self.run.timeout_s))
+
+    @staticmethod
+    def _flat(units: Sequence[Unit], named: Mapping[str, Array]) -> dict[str, Array]:
         import numpy as np
 
-        named = self.inner.values(self.inputs, list(dict.fromkeys(unit.tensor for unit in units)), self.run.timeout_s)
         found: dict[str, Array] = {}
         for unit in units:
             array = named.get(unit.tensor)
@@ -328,11 +392,11 @@ class Session:
         """Accumulated errors of ``units``: one run."""
         made = self._compute(self._fed, [unit.blob for unit in units])
         self._dims |= {name: array.shape for name, array in made.items()}
-        return self._errors(units, made)
+        return self._errors(units, made, self.expected)
 
     def measure_local(self, units: Sequence[Unit]) -> dict[str, TensorError]:
         """Errors of ``units`` computed from the reference's values: one run."""
-        return self._errors(units, self.compute_local(units))
+        return self._errors(units, self.compute_local(units), self.answers)
 
     def compute_local(self, units: Sequence[Unit]) -> dict[str, Array]:
         """Those of ``units`` whose parents can be fed, as ncnn makes them of the reference's values."""
@@ -359,13 +423,18 @@ class Session:
                 raise
             return {}  # the layer does not take what it should be given: the accumulated error has to do
 
-    def _errors(self, units: Sequence[Unit], made: Mapping[str, Array]) -> dict[str, TensorError]:
+    def _errors(
+        self,
+        units: Sequence[Unit],
+        made: Mapping[str, Array],
+        right_of: Callable[[Sequence[Unit]], Mapping[str, Array]],
+    ) -> dict[str, TensorError]:
         import numpy as np
 
         from mobilekit.metrics.tensors import compare
 
         there = [unit for unit in units if unit.blob in made]
-        wanted = self.expected(there)
+        wanted = right_of(there)
         fixed = not any(info.free for info in self.manifest.inputs)
         errors = {}
         for unit in there:
@@ -403,7 +472,7 @@ def _product(dims: Sequence[int]) -> int:
     return math.prod(dims)
 
 
-def _form(weights: Literal["fp32", "fp16"], precision: Precision, facts: DeviceFacts) -> NumberFormat:
+def _form(weights: Literal["fp32", "fp16", "int8"], precision: Precision, facts: DeviceFacts) -> NumberFormat:
     from mobilekit.pipeline.validate import number_format
     from mobilekit.validate.rounding import NumberFormat
 
@@ -412,7 +481,7 @@ def _form(weights: Literal["fp32", "fp16"], precision: Precision, facts: DeviceF
     return number_format(weights, precision, facts)
 
 
-def _limits(bundle: Bundle, form: NumberFormat, cost: RoundingCost, options: BisectOptions) -> Limits:
+def _limits(bundle: Bundle, form: NumberFormat, cost: Costs, options: BisectOptions) -> Limits:
     from mobilekit.validate.limits import EVERY, Limits, Overrides
 
     manifest = bundle.manifest

@@ -19,7 +19,7 @@ from mobilekit.pipeline.verification import original, verify
 from mobilekit.progress import SILENT, Progress
 
 if TYPE_CHECKING:
-    from mobilekit.bundle import Manifest, NcnnArtifact, NcnnBatch, TensorInfo
+    from mobilekit.bundle import Manifest, NcnnArtifact, NcnnBatch, NcnnInt8, TensorInfo
     from mobilekit.errors import Finding
     from mobilekit.graph import Graph, Value
     from mobilekit.importers.onnx import SourceModel
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from mobilekit.passes.batch import Batch, Mixing
     from mobilekit.passes.verify import PassVerifier
     from mobilekit.pipeline.dynamic import DynamicModel, DynamicShape
+    from mobilekit.pipeline.int8 import Calibration
     from mobilekit.pipeline.tensorrt import PlanBuild, PlanReport, PreparedPlan
     from mobilekit.preprocess import Preprocess
     from mobilekit.runners.ort import OrtRunner
@@ -50,15 +51,17 @@ class ExportOptions:
     axes (but the batch) stay free, or those that ``dynamic_shapes`` names (which implies ``dynamic``). ``fixed`` gives
     inputs a value (an array, a ``.npy`` file, a number, a list): the converted model does not have them.
     ``drop_fake_quant`` leaves out the roundings of a quantised model: far fewer layers, results that differ by them.
-    ``precision`` is how weights are stored and which arithmetic a device may use; ``labels`` is a text file, one class
-    a line, and ``preprocess`` a TOML file with the fields of :class:`~mobilekit.preprocess.Preprocess` (a zoo entry
-    brings its own). ``verify=False`` is recorded in the manifest; ``seed`` and ``samples`` say what verification feeds
-    the model. ``replace`` allows to overwrite a folder that is no bundle. ``verify_passes`` holds every rewrite
-    against ONNX Runtime, to find the rule behind a wrong result: slow, and it keeps every tensor in memory.
+    ``precision`` is how weights are stored and which arithmetic a device may use; int8 needs ``calibration``.
+    ``labels`` is a text file, one class a line, and ``preprocess`` a TOML file with the fields of
+    :class:`~mobilekit.preprocess.Preprocess` (a zoo entry brings its own).
+    ``verify=False`` is recorded in the manifest; ``seed`` and ``samples`` say what verification feeds the model.
+    ``replace`` allows to overwrite a folder that is no bundle. ``verify_passes`` holds every rewrite against ONNX
+    Runtime, to find the rule behind a wrong result: slow, and it keeps every tensor in memory.
     """
 
     targets: tuple[Literal["ncnn", "tensorrt"], ...] = ("ncnn",)
-    precision: Literal["fp32", "fp16"] = "fp32"
+    precision: Literal["fp32", "fp16", "int8"] = "fp32"
+    calibration: Calibration | None = None
     tensorrt: TensorRTOptions | None = None
     shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     dynamic: bool = False
@@ -114,6 +117,10 @@ def export_model(
         )
     if options.drop_fake_quant and options.verify_passes:
         raise UsageError("what leaves roundings out changes numbers", hint="use --verify-passes without it")
+    if "ncnn" in options.targets and options.precision == "int8":
+        from mobilekit.pipeline.int8 import check_calibration
+
+        check_calibration(options.calibration)
     if _is_dynamic(options) and options.verify_passes:
         raise UsageError("passes are verified at one size", hint="use --verify-passes without --dynamic")
 
@@ -235,9 +242,25 @@ class _PreparedNcnn:
     model: Model
     batch: Batch | None = None
     dynamic: DynamicModel | None = None
+    int8: NcnnInt8 | None = None
 
 
 def _prepare_ncnn(
+    source: SourceModel, resolved: ResolvedModel, options: ExportOptions, clock: _Clock, progress: Progress
+) -> _PreparedNcnn:
+    prepared = _prepare_float(source, resolved, options, clock, progress)
+    if options.precision != "int8":
+        return prepared
+    from mobilekit.pipeline.int8 import check_calibration, in_int8
+
+    with clock("int8"):
+        inputs = [tensor_info(value) for value in prepared.graph.inputs]
+        calibration, preprocess = check_calibration(options.calibration), _preprocess(resolved, options)
+        model, record = in_int8(prepared.graph, prepared.model, inputs, calibration, preprocess, progress)
+    return replace(prepared, model=model, int8=record)
+
+
+def _prepare_float(
     source: SourceModel, resolved: ResolvedModel, options: ExportOptions, clock: _Clock, progress: Progress
 ) -> _PreparedNcnn:
     from mobilekit.passes import prepare
@@ -279,7 +302,10 @@ def _write_ncnn(
         (root / "ncnn").mkdir()
         settings = NcnnOptions(options.precision, options.stock_only, fixed_sizes=prepared.dynamic is None)
         artifact = NcnnTarget().write(prepared.model, root / "ncnn", settings)
-        return replace(artifact, batch=_in_manifest(prepared.batch))
+        int8 = artifact.int8
+        if int8 is not None and prepared.int8 is not None:
+            int8 = replace(prepared.int8, scales=int8.scales)
+        return replace(artifact, batch=_in_manifest(prepared.batch), int8=int8)
 
 
 def _start_tensorrt(options: ExportOptions, background: ExitStack) -> WorkerHost | None:

@@ -23,9 +23,15 @@ __all__ = ["Intermediates", "remake"]
 
 
 def remake(
-    bundle: Bundle, source: SourceModel, wanted: Sequence[str], shapes: Mapping[str, tuple[int, ...]]
+    bundle: Bundle,
+    source: SourceModel,
+    wanted: Sequence[str],
+    shapes: Mapping[str, tuple[int, ...]],
+    *,
+    whole: bool = False,
 ) -> Graph | None:
-    """The legalised graph that the bundle's ncnn model was made from, as this mobilekit makes it again.
+    """The legalised graph that the bundle's ncnn model was made from, as this mobilekit makes it again. ``whole``: with
+    the batch that ncnn runs sample by sample.
 
     With or without onnxsim, whichever has more of the tensors ``wanted``: the manifest does not say how it was.
     ``None`` where it cannot be made.
@@ -39,7 +45,7 @@ def remake(
     for simplify in (False,) if dynamic else (True, False):
         try:
             graph = prepare(source, shapes, simplify=simplify, resize=dynamic)
-            if artifact is not None and artifact.batch is not None:
+            if artifact is not None and artifact.batch is not None and not whole:
                 graph, _, _ = choose_batch(graph, source, shapes, simplify=simplify)
         except MobilekitError:
             continue

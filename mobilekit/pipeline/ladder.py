@@ -93,7 +93,7 @@ class _GpuAnswer:
     runner: Runner
     options: RunOptions
     facts: DeviceFacts
-    weights: Literal["fp32", "fp16"]
+    weights: Literal["fp32", "fp16", "int8"]
     on_cpu: dict[str, int] = field(default_factory=dict)
 
     def __call__(self, inputs: Mapping[str, Array]) -> NamedTensors:
@@ -358,8 +358,8 @@ class _Judge:
         )
 
     def _tolerances(self, rung: _Rung, sample: Sample, errors: Mapping[str, TensorError]) -> Mapping[str, Tolerance]:
+        from mobilekit.pipeline.int8 import cost_of
         from mobilekit.validate.limits import Limits
-        from mobilekit.validate.rounding import RoundingCost
         from mobilekit.validate.tolerance import tolerance_for
 
         names = list(errors)
@@ -368,7 +368,7 @@ class _Judge:
             fixed = tolerance_for(rung.precision).at_least(allowance)
             return {name: self._overrides.over(fixed, name) for name in names}
         if rung.form not in self._limits:
-            cost = self._stack.enter_context(RoundingCost(self._bundle, rung.form))
+            cost = self._stack.enter_context(cost_of(self._bundle, rung.form))
             self._limits[rung.form] = Limits(names, rung.form, cost, overrides=self._overrides, allowance=allowance)
         return self._limits[rung.form].of(sample.tensors, errors, self._timeout_s)
 

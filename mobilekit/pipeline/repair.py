@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from mobilekit.errors import UsageError
 from mobilekit.paths import atomic_dir
-from mobilekit.pipeline.bisect import BisectOptions, Precision, failing_sample, open_traced
+from mobilekit.pipeline.bisect import BisectOptions, Precision, arithmetic_of, failing_sample, open_traced
 from mobilekit.pipeline.place import Target, choose_target
 from mobilekit.progress import SILENT, Progress
 
@@ -106,7 +106,7 @@ def repair_bundle(
     if folder.exists() and not options.replace:
         raise UsageError(f"{folder} is there already", hint="give another folder with -o, or add --force")
     _, artifact, _, layers = open_traced(source)
-    precision = options.precision or artifact.precision
+    precision = options.precision or arithmetic_of(artifact)
     if precision == "fp32" and artifact.precision == "fp32":
         raise UsageError(
             "this bundle computes in float32 already", hint="say --precision fp16 or bf16, whichever is to be repaired"

@@ -153,7 +153,7 @@ def _look(session: Session, unit: Unit) -> tuple[Array | None, tuple[str, ...]]:
         actual = session.compute_local([unit]).get(unit.blob)
     except MobilekitError:
         actual = None
-    expected = session.expected([unit]).get(unit.blob)
+    expected = session.answers([unit]).get(unit.blob)
     if actual is None or expected is None:
         return None, ()
     if actual.size != expected.size:

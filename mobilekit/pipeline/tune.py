@@ -425,16 +425,16 @@ class Sweep:
             yield sample
 
     def _limits_of(self, setting: Setting) -> Limits:
+        from mobilekit.pipeline.int8 import cost_of
         from mobilekit.pipeline.validate import number_format
         from mobilekit.validate.limits import EVERY, Limits, Overrides
-        from mobilekit.validate.rounding import RoundingCost
 
         manifest = self.bundle.manifest
         assert manifest.ncnn is not None
         form = number_format(manifest.ncnn.precision, "fp16" if setting.fp16 else "fp32", self.facts)
         if form not in self._limits:
             overrides = Overrides(rtol={} if self.options.rtol is None else {EVERY: self.options.rtol})
-            cost = self._costs.enter_context(RoundingCost(self.bundle, form))
+            cost = self._costs.enter_context(cost_of(self.bundle, form))
             names = [info.name for info in manifest.outputs]
             self._limits[form] = Limits(names, form, cost, overrides=overrides, allowance=manifest.rtol)
         return self._limits[form]

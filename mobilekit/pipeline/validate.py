@@ -114,9 +114,10 @@ def validate_bundle(
     :class:`~mobilekit.errors.ChildError`; a wrong result is no error but a verdict.
     """
     from mobilekit.bundle import open_bundle
+    from mobilekit.pipeline.int8 import cost_of
+    from mobilekit.pipeline.int8_layers import wrong_int8
     from mobilekit.validate.inputs import file_samples, seeded_samples
     from mobilekit.validate.limits import Limits
-    from mobilekit.validate.rounding import RoundingCost
 
     options = options or ValidateOptions()
     opened = open_bundle(Path(bundle))
@@ -166,9 +167,17 @@ def validate_bundle(
             assert manifest.ncnn is not None
             form = number_format(manifest.ncnn.precision, "fp16" if setting.fp16 else "fp32", facts)
         with ExitStack() as stack:
-            cost = None if isinstance(form, str) else stack.enter_context(RoundingCost(opened, form))
+            cost = None if isinstance(form, str) else stack.enter_context(cost_of(opened, form))
+            wrong = ""
+            if target == "ncnn":
+                wrong = wrong_int8(opened, device, options.inputs, options.seed, run, options.quota_bytes, progress)
             limits = Limits(
-                [info.name for info in manifest.outputs], form, cost, overrides=overrides, allowance=manifest.rtol
+                [info.name for info in manifest.outputs],
+                form,
+                cost,
+                overrides=overrides,
+                allowance=manifest.rtol,
+                wrong=wrong,
             )
             partial = _partial(opened, facts, reference, options, setting, task, progress)
             samples = _Kept(recorded or files or seeded, MOST_SAMPLES if options.ladder else 1)
@@ -337,12 +346,17 @@ def _task(bundle: Bundle, options: ValidateOptions) -> Task:
 
 
 def number_format(
-    weights: Literal["fp32", "fp16"], arithmetic: Literal["fp32", "fp16"], facts: DeviceFacts
+    weights: Literal["fp32", "fp16", "int8"], arithmetic: Literal["fp32", "fp16"], facts: DeviceFacts
 ) -> NumberFormat:
     """What a model is rounded to where ``facts`` says. ncnn computes in 16 bits on ARM and on GPUs alone; elsewhere the
     option is about some weights."""
     from mobilekit.validate.rounding import NumberFormat
 
+    if weights == "int8":
+        narrow = arithmetic == "fp16" and (
+            facts.abi.startswith(("arm", "aarch64")) if facts.vulkan is None else facts.vulkan.fp16
+        )
+        return NumberFormat("int8", "fp16" if narrow else "fp32")
     if facts.vulkan is not None:
         # Weights that are stored in halves are widened where the GPU has none.
         narrow = arithmetic == "fp16" and facts.vulkan.fp16

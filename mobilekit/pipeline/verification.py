@@ -45,8 +45,11 @@ def verify(
     Fixed limits are asked first, since they cost nothing; what half precision must cost on this model only where they
     do not let a sample pass. Raises :class:`VerificationError` naming each output that is out of tolerance.
     """
+    from mobilekit.bundle import Bundle
     from mobilekit.metrics.tensors import compare
     from mobilekit.passes.nonfinite import listed
+    from mobilekit.pipeline.int8_layers import wrong_int8
+    from mobilekit.pipeline.place import LOCAL
     from mobilekit.runners.base import RunOptions
     from mobilekit.runners.batch import sample_by_sample
     from mobilekit.runners.ncnn_host import NcnnHostRunner
@@ -68,9 +71,9 @@ def verify(
             actual = converted.run(sample.tensors, run).outputs
             errors = {name: compare(actual[name], expected[name]) for name in measured}
             verdicts = {name: judge(error, tolerance) for name, error in errors.items()}
-            if any(verdict.verdict is Verdict.FAIL for verdict in verdicts.values()):
+            if options.precision == "int8" or any(v.verdict is Verdict.FAIL for v in verdicts.values()):
                 own = doubt.of(sample.tensors, expected, run)
-                limits = _derived(root, manifest, options, sample, tolerance)
+                limits = _derived(root, manifest, options, sample, tolerance, errors, progress)
                 verdicts = {
                     name: judge(error, limits.get(name, tolerance), own.get(name, 0.0))
                     for name, error in errors.items()
@@ -92,6 +95,8 @@ def verify(
         for sample, verdict in zip(names, every, strict=True)
         if verdict.verdict is Verdict.FAIL
     ]
+    if wrong_layer := wrong_int8(Bundle(root, manifest), LOCAL, None, options.seed, run, progress=progress):
+        wrong.append(wrong_layer)
     if wrong:
         raise VerificationError(
             "the converted model does not compute what the original does; nothing was written\n  " + "\n  ".join(wrong),
@@ -114,9 +119,18 @@ def verify(
 
 
 def _derived(
-    root: Path, manifest: Manifest, options: ExportOptions, sample: Sample, fixed: Tolerance
-) -> dict[str, Tolerance]:
-    """``fixed``, or wider where half precision by itself costs more on ``sample``; by output."""
+    root: Path,
+    manifest: Manifest,
+    options: ExportOptions,
+    sample: Sample,
+    fixed: Tolerance,
+    errors: Mapping[str, TensorError],
+    progress: Progress,
+) -> Mapping[str, Tolerance]:
+    """``fixed``, or wider where half precision by itself costs more on ``sample``; by output. Those of int8 follow from
+    what it costs and must give there."""
+    if options.precision == "int8":
+        return _int8_limits(root, manifest, options, sample, errors, progress)
     if options.precision != "fp16":
         return {}
     import platform
@@ -130,6 +144,28 @@ def _derived(
     with RoundingCost(Bundle(root, manifest), form, cache=False) as cost:
         costs = cost.of(sample.tensors, options.timeout_s)
     return {name: fixed.at_least(derived(form, one).rtol) for name, one in costs.items()}
+
+
+def _int8_limits(
+    root: Path,
+    manifest: Manifest,
+    options: ExportOptions,
+    sample: Sample,
+    errors: Mapping[str, TensorError],
+    progress: Progress,
+) -> Mapping[str, Tolerance]:
+    from mobilekit.bundle import Bundle
+    from mobilekit.pipeline.int8 import cost_of
+    from mobilekit.validate.limits import Limits
+    from mobilekit.validate.rounding import NumberFormat
+
+    form = NumberFormat("int8")
+    with cost_of(Bundle(root, manifest), form) as cost:
+        limits = Limits(list(errors), form, cost, allowance=manifest.rtol)
+        found = limits.of(sample.tensors, errors, options.timeout_s)
+        if cost.unknown:
+            progress.note(f"fixed limits hold: what int8 must give could not be computed ({cost.unknown})")
+    return found
 
 
 def _nonfinite_weights(source: SourceModel) -> tuple[NonFinite, ...]:
@@ -154,6 +190,11 @@ def _what_to_do(measured: Mapping[str, Sequence[TensorError]], options: ExportOp
         return (
             "the original's roundings matter here (ranges that do not suit the inputs, a softmax that cannot decide): "
             "leave --drop-fake-quant out, export the float original, or validate on real inputs after --no-verify"
+        )
+    if options.precision == "int8":
+        return (
+            "int8 is too coarse for this model on these inputs, or the calibration inputs are unlike them: "
+            "try --calib-method, more or other inputs, or --precision fp16"
         )
     if options.precision == "fp16":
         return "half precision is too coarse for this model on these inputs: use --precision fp32, or try real inputs"

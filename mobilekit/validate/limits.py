@@ -7,7 +7,7 @@ ones are held against the strictest limit known; only those that it does not let
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from mobilekit.errors import UsageError
@@ -16,7 +16,7 @@ from mobilekit.validate.tolerance import Tolerance, Verdict, derived, explicit, 
 if TYPE_CHECKING:
     from mobilekit.metrics.tensors import TensorError
     from mobilekit.tensors import Array
-    from mobilekit.validate.rounding import NumberFormat, RoundingCost
+    from mobilekit.validate.rounding import Costs, NumberFormat
 
 __all__ = ["EVERY", "Limits", "Overrides"]
 
@@ -58,17 +58,18 @@ class Limits:
 
     ``form`` without a ``cost``: a precision of :func:`~mobilekit.validate.tolerance.tolerance_for`, whose fixed limits
     hold. ``allowance``: the relative L2 that a right conversion of this model may be off anyway (the manifest's
-    ``rtol``).
+    ``rtol``). ``wrong``: what of the model is known to be wrong, so that no answer of it is right.
     """
 
     def __init__(
         self,
         outputs: Sequence[str],
         form: NumberFormat | str,
-        cost: RoundingCost | None,
+        cost: Costs | None,
         *,
         overrides: Overrides | None = None,
         allowance: float | None = None,
+        wrong: str = "",
     ) -> None:
         self._outputs = tuple(outputs)
         self._form = form
@@ -76,13 +77,23 @@ class Limits:
         self._overrides = overrides or Overrides()
         self._overrides.check(self._outputs)
         self._allowance = allowance
+        self._wrong = wrong
         self._measured = 0
         self._strictest: dict[str, Tolerance] = {}
-        loosest = form if isinstance(form, str) else form.weights if form.computed == "fp32" else form.computed
+        loosest = (
+            form
+            if isinstance(form, str)
+            else form.weights
+            if form.computed == "fp32" or form.weights == "int8"
+            else form.computed
+        )
         self.fixed: Mapping[str, Tolerance] = self._finished({name: tolerance_for(loosest) for name in self._outputs})
 
     def of(
-        self, inputs: Mapping[str, Array], errors: Mapping[str, TensorError], timeout_s: float
+        self,
+        inputs: Mapping[str, Array],
+        errors: Mapping[str, TensorError],
+        timeout_s: float,
     ) -> Mapping[str, Tolerance]:
         """The limits for one sample, by output. ``errors`` are those found; they only say whether measuring is worth
         it."""
@@ -107,5 +118,6 @@ class Limits:
 
     def _finished(self, base: Mapping[str, Tolerance]) -> dict[str, Tolerance]:
         return {
-            name: self._overrides.over(tolerance.at_least(self._allowance), name) for name, tolerance in base.items()
+            name: replace(self._overrides.over(tolerance.at_least(self._allowance), name), wrong=self._wrong)
+            for name, tolerance in base.items()
         }

@@ -12,7 +12,7 @@ import math
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, Protocol
 
 from mobilekit.errors import ChildError, MobilekitError, ModelError, StorageError, UsageError
 from mobilekit.tensors import digest_of
@@ -22,26 +22,30 @@ if TYPE_CHECKING:
 
     from mobilekit.bundle import Bundle
     from mobilekit.child import Child
+    from mobilekit.precision.rounding import RoundedType
     from mobilekit.tensors import Array
 
-__all__ = ["Cost", "NumberFormat", "RoundingCost"]
+__all__ = ["LONG_NAMES", "Cost", "Costs", "NumberFormat", "RoundingCost", "worst_of"]
 
 _VERSION = "5"
 """Of what is measured, in the cache's keys."""
 
-_LONG = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
+LONG_NAMES: Mapping[str, RoundedType] = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
 _START_TIMEOUT_S = 600.0
 
 
 @dataclass(frozen=True, slots=True)
 class NumberFormat:
-    """How weights are stored, and what results between layers are rounded to."""
+    """How weights are stored, and what results between layers are rounded to; with int8 weights go layers that multiply
+    in int8."""
 
-    weights: Literal["fp32", "fp16"] = "fp32"
+    weights: Literal["fp32", "fp16", "int8"] = "fp32"
     computed: Literal["fp32", "fp16", "bf16"] = "fp32"
 
     def __str__(self) -> str:
-        """``fp32``, ``fp16``, ``bf16``, ``fp16 weights``, ``fp16 weights, bf16``"""
+        """``fp32``, ``fp16``, ``bf16``, ``fp16 weights``, ``fp16 weights, bf16``, ``int8``, ``int8, fp16``"""
+        if self.weights == "int8":
+            return "int8" if self.computed == "fp32" else f"int8, {self.computed}"
         if self.weights == "fp32" or self.computed == "fp16":
             return self.computed
         return "fp16 weights" if self.computed == "fp32" else f"fp16 weights, {self.computed}"
@@ -59,6 +63,19 @@ class Cost:
 
     relative_l2: float
     max_abs: float
+
+
+class Costs(Protocol):
+    """What knows the cost of a format on any input."""
+
+    @property
+    def unknown(self) -> str:
+        """Why nothing can be measured; empty where it can, as far as is known."""
+        ...
+
+    def of(self, inputs: Mapping[str, Array], timeout_s: float) -> dict[str, Cost]:
+        """By output; empty where nothing can be measured."""
+        ...
 
 
 class RoundingCost:
@@ -108,7 +125,7 @@ class RoundingCost:
                 return {}
             if self._cache:
                 self._write(name, draws)
-        return {output: _worst(found) for output, found in draws.items()}
+        return {output: worst_of(found) for output, found in draws.items()}
 
     def _measure(self, inputs: Mapping[str, Array], timeout_s: float) -> dict[str, list[list[float]]]:
         from mobilekit.child import Child
@@ -121,8 +138,8 @@ class RoundingCost:
                 "mobilekit.precision.rounding:RoundedModel",
                 {
                     "model": str(self._bundle.source),
-                    "weights": _LONG[form.weights if form.computed == "fp32" else form.computed],
-                    "computed": None if weights_only else _LONG[form.computed],
+                    "weights": LONG_NAMES[form.weights if form.computed == "fp32" else form.computed],
+                    "computed": None if weights_only else LONG_NAMES[form.computed],
                     "free": {name: list(axes) for name, axes in self._bundle.free.items()},
                 },
                 timeout_s=_START_TIMEOUT_S,
@@ -154,7 +171,7 @@ class RoundingCost:
             file.write_text(json.dumps(draws), encoding="utf-8")
 
 
-def _worst(draws: list[list[float]]) -> Cost:
+def worst_of(draws: list[list[float]]) -> Cost:
     """One draw may just leave the range where another does not: only where most do, the format cannot hold it."""
     finite = [draw for draw in draws if math.isfinite(draw[0]) and math.isfinite(draw[1])]
     if not draws or 2 * len(finite) < len(draws):

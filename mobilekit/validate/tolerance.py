@@ -18,8 +18,11 @@ Where nothing can be measured, limits are fixed (:func:`tolerance_for`):
 * **tf32**: as fp16: its factors have the same 10 bits after the point, its sums more.
 * **bf16**: 0.3. bfloat16 rounds to 2^-8, eight times as coarse as half precision; measured over the public models on
   seeded inputs: 6e-4 (silero) to 0.21 (PP-OCR's text detector, on noise).
-* **int8, fp8**: 0.5. What 8 bits cost depends on model and calibration and is for the user to judge by the figure
-  that is shown; beyond half of the signal nothing is left of the answer.
+* **int8, fp8**: 0.5, where nothing is measured. What 8 bits cost depends on model and calibration and is for the user
+  to judge by the figure that is shown; beyond half of the signal nothing is left of the answer.
+
+Of **int8** layers every step is known, so that each by itself must be right nearly to the last digit, however much all
+of them together cost; where one is not (:mod:`mobilekit.pipeline.int8_layers`), no result is right.
 
 A model may be less sure than its precision. Where one fails, the reference runs again in other ways
 (:mod:`mobilekit.validate.doubt`): a result within twice of what they change is no further from the truth than the
@@ -80,6 +83,7 @@ _RULES = {
     "weights": _Rule(factor=4.0, floor=4e-3, ceiling=0.1, absolute=1e-4),
     "fp16": _Rule(factor=6.0, floor=2e-2, ceiling=0.1, absolute=1e-3),
     "bf16": _Rule(factor=4.0, floor=2e-2, ceiling=0.3, absolute=1e-2),
+    "int8": _Rule(factor=2.0, floor=2e-2, ceiling=0.5, absolute=1e-2),
 }
 
 
@@ -100,7 +104,8 @@ class Tolerance:
 
     ``atol`` bounds the largest absolute error where the reference carries no evidence; elsewhere it has no say.
     ``cost`` is the relative L2 that ``form`` causes by itself, where it was measured; an error above ``rtol`` and
-    within ``coarse`` says only that the format is too coarse here.
+    within ``coarse`` says only that the format is too coarse here. ``wrong``: why no
+    result is right, however near it is.
     """
 
     rtol: float | None
@@ -111,6 +116,7 @@ class Tolerance:
     form: str = ""
     cost: float | None = None
     coarse: float = 0.0
+    wrong: str = ""
 
     @property
     def reach(self) -> float:
@@ -154,7 +160,13 @@ def tolerance_for(precision: str, *, rtol: float | None = None, atol: float | No
 
 def derived(form: NumberFormat, cost: Cost) -> Tolerance:
     """The limits that follow from what ``form`` costs by itself (:mod:`mobilekit.validate.rounding`)."""
-    rule = _RULES[form.computed if form.computed != "fp32" or form.weights == "fp32" else "weights"]
+    rule = _RULES[
+        "int8"
+        if form.weights == "int8"
+        else form.computed
+        if form.computed != "fp32" or form.weights == "fp32"
+        else "weights"
+    ]
     wide = rule.factor * cost.relative_l2
     rtol = min(max(rule.floor, wide), rule.ceiling)
     absolute = rule.factor * cost.max_abs if math.isfinite(cost.max_abs) else 0.0
@@ -232,6 +244,8 @@ def judge(error: TensorError, tolerance: Tolerance, doubt: float = 0.0) -> Judge
         return Judgement(
             Verdict.INCONCLUSIVE, "the reference output is zero or constant for these inputs, which proves nothing"
         )
+    if tolerance.wrong:
+        return Judgement(Verdict.FAIL, tolerance.wrong)
     # Every comparison is written so that a NaN fails.
     if tolerance.rtol is not None and not error.relative_l2 <= tolerance.rtol:
         return _beyond(error.relative_l2, tolerance, tolerance.rtol, doubt)

@@ -22,12 +22,13 @@ __all__ = ["NcnnOptions", "NcnnTarget"]
 @dataclass(frozen=True, slots=True)
 class NcnnOptions:
     """``precision``: how weights are stored; fp16 halves the file, arrays out of fp16's range stay float32.
+    int8: the model is one that :func:`~mobilekit.targets.ncnn.int8.with_int8` made, and what that left is float32.
 
     ``stock_only``: take no layers of our own; what only they can do is refused. ``fixed_sizes``: the model will run at
     the sizes it was built for, so layers too small for several threads are marked (:mod:`.threads`).
     """
 
-    precision: Literal["fp32", "fp16"] = "fp32"
+    precision: Literal["fp32", "fp16", "int8"] = "fp32"
     stock_only: bool = False
     fixed_sizes: bool = False
 
@@ -61,7 +62,7 @@ class NcnnTarget:
 
     def write(self, model: Model, folder: Path, options: NcnnOptions) -> NcnnArtifact:
         """:meth:`build` for what was emitted already."""
-        from mobilekit.bundle import NcnnArtifact, NcnnRows
+        from mobilekit.bundle import NcnnArtifact, NcnnInt8, NcnnRows
         from mobilekit.targets.ncnn.trace import TRACE, trace_of
         from mobilekit.targets.ncnn.writer import arrange, write_bin, write_param
 
@@ -108,4 +109,7 @@ class NcnnTarget:
             names=named.names,
             nodes={label: tuple(layer_name[name] for name in names) for label, names in model.nodes.items()},
             ncnn_version=version("ncnn"),
+            int8=NcnnInt8(scales={layer_name[name]: scale for name, scale in model.int8.items()})
+            if model.int8
+            else None,
         )

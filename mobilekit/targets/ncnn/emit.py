@@ -54,7 +54,7 @@ class Blob:
 class Weights:
     """One array of the ``.bin`` file: ``parts`` written one after another, under one tag if ``tagged``.
 
-    Tagged arrays (those that ncnn loads with type 0) may be stored as fp16.
+    Tagged arrays (those that ncnn loads with type 0) may be stored as fp16, or are int8, as their ``parts`` then are.
     """
 
     parts: tuple[Array, ...]
@@ -74,6 +74,8 @@ class Layer:
     exact: bool = False
     """It carries whole numbers (or their bits), or numbers so small that half precision would lose them: it stays in
     float32 on a device."""
+    mask: int = 0
+    """Features that are switched off for it, beside those that follow from ``exact``."""
 
 
 @dataclass(eq=False, slots=True)
@@ -103,6 +105,8 @@ class Model:
     findings: tuple[Finding, ...]
     rows: Mapping[str, tuple[int, str]] = field(default_factory=dict)
     """:attr:`mobilekit.graph.Graph.rows`"""
+    int8: Mapping[str, float] = field(default_factory=dict)
+    """Layers in int8: the scale of what each reads."""
 
     @property
     def custom_layers(self) -> tuple[str, ...]:

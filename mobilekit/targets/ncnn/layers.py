@@ -49,6 +49,7 @@ def _text(number: int) -> Param:
 
 
 _ACTIVATION = {"activation_type": _i(9, 0), "activation_params": _floats(10)}
+_INT8 = {"int8_scale_term": _i(8, 0)}
 _CONV_COMMON = {
     "num_output": _i(0, 0),
     "kernel_w": _i(1, 0),
@@ -176,10 +177,16 @@ LAYERS: Mapping[str, Mapping[str, Param]] = MappingProxyType(
         "CELU": {"alpha": _f(0, 1.0)},
         "Clip": {"min": _f(0, -FLT_MAX), "max": _f(1, FLT_MAX)},
         "Concat": {"axis": _i(0, 0)},
-        "Convolution": {**_CONV_2D, "pad_value": _f(18, 0.0), "dynamic_weight": _i(19, 0)},
+        "Convolution": {**_CONV_2D, **_INT8, "pad_value": _f(18, 0.0), "dynamic_weight": _i(19, 0)},
         "Convolution1D": {**_CONV_COMMON, "pad_value": _f(18, 0.0), "dynamic_weight": _i(19, 0)},
         "Convolution3D": {**_CONV_3D, "pad_value": _f(18, 0.0)},
-        "ConvolutionDepthWise": {**_CONV_2D, **_GROUP, "pad_value": _f(18, 0.0), "dynamic_weight": _i(19, 0)},
+        "ConvolutionDepthWise": {
+            **_CONV_2D,
+            **_GROUP,
+            **_INT8,
+            "pad_value": _f(18, 0.0),
+            "dynamic_weight": _i(19, 0),
+        },
         "ConvolutionDepthWise1D": {**_CONV_COMMON, **_GROUP, "pad_value": _f(18, 0.0), "dynamic_weight": _i(19, 0)},
         "ConvolutionDepthWise3D": {**_CONV_3D, **_GROUP, "pad_value": _f(18, 0.0)},
         "Crop": {
@@ -226,7 +233,13 @@ LAYERS: Mapping[str, Mapping[str, Param]] = MappingProxyType(
         "GRU": {"num_output": _i(0, 0), "weight_data_size": _i(1, 0), "direction": _i(2, 0)},
         "HardSigmoid": {"alpha": _f(0, 0.2), "beta": _f(1, 0.5)},
         "HardSwish": {"alpha": _f(0, 0.2), "beta": _f(1, 0.5)},
-        "InnerProduct": {"num_output": _i(0, 0), "bias_term": _i(1, 0), "weight_data_size": _i(2, 0), **_ACTIVATION},
+        "InnerProduct": {
+            "num_output": _i(0, 0),
+            "bias_term": _i(1, 0),
+            "weight_data_size": _i(2, 0),
+            **_ACTIVATION,
+            **_INT8,
+        },
         "Input": _SIZE,
         "InstanceNorm": {"channels": _i(0, 0), "eps": _f(1, 0.001), "affine": _i(2, 1)},
         "Interp": {

@@ -3,7 +3,8 @@
 ``.param``: the magic 7767517, the counts of layers and blobs, then a line a layer: type, name, number of inputs and
 outputs, their blob names, and ``id=value`` parameters (``src/net.cpp``, ``src/paramdict.cpp``). Each blob may be read
 once, so a ``Split`` stands where there are several readers. ``.bin``: the layers' arrays in order; those that ncnn
-loads with type 0 begin with a tag (0: float32, 0x01306B47: fp16), and all are padded to 4 bytes (``src/modelbin.cpp``).
+loads with type 0 begin with a tag (0: float32, 0x01306B47: fp16, 0x000D4B38: int8), and all are padded to 4 bytes
+(``src/modelbin.cpp``).
 Same layers, same bytes.
 """
 
@@ -30,6 +31,7 @@ __all__ = ["Named", "arrange", "write_bin", "write_param"]
 
 MAGIC = 7767517
 FP16_TAG = 0x01306B47
+INT8_TAG = 0x000D4B38
 FLOAT32_TAG = 0
 NAME_LIMIT_BYTES = 255
 _FP16_MAX = 65504.0
@@ -163,7 +165,7 @@ def write_param(model: Named, file: IO[str], *, fixed_sizes: bool = False) -> No
         file.write(" ".join(words) + "\n")
 
 
-def write_bin(model: Named, file: IO[bytes], precision: Literal["fp32", "fp16"]) -> dict[str, tuple[int, ...]]:
+def write_bin(model: Named, file: IO[bytes], precision: Literal["fp32", "fp16", "int8"]) -> dict[str, tuple[int, ...]]:
     """Write the weights, streaming: no array is held a second time. By layer name, the bytes of each of its arrays."""
     sizes: dict[str, tuple[int, ...]] = {}
     for layer in model.layers:
@@ -186,7 +188,7 @@ def _params(layer: Layer, *, small: bool) -> Iterator[str]:
             if param.default is None or value != param.default:
                 yield _param(param, value, f"{layer.type}.{name}")
     mask = _NO_HALF if layer.exact and layer.type not in OWN_LAYERS else 0
-    if mask := mask | (SINGLE_THREAD if small else 0):
+    if mask := mask | layer.mask | (SINGLE_THREAD if small else 0):
         yield f"{FEATURE_MASK}={mask}"
 
 
@@ -227,9 +229,10 @@ def _largest(part: Array) -> float:
 
 
 def _array(file: IO[bytes], weights: Weights, half: bool) -> None:
+    narrow = weights.tagged and all(part.dtype == np.int8 for part in weights.parts)
     if weights.tagged:
-        file.write(struct.pack("<I", FP16_TAG if half else FLOAT32_TAG))
-    kind = "<f2" if half else "<f4"
+        file.write(struct.pack("<I", INT8_TAG if narrow else FP16_TAG if half else FLOAT32_TAG))
+    kind = "i1" if narrow else "<f2" if half else "<f4"
     written = 0
     for part in weights.parts:
         for chunk in _chunks(part):
