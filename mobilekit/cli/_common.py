@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from rich.console import Console, RenderableType
 
     from mobilekit.progress import Progress, Task
+    from mobilekit.targets.base import TargetName
     from mobilekit.tuning import Cluster
 
 __all__ = ["arithmetic", "give_report", "out_console", "print_json", "printable", "remark", "terminal_progress"]
@@ -55,6 +56,15 @@ def arithmetic(precision: str | None) -> Literal["fp32", "fp16"] | None:
 
         raise UsageError(f"unknown precision {precision!r}", hint="fp32 or fp16")
     return "fp16" if precision == "fp16" else "fp32"
+
+
+def target_name(text: str | None) -> TargetName | None:
+    """``--target``; :class:`~mobilekit.errors.UsageError` for what is none."""
+    if text not in (None, "ncnn", "tensorrt"):
+        from mobilekit.errors import UsageError
+
+        raise UsageError(f"unknown target {text!r}", hint="ncnn or tensorrt")
+    return text  # type: ignore[return-value]  # checked above
 
 
 def thread_counts(text: str | None, least: int = 1) -> tuple[int, ...]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -11,6 +11,7 @@ from mobilekit.cli._options import AsJson, FixedInputs, InputShapes, PlanHost, P
 
 if TYPE_CHECKING:
     from mobilekit.pipeline.export import ExportReport
+    from mobilekit.targets.base import TargetName
     from mobilekit.targets.tensorrt import TensorRTOptions
 
 __all__ = ["register"]
@@ -209,12 +210,12 @@ def _show(report: ExportReport) -> None:
     typer.echo(str(report.bundle))
 
 
-def _targets(names: list[str], precision: str) -> tuple[Literal["ncnn", "tensorrt"], ...]:
+def _targets(names: list[str], precision: str) -> tuple[TargetName, ...]:
+    from mobilekit.cli._common import target_name
     from mobilekit.errors import UsageError
 
     for name in names:
-        if name not in ("ncnn", "tensorrt"):
-            raise UsageError(f"unknown target {name!r}", hint="the targets are ncnn and tensorrt")
+        target_name(name)
     if "ncnn" in names and precision not in ("fp32", "fp16", "int8"):
         raise UsageError(f"unknown precision {precision!r} for ncnn", hint="the ncnn target takes fp32, fp16 and int8")
     return tuple(name for name in ("ncnn", "tensorrt") if name in names)

@@ -54,13 +54,11 @@ def repair(
     \b
     Exit codes: 0 a bundle that passes (or it does already), 1 the budget does not suffice, 4 no device.
     """
-    from mobilekit.cli._common import give_report, terminal_progress
+    from mobilekit.cli._common import give_report, target_name, terminal_progress
     from mobilekit.errors import UsageError
     from mobilekit.pipeline.repair import RepairOptions, repair_bundle
     from mobilekit.report.repair import render
 
-    if target not in (None, "ncnn", "tensorrt"):
-        raise UsageError(f"there is no target {target!r}", hint="ncnn or tensorrt")
     if precision not in (None, "fp16", "bf16"):
         raise UsageError(f"nothing to repair for in {precision!r}", hint="fp16 or bf16")
     options = RepairOptions(
@@ -76,7 +74,7 @@ def repair(
         timeout_s=timeout,
     )
     with terminal_progress() as progress:
-        report = repair_bundle(bundle, output, device, options, progress, target=target)  # type: ignore[arg-type]
+        report = repair_bundle(bundle, output, device, options, progress, target=target_name(target))
     give_report(report, json_, lambda: render(report))
     raise typer.Exit(report.verdict.exit_code)
 

@@ -57,17 +57,15 @@ def run(
     mobilekit run build/detector --input page.png --input-shape x:1x3x736x1280 -o out
     mobilekit run build/vad --input input=audio.npy --input state=zeros.npy -o out
     """
-    from mobilekit.cli._common import print_json, terminal_progress
+    from mobilekit.cli._common import print_json, target_name, terminal_progress
     from mobilekit.errors import UsageError
     from mobilekit.pipeline.run import RunSettings, run
     from mobilekit.tensors import parse_named_shape
 
     if target is not None:
-        if target not in ("ncnn", "tensorrt"):
-            raise UsageError(f"unknown target {target!r}", hint="ncnn or tensorrt")
         if runner is not None:
             raise UsageError("--target and --runner both say what runs", hint="give one of them")
-        runner = "local" if target == "ncnn" else "tensorrt"
+        runner = "local" if target_name(target) == "ncnn" else "tensorrt"
     if runner not in (None, "local", "reference", "tensorrt", "prepared"):
         raise UsageError(f"unknown runner {runner!r}", hint="local, tensorrt, prepared or reference")
     settings = RunSettings(

@@ -168,7 +168,15 @@ def validate(
     \b
     Exit codes: 0 pass, 1 fail, 3 inconclusive, 4 no device or it went wrong.
     """
-    from mobilekit.cli._common import arithmetic, clusters, out_console, remark, terminal_progress, thread_counts
+    from mobilekit.cli._common import (
+        arithmetic,
+        clusters,
+        out_console,
+        remark,
+        target_name,
+        terminal_progress,
+        thread_counts,
+    )
     from mobilekit.errors import UsageError
     from mobilekit.pipeline.endurance import LongTimings
     from mobilekit.pipeline.history import record
@@ -180,11 +188,9 @@ def validate(
 
     if layers and report_ is None:
         raise UsageError("--layers is about the page", hint="add --report report.html, or use profile and bisect")
-    if target not in (None, "ncnn", "tensorrt"):
-        raise UsageError(f"unknown target {target!r}", hint="ncnn or tensorrt")
     counts, cores = thread_counts(threads, least=0) or (0,), clusters(cluster)
     options = ValidateOptions(
-        target=target,  # type: ignore[arg-type]  # checked above
+        target=target_name(target),
         streams=tuple(streams or ()),
         cuda_graph=cuda_graph,
         plugins=tuple(plugin or ()),

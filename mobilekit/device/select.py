@@ -6,6 +6,7 @@ import platform
 from dataclasses import dataclass
 
 from mobilekit.device.adb import AdbDevice, ListedDevice, list_devices, select
+from mobilekit.device.base import Device
 from mobilekit.errors import AdbError, DeviceError, MissingToolError, NoDeviceError, UsageError
 from mobilekit.progress import SILENT, Progress
 
@@ -14,7 +15,7 @@ __all__ = ["KnownDevice", "known_devices", "open_device"]
 _VIRTUAL = "virtual"
 
 
-def open_device(selector: str | None, progress: Progress = SILENT) -> AdbDevice:
+def open_device(selector: str | None, progress: Progress = SILENT) -> Device:
     """``None``: the one connected; a serial; or a virtual device that runs, else a new one.
 
     A virtual one may be named with its ABI or its processor: ``"virtual"``, ``"virtual:x86_64"``,

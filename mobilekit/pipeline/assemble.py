@@ -10,7 +10,6 @@ if TYPE_CHECKING:
     from mobilekit.bundle import Bundle, TensorInfo
     from mobilekit.pipeline.endurance import Endurance
     from mobilekit.pipeline.measure import Found, SampleRecord, Task
-    from mobilekit.pipeline.place import Target
     from mobilekit.pipeline.validate import ValidateOptions
     from mobilekit.report.device_time import DeviceTimeReport
     from mobilekit.report.limits import LimitReport
@@ -25,6 +24,7 @@ if TYPE_CHECKING:
     )
     from mobilekit.report.stopped import StoppedReport
     from mobilekit.runners.base import RunOptions, RunResult
+    from mobilekit.targets.base import TargetName
     from mobilekit.validate.tolerance import Tolerance, Verdict
 
 __all__ = ["output_reports", "report_of", "with_endurance"]
@@ -35,7 +35,7 @@ _NO_GPU_REMARK = "a Vulkan driver without a GPU"
 
 def report_of(
     bundle: Bundle,
-    target: Target,
+    target: TargetName,
     options: ValidateOptions,
     run: RunOptions,
     facts: DeviceFacts,

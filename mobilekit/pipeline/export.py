@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from mobilekit.pipeline.tensorrt import PlanBuild, PlanReport, PreparedPlan
     from mobilekit.preprocess import Preprocess
     from mobilekit.runners.ort import OrtRunner
+    from mobilekit.targets.base import TargetName
     from mobilekit.targets.ncnn.emit import Model
     from mobilekit.targets.tensorrt import TensorRTOptions
     from mobilekit.targets.tensorrt.host import WorkerHost
@@ -59,7 +60,7 @@ class ExportOptions:
     Runtime, to find the rule behind a wrong result: slow, and it keeps every tensor in memory.
     """
 
-    targets: tuple[Literal["ncnn", "tensorrt"], ...] = ("ncnn",)
+    targets: tuple[TargetName, ...] = ("ncnn",)
     precision: Literal["fp32", "fp16", "int8"] = "fp32"
     calibration: Calibration | None = None
     tensorrt: TensorRTOptions | None = None

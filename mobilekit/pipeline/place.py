@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, TypeVar, cast
+from typing import TYPE_CHECKING, TypeVar, cast
 
 from mobilekit.errors import BundleError, UsageError
 from mobilekit.progress import SILENT, Progress
@@ -17,18 +17,18 @@ if TYPE_CHECKING:
     from mobilekit.report.model import DeviceFacts
     from mobilekit.report.vulkan import VulkanFacts
     from mobilekit.runners.base import BlobRunner, PixelRunner, Runner
+    from mobilekit.targets.base import TargetName
     from mobilekit.targets.tensorrt.host import WorkerHost
     from mobilekit.targets.tensorrt.runner import GpuOptions
 
     _R = TypeVar("_R", bound=Runner)
 
-__all__ = ["LOCAL", "Target", "choose_target", "is_virtual", "open_blobs", "open_pixels", "open_place", "open_timed"]
+__all__ = ["LOCAL", "choose_target", "is_virtual", "open_blobs", "open_pixels", "open_place", "open_timed"]
 
 LOCAL = "local"
-Target = Literal["ncnn", "tensorrt"]
 
 
-def choose_target(bundle: Bundle, target: Target | None = None, device: str | None = None) -> Target:
+def choose_target(bundle: Bundle, target: TargetName | None = None, device: str | None = None) -> TargetName:
     """Which of the bundle's models is meant: ``target``; else TensorRT's plan where ``device`` is a GPU or nothing else
     is there; else ncnn's. Raises :class:`BundleError` where the bundle lacks it."""
     from mobilekit.pipeline.place_plan import PREPARED
@@ -58,7 +58,7 @@ def open_place(
     bundle: Bundle,
     device: str | None = None,
     *,
-    target: Target | None = None,
+    target: TargetName | None = None,
     gpu: GpuOptions | None = None,
     host: WorkerHost | None = None,
     quota_bytes: int | None = None,

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from mobilekit.errors import UsageError
 from mobilekit.paths import atomic_dir
 from mobilekit.pipeline.bisect import BisectOptions, Precision, arithmetic_of, failing_sample, open_traced
-from mobilekit.pipeline.place import Target, choose_target
+from mobilekit.pipeline.place import choose_target
 from mobilekit.progress import SILENT, Progress
 
 if TYPE_CHECKING:
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from mobilekit.report.bisection import OutputState
     from mobilekit.report.model import DeviceFacts
     from mobilekit.report.repair import KeptLayer, RepairReport, Trade
+    from mobilekit.targets.base import TargetName
     from mobilekit.targets.ncnn.mask import Feature
     from mobilekit.validate.tolerance import Verdict
 
@@ -79,7 +80,7 @@ def repair_bundle(
     options: RepairOptions | None = None,
     progress: Progress = SILENT,
     *,
-    target: Target | None = None,
+    target: TargetName | None = None,
 ) -> RepairReport:
     """Write to ``output`` the bundle with some layers in higher precision, so that validation passes.
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Literal
 
-from mobilekit.pipeline.place import LOCAL, Target, open_place
+from mobilekit.pipeline.place import LOCAL, open_place
 from mobilekit.progress import SILENT, Progress
 
 if TYPE_CHECKING:
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from mobilekit.report.comparison import LatencyDifference
     from mobilekit.report.model import DeviceFacts
     from mobilekit.runners.base import Runner, RunOptions
+    from mobilekit.targets.base import TargetName
     from mobilekit.tensors import NamedTensors
     from mobilekit.validate.regression import Difference
 
@@ -53,7 +54,7 @@ class Contender:
     bundle: Bundle
     tensors: NamedTensors
     run: Callable[[DeviceFacts], RunOptions]
-    target: Target | None = None
+    target: TargetName | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,7 @@ from mobilekit.pipeline.endurance import NOTHING_LONG, Endurance, LongTimings
 from mobilekit.pipeline.ladder import MOST_SAMPLES, climb
 from mobilekit.pipeline.measure import Task, measure
 from mobilekit.pipeline.partial import Partial
-from mobilekit.pipeline.place import Target, choose_target, open_place
+from mobilekit.pipeline.place import choose_target, open_place
 from mobilekit.pipeline.place_plan import inputs_of_plan, sizes_of_plan, worker_host
 from mobilekit.pipeline.reference import ONNXRUNTIME, open_reference
 from mobilekit.pipeline.settings import run_options, setting_at
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from mobilekit.report.model import DeviceFacts, Precision, ValidationReport
     from mobilekit.report.sweep import SweepRow
     from mobilekit.runners.base import RunOptions, RunResult
+    from mobilekit.targets.base import TargetName
     from mobilekit.tuning import Cluster, Setting
     from mobilekit.validate.inputs import Sample
     from mobilekit.validate.limits import Overrides
@@ -82,7 +83,7 @@ class ValidateOptions:
     cosine: float | Mapping[str, float] | None = None
     psnr_db: float | Mapping[str, float] | None = None
     tuned: bool = True
-    target: Target | None = None
+    target: TargetName | None = None
     streams: tuple[int, ...] = ()
     cuda_graph: bool = True
     plugins: tuple[str, ...] = ()
@@ -232,7 +233,7 @@ def validate_bundle(
     )
 
 
-def _check(options: ValidateOptions, target: Target) -> None:
+def _check(options: ValidateOptions, target: TargetName) -> None:
     """Raises :class:`UsageError` for options that are not about this target."""
     if target == "ncnn":
         if options.on is not None:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Generic, Literal, Protocol, TypeVar
 
 from mobilekit.errors import Finding
 
 if TYPE_CHECKING:
     from mobilekit.graph import Graph
 
-__all__ = ["Survey", "Target"]
+__all__ = ["Survey", "Target", "TargetName"]
+
+TargetName = Literal["ncnn", "tensorrt"]
 
 OptionsT_contra = TypeVar("OptionsT_contra", contravariant=True)
 ArtifactT_co = TypeVar("ArtifactT_co", covariant=True)
