@@ -159,18 +159,6 @@ class Graph:
                 value.producer = node
         return node
 
-    def insert_before(self, anchor: Node, new: Iterable[Node]) -> None:
-        """Add nodes just before ``anchor``. Linear in the graph: batch many insertions with :meth:`rebuild`."""
-        fresh = list(new)
-        order: list[Node] = []
-        for node in self._nodes.values():
-            if node is anchor:
-                order += fresh
-            order.append(node)
-        for node in fresh:
-            self.append(node)
-        self._nodes = {id(node): node for node in order}
-
     def rebuild(self, order: Iterable[Node]) -> None:
         """Take ``order`` as the new node list; nodes that are new get linked, ones that are gone unlinked."""
         wanted = {id(node): node for node in order}

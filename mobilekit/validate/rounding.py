@@ -50,11 +50,6 @@ class NumberFormat:
             return self.computed
         return "fp16 weights" if self.computed == "fp32" else f"fp16 weights, {self.computed}"
 
-    @property
-    def is_exact(self) -> bool:
-        """Nothing but float32."""
-        return self.weights == self.computed == "fp32"
-
 
 @dataclass(frozen=True, slots=True)
 class Cost:
