@@ -19,6 +19,7 @@ from mobilekit.errors import Finding, UnsupportedModelError
 from mobilekit.graph import Graph, Node, Value
 from mobilekit.passes.evaluate import evaluate
 from mobilekit.passes.row_mixing import MIXING
+from mobilekit.passes.row_scatter import masked_assignment
 from mobilekit.passes.row_sources import SOURCES, number
 from mobilekit.passes.row_wise import ROW_WISE, Bound, Mixed, static_dims
 from mobilekit.passes.signs import never_negative
@@ -57,6 +58,10 @@ class Bounds:
 
     def opened(self, node: Node) -> list[Node] | None:
         """What stands in the place of a node that makes a data-dependent length, or asks for one."""
+        if node.op == "ScatterND" and not node.domain:
+            assigned = masked_assignment(self.graph, node, self._makers.get)
+            if assigned is not None:
+                return assigned
         if node.domain or any(value is not None and not _static(value) for value in node.inputs):
             return None
         if node.op == "Shape" and (bound := self.bound(node.inputs[0])) is not None:

@@ -15,6 +15,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from mobilekit.graph import Graph, Node, Value
+from mobilekit.passes.row_scatter import scatter
 from mobilekit.passes.row_wise import Bound, Mixed, static_dims
 
 __all__ = ["MIXING"]
@@ -312,6 +313,7 @@ MIXING: Mapping[str, Callable[[Any, Node], list[Node] | None]] = MappingProxyTyp
         "LogSoftmax": _spread,
         "NonMaxSuppression": _suppression,
         "NonZero": _non_zero,
+        "ScatterND": scatter,
         "Softmax": _spread,
         "TopK": _top_k,
     }

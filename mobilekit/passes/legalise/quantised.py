@@ -37,7 +37,7 @@ class _Grid(NamedTuple):
 
 
 def _grid(node: Node) -> _Grid | None:
-    """``None`` where scale or zero point are computed, or hold for blocks."""
+    """``None`` where scale or zero point are computed, or hold for blocks, or a scale is infinite."""
     first, scale, zero = [*node.inputs, None][:3]
     if first is None or first.shape is None or scale is None or scale.const is None or node.attrs.get("block_size", 0):
         return None
@@ -45,6 +45,8 @@ def _grid(node: Node) -> _Grid | None:
         return None
     steps = scale.const.astype(np.float32)
     zeros = np.zeros_like(steps) if zero is None or zero.const is None else zero.const.astype(np.float32)
+    if not np.isfinite(steps).all():
+        return None
     if steps.size == 1:
         return _Grid(steps.reshape(()), zeros.reshape(()))
     rank = len(first.shape)

@@ -17,7 +17,7 @@ from onnxruntime.quantization import (
 )
 
 from mobilekit.bundle import open_bundle
-from mobilekit.errors import UsageError, VerificationError
+from mobilekit.errors import UnsupportedModelError, UsageError, VerificationError
 from mobilekit.passes import dequantise as module
 from mobilekit.pipeline.export import ExportOptions, export_model
 from mobilekit.pipeline.validate import ValidateOptions, validate_bundle
@@ -182,3 +182,17 @@ def test_a_model_that_its_own_rounding_decides_is_no_bug_and_no_proof(tmp_path: 
     assert not open_bundle(tmp_path / "out").manifest.verified
     judged = validate_bundle(tmp_path / "out", "local", ValidateOptions(warmup=0, iterations=1))
     assert judged.verdict == "inconclusive"
+
+
+def test_a_range_that_a_mask_made_infinite_is_named(tmp_path: Path) -> None:
+    """What ONNX Runtime's quantiser writes where it calibrates on scores from which a mask takes everything."""
+    nodes = [
+        Node("QuantizeLinear", ["x", "scale", "zero"], ["q"]),
+        Node("DequantizeLinear", ["q", "scale", "zero"], ["d"]),
+        Node("Softmax", ["d"], ["y"]),
+    ]
+    weights = {"scale": np.float32(np.inf), "zero": np.uint8(255)}
+    model = save(of_nodes(nodes, {"x": (1, 8)}, {"y": (1, 8)}, weights), tmp_path / "m.onnx")
+    with pytest.raises(UnsupportedModelError) as refused:
+        export_model(model, tmp_path / "out")
+    assert any("infinite" in finding.reason and "mask" in finding.remedy for finding in refused.value.findings)

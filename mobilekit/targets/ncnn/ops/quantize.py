@@ -30,6 +30,11 @@ class _Grid:
         scale = as_float(node.const(1, "scale"), "scale").reshape(-1)
         zero = node.optional_const(2, "zero point")
         zeros = np.zeros_like(scale) if zero is None else as_float(zero, "zero point").reshape(-1)
+        if not np.isfinite(scale).all():
+            raise Refuse(
+                "its scale is infinite: the quantiser saw -inf or the lowest float32, as of an attention mask",
+                "quantise again without the node before it (nodes_to_exclude), or with a mask of -10000",
+            )
         if node.int("block_size", 0):
             raise Refuse("it has a scale for each block", "use a scale for each channel")
         given = node.int("axis", 1)
