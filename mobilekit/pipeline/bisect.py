@@ -140,6 +140,7 @@ def failing_sample(
     Once one is off, others are looked at until a quarter of the runs is spent.
     """
     from mobilekit.pipeline.int8 import cost_of
+    from mobilekit.pipeline.int8_layers import wrong_int8
     from mobilekit.validate.inputs import samples_of
 
     if options.runs < 1 or options.run_bytes < 1:
@@ -153,8 +154,9 @@ def failing_sample(
         open_reference(opened) as reference,
     ):
         session = Session(opened, artifact, trace, layers, runner, facts, options, progress)
+        wrong = wrong_int8(opened, device, options.inputs, options.seed, session.run, options.quota_bytes, progress)
         with cost_of(opened, session.form) as cost:
-            limits = _limits(opened, session.form, cost, options)
+            limits = _limits(opened, session.form, cost, options, wrong)
             for sample in samples_of(opened.manifest, options.inputs, seed=options.seed, count=options.samples):
                 session.begin(sample, reference, limits)
                 if session.off and 4 * session.runs >= options.runs:
@@ -481,7 +483,7 @@ def _form(weights: Literal["fp32", "fp16", "int8"], precision: Precision, facts:
     return number_format(weights, precision, facts)
 
 
-def _limits(bundle: Bundle, form: NumberFormat, cost: Costs, options: BisectOptions) -> Limits:
+def _limits(bundle: Bundle, form: NumberFormat, cost: Costs, options: BisectOptions, wrong: str) -> Limits:
     from mobilekit.validate.limits import EVERY, Limits, Overrides
 
     manifest = bundle.manifest
@@ -490,4 +492,4 @@ def _limits(bundle: Bundle, form: NumberFormat, cost: Costs, options: BisectOpti
         atol={} if options.atol is None else {EVERY: options.atol},
     )
     names = [info.name for info in manifest.outputs]
-    return Limits(names, form, cost, overrides=overrides, allowance=manifest.rtol)
+    return Limits(names, form, cost, overrides=overrides, allowance=manifest.rtol, wrong=wrong)

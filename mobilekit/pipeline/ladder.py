@@ -7,7 +7,8 @@
                                                    \\-> tensorrt prepared -> tensorrt
 
 Every rung is held against ONNX Runtime on the original, and its distance to the rung before is told. One that cannot be
-taken is left out by name, with the reason.
+taken is left out by name, with the reason. Of a bundle in int8 "ncnn host" is the same model in float, made again; then
+comes the bundle itself as "ncnn host int8", and the device after that.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from __future__ import annotations
 import math
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -54,6 +55,8 @@ __all__ = ["MOST_SAMPLES", "climb"]
 
 MOST_SAMPLES = 3
 _GPU = "device gpu"
+_INT8 = "ncnn host int8"
+_DEVICE = "device cpu"
 _FLOAT64_MACS = 5_000_000_000
 """Convolutions take a second for 2e8 to 5e8 of them; what other operators take is up to the time limit."""
 _FLOAT64_S = 120.0
@@ -123,14 +126,21 @@ class _Climber:
     def rungs(self) -> tuple[_Rung, ...]:
         manifest = self.bundle.manifest
         assert manifest.ncnn is not None
-        stored = NumberFormat(manifest.ncnn.precision)
+        int8 = manifest.ncnn.int8 is not None
+        stored = NumberFormat() if int8 else NumberFormat(manifest.ncnn.precision)
         plan = manifest.tensorrt.precision if manifest.tensorrt is not None else "fp32"
         forms = {"fp32": NumberFormat(), "fp16": NumberFormat("fp16", "fp16")}
         prepared = NumberFormat() if plan == "tf32" else forms.get(plan)  # ONNX Runtime has no TF32 on a CPU
         return (
             _Rung("simplified", "ONNX Runtime, folded and inlined", "onnx runtime", lambda: self._graph(legal=False)),
             _Rung("legalised", "ONNX Runtime, what is converted", "simplified", lambda: self._graph(legal=True)),
-            _Rung("ncnn host", "ncnn on this machine", "legalised", lambda: self._host(bf16=False), stored),
+            _Rung(
+                "ncnn host",
+                "ncnn on this machine, the same layers in float" if int8 else "ncnn on this machine",
+                "legalised",
+                lambda: self._in_float(bf16=False) if int8 else self._host(bf16=False),
+                stored,
+            ),
             _Rung(
                 "ncnn host fp16",
                 "ncnn on this machine, fp16",
@@ -141,19 +151,20 @@ class _Climber:
                 "ncnn host bf16",
                 "ncnn on this machine, bf16",
                 "ncnn host",
-                lambda: self._host(bf16=True),
+                lambda: self._in_float(bf16=True) if int8 else self._host(bf16=True),
                 NumberFormat(stored.weights, "bf16"),
             ),
             _Rung(
-                "ncnn host int8",
+                _INT8,
                 "ncnn on this machine, int8",
                 "ncnn host",
-                lambda: _left_out("the bundle holds no int8 ncnn model"),
+                lambda: self._host(bf16=False) if int8 else _left_out("the bundle holds no int8 ncnn model"),
+                NumberFormat("int8"),
             ),
             _Rung(
-                "device cpu",
+                _DEVICE,
                 f"{self.facts.runner} on {self.facts.model}",
-                "ncnn host",
+                _INT8 if int8 else "ncnn host",
                 self._device,
                 self.device_form,
             ),
@@ -189,6 +200,37 @@ class _Climber:
             self.bundle.manifest, lambda one: NcnnHostRunner(root, one, progress=self.progress)
         ) as runner:
             yield lambda inputs: runner.run(inputs, options).outputs
+
+    @contextmanager
+    def _in_float(self, *, bf16: bool) -> Iterator[_Answer]:
+        """The bundle's ncnn model before its layers became int8."""
+        from mobilekit.pipeline.int8 import legal_graph
+        from mobilekit.targets.ncnn import NcnnOptions, NcnnTarget
+
+        manifest = self.bundle.manifest
+        assert manifest.ncnn is not None
+        if self.bundle.free:
+            raise UsageError("the float model of many sizes is not made again")
+        graph = legal_graph(self.bundle, {info.name: info.shape for info in manifest.inputs}, whole=False)
+        with tempfile.TemporaryDirectory(prefix="mobilekit-ladder-") as name:
+            artifact = NcnnTarget().build(graph, Path(name) / "ncnn", NcnnOptions(fixed_sizes=True))
+            artifact = replace(artifact, batch=manifest.ncnn.batch)
+            bundle = replace(self.bundle, root=Path(name), manifest=replace(manifest, ncnn=artifact))
+            with replace(self, bundle=bundle)._host(bf16=bf16) as answer:
+                yield answer
+
+    def wrong(self, rung: str, samples: Sequence[Sample], on_device: str) -> str:
+        """What is wrong with the int8 layers of ``rung`` by themselves; ``on_device`` is known already."""
+        from mobilekit.pipeline.int8_layers import wrong_layers
+        from mobilekit.pipeline.place import LOCAL
+
+        if rung != _INT8:
+            return on_device if rung == _DEVICE else ""
+        if self.facts.kind == "local" and not self.run.fp16:
+            return on_device
+        with suppress(ModelError):
+            return wrong_layers(self.bundle, LOCAL, samples[0], RunOptions(timeout_s=self.run.timeout_s), self.progress)
+        return ""
 
     @contextmanager
     def _device(self) -> Iterator[_Answer]:
@@ -228,11 +270,14 @@ def climb(
     run: RunOptions,
     overrides: Overrides,
     progress: Progress = SILENT,
+    *,
+    wrong: str = "",
 ) -> LadderReport:
     """Up to :data:`MOST_SAMPLES` of ``samples`` through every rung.
 
-    ``runner`` is the device's, ``form`` the number format of its processor. Raises what the
-    reference and the device raise; everything else that goes wrong leaves a rung out.
+    ``runner`` is the device's, ``form`` the number format of its processor; ``wrong``: what is known to be wrong with
+    the int8 layers there. Raises what the reference and the device raise; everything else that goes wrong leaves a rung
+    out.
     """
     from mobilekit.report.ladder import LadderReport, lost_at, sentence
 
@@ -269,7 +314,7 @@ def climb(
                     continue
                 reports.append(_report(rung.name, rung.title, before=rung.before, omitted=error.message))
                 continue
-            reports.append(judge.report(rung, found, answers[rung.before]))
+            reports.append(judge.report(rung, found, answers[rung.before], climber.wrong(rung.name, samples, wrong)))
             answers[rung.name] = found
     lost = lost_at(reports)
     return LadderReport(
@@ -327,7 +372,9 @@ class _Judge:
         self._overrides, self._timeout_s, self._stack = overrides, timeout_s, stack
         self._limits: dict[NumberFormat, Limits] = {}
 
-    def report(self, rung: _Rung, found: Sequence[NamedTensors], before: Sequence[NamedTensors]) -> RungReport:
+    def report(
+        self, rung: _Rung, found: Sequence[NamedTensors], before: Sequence[NamedTensors], wrong: str = ""
+    ) -> RungReport:
         from mobilekit.metrics.tensors import compare
         from mobilekit.report.ladder import RungReport
         from mobilekit.validate.tolerance import Judgement, Verdict, judge, overall
@@ -339,7 +386,9 @@ class _Judge:
         judged: dict[str, list[tuple[float, float, Tolerance, Judgement]]] = {name: [] for name in outputs}
         for sample, one, wanted, last in zip(self._samples, found, self._first, before, strict=True):
             errors = {name: compare(one[name], wanted[name]) for name in outputs}
-            limits = self._tolerances(rung, sample, errors)
+            limits = {
+                name: replace(limit, wrong=wrong) for name, limit in self._tolerances(rung, sample, errors).items()
+            }
             doubts: Mapping[str, float] = {}
             if any(judge(errors[name], limits[name]).verdict is Verdict.FAIL for name in outputs):
                 doubts = self._reference.doubt(sample.tensors, wanted, self._timeout_s)

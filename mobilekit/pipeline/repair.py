@@ -1,4 +1,5 @@
-"""``mobilekit repair``: a bundle that is right in half precision, by keeping the layers that cost most out of it."""
+"""``mobilekit repair``: a bundle that is right in half precision or int8, by keeping the layers that cost most out of
+it."""
 
 from __future__ import annotations
 
@@ -19,12 +20,14 @@ from mobilekit.pipeline.place import choose_target
 from mobilekit.progress import SILENT, Progress
 
 if TYPE_CHECKING:
+    from mobilekit.bundle import NcnnArtifact
     from mobilekit.pipeline.bisect import Session
     from mobilekit.report.bisection import OutputState
     from mobilekit.report.model import DeviceFacts
     from mobilekit.report.repair import KeptLayer, RepairReport, Trade
     from mobilekit.targets.base import TargetName
     from mobilekit.targets.ncnn.mask import Feature
+    from mobilekit.targets.ncnn.reader import ParamLayer
     from mobilekit.validate.tolerance import Verdict
 
 __all__ = ["RepairOptions", "repair_bundle"]
@@ -63,14 +66,18 @@ class RepairOptions:
             runs=10_000,
             timeout_s=self.timeout_s,
             quota_bytes=self.quota_bytes,
+            whole_cost=True,
         )
 
 
 @dataclass(frozen=True, slots=True)
 class _Choice:
+    """``weights``: they are written anew in float32; ``int8``: the layer was int8, and is a float one then."""
+
     mask: Feature
     local: float
     weights: bool
+    int8: bool = False
 
 
 def repair_bundle(
@@ -88,9 +95,10 @@ def repair_bundle(
     :func:`~mobilekit.pipeline.repair_plan.repair_plan` does it, without a device.
 
     Layers are chosen by their local error, the worst first: the arithmetic alone at first, then storage and weights
-    too; after each choice all samples are run again. Nothing is written where the bundle is right as it is, where it is
-    wrong in float32 as well (that is no matter of precision), or where the budget does not suffice. Raises
-    :class:`UsageError` where ``output`` is there and what :func:`~mobilekit.pipeline.bisect.bisect_bundle` raises.
+    too; those in int8 become float layers at once. After each choice all samples are run again. Nothing is written
+    where the bundle is right as it is, where it is wrong in float32 as well (that is no matter of precision), or where
+    the budget does not suffice. Raises :class:`UsageError` where ``output`` is there and what
+    :func:`~mobilekit.pipeline.bisect.bisect_bundle` raises.
     """
     from mobilekit.bundle import open_bundle
     from mobilekit.pipeline.place_plan import PREPARED
@@ -191,7 +199,7 @@ class _Repair:
         changed = 0
         for name in self._shaky:
             known = self.chosen.get(name)
-            mask = self._next_mask(kinds[name], known, math.inf) if name in kinds else None
+            mask = self._next_mask(name, kinds[name], known, math.inf) if name in kinds else None
             if mask is not None and len(self.chosen) < self.options.most_layers:
                 error = next((error for each, error in self._local if each == name), 0.0)
                 self._take(name, mask, known.local if known is not None else error)
@@ -204,7 +212,7 @@ class _Repair:
             known = self.chosen.get(name)
             if changed >= at_least and not (error == worst or worst / 2 < error < math.inf):
                 break
-            mask = self._next_mask(kinds[name], known, error)
+            mask = self._next_mask(name, kinds[name], known, error)
             if mask is None or (known is None and len(self.chosen) >= self.options.most_layers):
                 continue
             self._take(name, mask, known.local if known is not None else error)
@@ -212,12 +220,17 @@ class _Repair:
         return changed > 0
 
     def _take(self, name: str, mask: Feature, error: float) -> None:
+        int8 = name in self.artifact.int8_scales
         half = self.artifact.precision == "fp16" and name in self.trace.weights
-        self.chosen[name] = _Choice(mask, error, half)
+        self.chosen[name] = _Choice(mask, error, half or int8, int8)
 
-    def _next_mask(self, kind: str, known: _Choice | None, error: float) -> Feature | None:
+    def _next_mask(self, name: str, kind: str, known: _Choice | None, error: float) -> Feature | None:
         from mobilekit.targets.ncnn.mask import Feature
 
+        if known is None and name in self.artifact.int8_scales:
+            return Feature(0)
+        if self.precision == "fp32":
+            return None
         product = Feature.WINOGRAD if kind == "Convolution" else Feature(0)
         arithmetic = Feature.FP16_ARITHMETIC | product
         everything = arithmetic | Feature.FP16_STORAGE | Feature.BF16_STORAGE
@@ -233,23 +246,38 @@ class _Repair:
         from mobilekit.targets.ncnn.trace import Trace
 
         shutil.copytree(self.bundle.root, path)
-        layers, trace = masked(self.layers, self.trace, {name: choice.mask for name, choice in self.chosen.items()})
         weights: dict[str, Sequence[bytes]] = dict(
             read_weights(self.bundle.root / self.artifact.bin, self.layers, self.trace)
         )
-        wide = [name for name, choice in self.chosen.items() if choice.weights]
-        if wide:
-            weights |= self._float_weights(wide)
+        known = self.layers
+        if any(choice.weights for choice in self.chosen.values()):
+            made = self._in_float()
+            known = tuple(made[layer.name][0] if layer.name in made else layer for layer in self.layers)
+            weights |= {name: arrays for name, (_, arrays) in made.items()}
+        layers, trace = masked(known, self.trace, {name: choice.mask for name, choice in self.chosen.items()})
         write_layers(layers, path / self.artifact.param)
         sizes = write_weights(path / self.artifact.bin, layers, weights)
         assert self.artifact.trace is not None
         Trace(trace.blobs, sizes).write(path / self.artifact.trace)
         more = len(layers) - len(self.layers)
-        artifact = replace(self.artifact, layers=len(layers), depth=self.artifact.depth + more)
+        artifact = replace(self._told(), layers=len(layers), depth=self.artifact.depth + more)
         write_manifest(path, replace(self.bundle.manifest, ncnn=artifact, verified=False, tuned=()))
 
-    def _float_weights(self, names: Sequence[str]) -> Mapping[str, Sequence[bytes]]:
-        """Those layers' weights in float32, from the original model; layers that the remade model lacks are left."""
+    def _told(self) -> NcnnArtifact:
+        """What the manifest says of int8, less the layers that are float now."""
+        int8 = self.artifact.int8
+        floats = {name: choice.local for name, choice in self.chosen.items() if choice.int8}
+        if int8 is None or not floats:
+            return self.artifact
+        scales = {name: scale for name, scale in int8.scales.items() if name not in floats}
+        if not scales:
+            return replace(self.artifact, precision="fp32", int8=None)
+        why = {name: f"repaired: in int8 it was off by relative L2 {error:.2g}" for name, error in floats.items()}
+        return replace(self.artifact, int8=replace(int8, scales=scales, kept={**int8.kept, **why}))
+
+    def _in_float(self) -> dict[str, tuple[ParamLayer, Sequence[bytes]]]:
+        """The chosen layers with their weights in float32, from the original model; those that the remade model lacks
+        are left out. Raises :class:`UsageError` where that is one in int8."""
         from mobilekit.importers.onnx import load
         from mobilekit.pipeline.intermediates import remake
         from mobilekit.targets.ncnn import NcnnOptions, NcnnTarget
@@ -259,17 +287,31 @@ class _Repair:
 
         shapes = {info.name: info.shape for info in self.bundle.manifest.inputs}
         wanted = sorted({blob.tensor for blob in self.trace.blobs.values()})
-        graph = remake(self.bundle, load(self.bundle.source, self.bundle.fixed()), wanted, shapes)
-        if graph is None:
-            return {}
-        with tempfile.TemporaryDirectory(prefix="mobilekit-repair-") as name:
-            folder = Path(name)
-            NcnnTarget().build(graph, folder, NcnnOptions(precision="fp32"))
-            layers = read_param(folder / "model.param")
-            made = read_weights(folder / "model.bin", layers, read_trace(folder / TRACE))
-        now = {layer.name: layer for layer in self.layers}
-        same = {layer.name for layer in layers if layer == now.get(layer.name)}
-        return {each: made[each] for each in names if each in same and each in made}
+        source = replace(load(self.bundle.source, self.bundle.fixed()), fake_quant=self.bundle.manifest.fake_quant)
+        graph = remake(self.bundle, source, wanted, shapes)
+        layers: tuple[ParamLayer, ...] = ()
+        weights: Mapping[str, Sequence[bytes]] = {}
+        if graph is not None:
+            with tempfile.TemporaryDirectory(prefix="mobilekit-repair-") as name:
+                folder = Path(name)
+                NcnnTarget().build(graph, folder, NcnnOptions(precision="fp32", fixed_sizes=not self.bundle.free))
+                layers = read_param(folder / "model.param")
+                weights = read_weights(folder / "model.bin", layers, read_trace(folder / TRACE))
+        made = {layer.name: layer for layer in layers if layer.name in weights}
+        found: dict[str, tuple[ParamLayer, Sequence[bytes]]] = {}
+        for now in self.layers:
+            choice, layer = self.chosen.get(now.name), made.get(now.name)
+            if choice is None or not choice.weights:
+                continue
+            same = layer is not None and _shape_of(layer) == _shape_of(now)
+            if layer is not None and same and (choice.int8 or layer == now):
+                found[now.name] = layer, weights[now.name]
+            elif choice.int8:
+                raise UsageError(
+                    f"the layer {now.name!r} cannot be made again in float from the bundle's source",
+                    hint="export the model again",
+                )
+        return found
 
     def trade(self, before: Path, after: Path) -> Trade:
         """Latencies of both, in turns, on the first sample."""
@@ -348,12 +390,18 @@ class _Repair:
                 name=name,
                 type=kinds[name],
                 nodes=tuple(label for label, made in self.artifact.nodes.items() if name in made),
-                off=tuple(feature.name.lower().replace("_", " ") for feature in choice.mask if feature.name),
+                off=("int8",)
+                if choice.int8
+                else tuple(feature.name.lower().replace("_", " ") for feature in choice.mask if feature.name),
                 local=choice.local,
                 weights=choice.weights,
             )
             for name, choice in self.chosen.items()
         )
+
+
+def _shape_of(layer: ParamLayer) -> tuple[str, tuple[str, ...], tuple[str, ...]]:
+    return layer.type, layer.inputs, layer.outputs
 
 
 def _enlarging(session: Session) -> list[str]:

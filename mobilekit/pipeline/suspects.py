@@ -271,5 +271,9 @@ def _sentence(session: Session, found: Found, stage: Stage, first: Suspect | Non
         return f"{head}; the first layer that goes wrong is the {what}{sure}: {', '.join(errors)}{cause}"
     if stage == "amplified":
         return f"{head}; the {what} is the first beyond tolerance, but is right on right inputs: it enlarges errors"
+    if session.artifact.int8 is not None:
+        return (
+            f"{head}; every int8 layer gives what its weights and scale do: int8 itself costs that (mobilekit repair)"
+        )
     local = f" (largest: {what}, relative L2 {first.local:.3g})" if first.local is not None else ""
     return f"{head}; no single layer is to blame, the error grows over many{local}"

@@ -221,7 +221,9 @@ def validate_bundle(
                 # Of the steps on CPUs; the GPU's own is known to the ladder.
                 plain = facts.model_copy(update={"vulkan": None})
                 form = number_format(manifest.ncnn.precision, "fp16" if setting.fp16 else "fp32", plain)
-                ladder = climb(opened, runner, facts, reference, samples.first, form, run, overrides, progress)
+                ladder = climb(
+                    opened, runner, facts, reference, samples.first, form, run, overrides, progress, wrong=wrong
+                )
     fed: Literal["recorded", "files", "seeded"] = "recorded" if recorded else "files" if files else "seeded"
     report = report_of(opened, target, options, run, facts, against, found, fed, task, tuned=tuned)
     # Not on the device, so it need not be held for that.

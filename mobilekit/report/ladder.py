@@ -63,6 +63,7 @@ _MEANS = {
     "legalised": "a rewrite of the converter changed the model: --verify-passes of export names it",
     "ncnn host": "the ncnn model is not what was converted, or a layer computes something else: bisect names it",
     "ncnn host bf16": "bfloat16 is too coarse for this model",
+    "ncnn host int8": "int8 is too coarse for this model as it was calibrated, or a layer is wrong: bisect tells",
     "device cpu": "the device computes something else than ncnn does here: its kernels, or its number format",
     "device gpu": "the GPU computes something else than the CPU beside it: its kernels, or its number format",
     "tensorrt prepared": "preparing the model for TensorRT, or its number format, cost the accuracy",

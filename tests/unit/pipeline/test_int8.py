@@ -12,8 +12,10 @@ from onnx import helper
 
 from mobilekit.bundle import open_bundle, write_manifest
 from mobilekit.errors import UnsupportedModelError, UsageError, VerificationError
+from mobilekit.pipeline.bisect import BisectOptions, bisect_bundle
 from mobilekit.pipeline.export import ExportOptions, export_model
 from mobilekit.pipeline.int8 import Calibration
+from mobilekit.pipeline.repair import RepairOptions, repair_bundle
 from mobilekit.pipeline.validate import ValidateOptions, validate_bundle
 from mobilekit.targets.ncnn import NcnnTarget
 from mobilekit.targets.ncnn.mask import read_weights, write_weights
@@ -204,3 +206,64 @@ def test_what_cannot_be_int8_is_refused(tmp_path: Path, calib: Path) -> None:
             ExportOptions(precision="int8", calibration=Calibration(calib)),
         )
     assert not (tmp_path / "b").exists()
+
+
+def test_the_ladder_names_the_int8_rung_where_a_layer_is_wrong(bundle: Path) -> None:
+    options = ValidateOptions(samples=1, warmup=0, iterations=1, ladder=True)
+    good = validate_bundle(bundle, "local", options).ladder
+    assert good is not None
+    rungs = {rung.name: rung for rung in good.rungs}
+    assert rungs["ncnn host"].format == "fp32"
+    assert rungs["ncnn host"].worst is not None
+    assert rungs["ncnn host"].worst.relative_l2 < 1e-5  # the same layers in float
+    assert rungs["ncnn host int8"].format == "int8"
+    assert rungs["ncnn host int8"].worst is not None
+    assert rungs["ncnn host int8"].worst.relative_l2 > 1e-3
+    assert rungs["device cpu"].before == "ncnn host int8"
+    assert good.lost_at is None
+    doubled(bundle, "pointwise", -1)
+    bad = validate_bundle(bundle, "local", options).ladder
+    assert bad is not None
+    assert bad.lost_at == "ncnn host int8"
+    assert "'pointwise'" in bad.sentence
+
+
+def test_bisect_finds_the_layer_with_the_wrong_scale(bundle: Path) -> None:
+    options = BisectOptions(samples=1)
+    assert bisect_bundle(bundle, "local", options).verdict is Verdict.PASS
+    doubled(bundle, "depthwise", -1)
+    report = bisect_bundle(bundle, "local", options)
+    assert report.verdict is Verdict.FAIL
+    assert report.confirmed
+    assert report.first is not None
+    assert [layer.name for layer in report.first.layers] == ["depthwise"]
+    assert report.runs <= 15
+
+
+def test_bisect_blames_no_layer_for_what_int8_costs(bundle: Path) -> None:
+    report = bisect_bundle(bundle, "local", BisectOptions(samples=1, rtol=1e-3))
+    assert (report.verdict, report.stage) == (Verdict.FAIL, "gradual")
+    assert "every int8 layer gives what its weights and scale do" in report.sentence
+
+
+def test_repair_makes_the_guilty_layer_float(bundle: Path, tmp_path: Path) -> None:
+    assert "right as it is" in repair_bundle(bundle, tmp_path / "same", "local", RepairOptions(samples=1)).sentence
+    doubled(bundle, "dense", -2)
+    report = repair_bundle(bundle, tmp_path / "mended", "local", RepairOptions(samples=1))
+    assert report.verdict is Verdict.PASS
+    assert [(layer.name, layer.off, layer.weights) for layer in report.layers] == [("dense", ("int8",), True)]
+    artifact = open_bundle(tmp_path / "mended").manifest.ncnn
+    assert artifact is not None
+    assert artifact.int8 is not None
+    assert set(artifact.int8.scales) == {"first_conv", "depthwise", "pointwise"}
+    assert "repaired" in artifact.int8.kept["dense"]
+    assert validated(tmp_path / "mended")[0] is Verdict.PASS
+
+
+def test_repair_goes_on_until_the_limit_is_met(bundle: Path, tmp_path: Path) -> None:
+    """In the end nothing is int8 any more, and the bundle says so."""
+    report = repair_bundle(bundle, tmp_path / "mended", "local", RepairOptions(samples=1, rtol=1e-5))
+    assert report.verdict is Verdict.PASS
+    artifact = open_bundle(tmp_path / "mended").manifest.ncnn
+    assert artifact is not None
+    assert (artifact.precision, artifact.int8, len(report.layers)) == ("fp32", None, 4)
