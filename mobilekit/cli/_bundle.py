@@ -24,6 +24,10 @@ def show_bundle(bundle: Bundle) -> None:
     if manifest.ncnn is not None:
         own = f", own layers {', '.join(manifest.ncnn.custom_layers)}" if manifest.ncnn.custom_layers else ""
         rows.append(("ncnn", f"{manifest.ncnn.precision}, {manifest.ncnn.layers} layers{own}"))
+        if (int8 := manifest.ncnn.int8) is not None:
+            seen = f"calibrated with {int8.samples} inputs ({int8.method})"
+            rows.append(("int8", f"{len(int8.scales)} layers, {seen}"))
+            rows += [("float", f"{layer}: {why}") for layer, why in int8.kept.items()]
     rows.append(("size", f"{bundle.size_bytes / 1e6:.2f} MB"))
     rows.append(("verified", "yes" if manifest.verified else "no"))
     if manifest.sizes:
