@@ -11,6 +11,9 @@ psnr_db        10 * log10((max e - min e)^2 / mean((a - e)^2)); infinite where a
 =============  ==================================================================================
 
 An element that is NaN or infinite in one tensor and not the same in the other makes every error infinite.
+
+Elements that a mask has set to its constant (-1e9, the lowest float32 and their like) are left out where both tensors
+have it and it is a thousand times the largest of the others: in the norm of ``e`` it would hide any error of theirs.
 """
 
 from __future__ import annotations
@@ -105,6 +108,9 @@ def compare(actual: Array, expected: Array) -> TensorError:
         return TensorError(
             0.0, 0.0, 0.0, 1.0, math.inf, 0.0, expected.size, bad_a, bad_e, evidence=False
         )  # nothing finite to compare
+    answers = _answers(a, e)
+    if answers is not None:
+        a, e = a[answers], e[answers]
     # Scaled by the largest magnitude, so that squares of huge or tiny values neither overflow nor vanish.
     peak = float(np.max(np.abs(e)))
     scale = max(peak, float(np.max(np.abs(a)))) or 1.0
@@ -131,6 +137,29 @@ def compare(actual: Array, expected: Array) -> TensorError:
         expected_spread=_ratio(around_mean, norm_e) if e.size > 1 else 1.0,
         constant_psnr_db=_psnr(around_mean, spread, e.size) if e.size > 1 else -math.inf,
     )
+
+
+_HIDES = 1e3
+
+
+def _answers(a: Array, e: Array) -> Array | None:
+    """Where ``e`` is no mask's constant; ``None`` where it has none that hides the others, or ``a`` has another."""
+    import numpy as np
+
+    extreme = float(e[np.argmax(np.abs(e))])
+    where = e == extreme
+    if abs(extreme) < _SMALLEST_MASK or where.all() or not (a[where] == extreme).all():
+        return None
+    lowest = [float(np.finfo(np.float32).max), float(np.finfo(np.float16).max), *_BFLOAT16_MAX]
+    constants = [*(float(np.float32(10.0**power)) for power in range(4, 39)), *lowest]
+    if abs(extreme) not in {value / half for value in constants for half in (1, 2)}:
+        return None
+    others: Array = ~where
+    return others if float(np.max(np.abs(e[others]))) * _HIDES <= abs(extreme) else None
+
+
+_SMALLEST_MASK = 5e3
+_BFLOAT16_MAX = (3.3895313892515355e38,)
 
 
 def _psnr(norm: float, spread: float, elements: int) -> float:

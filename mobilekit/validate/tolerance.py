@@ -231,6 +231,10 @@ _LARGEST_DOUBT = 0.1
 def judge(error: TensorError, tolerance: Tolerance, doubt: float = 0.0) -> Judgement:
     """One output's verdict for one sample, with a sentence that says what decided it. ``doubt``: how far, in relative
     L2, the reference lies from itself computed in another way."""
+    if error.elements and error.nonfinite_expected == error.elements:
+        return Judgement(
+            Verdict.INCONCLUSIVE, "the reference is NaN or infinite throughout for these inputs: there is no answer"
+        )
     if error.mismatch:
         lost = error.nonfinite_actual > 0 and tolerance.cost is not None and math.isinf(tolerance.cost)
         why = f"; {tolerance.form} cannot hold what this model computes" if lost else ""

@@ -153,3 +153,21 @@ def test_class_scores_drop_axes_of_one():
     assert scores.shape == (2, 10)
     assert class_scores(np.zeros((1, 10), np.int64)) is None
     assert class_scores(np.zeros((10,), np.float32)) is None
+
+
+@pytest.mark.parametrize("constant", [-1e4, -1e9, 1e30, np.finfo(np.float32).min, np.finfo(np.float32).min / 2, 65504])
+def test_a_masks_constant_hides_no_error(constant):
+    """Scores of which a mask forbids some: the norm of all of them says nothing about those that are allowed."""
+    expected = np.float32([constant, 0.3, -0.2, constant, 0.7])
+    wrong = np.float32([constant, -0.3, 0.2, constant, 0.1])
+    assert compare(wrong, expected).relative_l2 == pytest.approx(
+        compare(wrong[[1, 2, 4]], expected[[1, 2, 4]]).relative_l2
+    )
+    assert compare(expected.copy(), expected).relative_l2 == 0
+    assert compare(np.float32([0, 0.3, -0.2, constant, 0.7]), expected).relative_l2 > 0.5
+
+
+def test_a_large_answer_stays_part_of_the_answer():
+    for large in (-12345.0, 1e4):
+        expected = np.float32([large, 30.0, 20.0])
+        assert compare(np.float32([large, 30.0, 21.0]), expected).relative_l2 == pytest.approx(1 / abs(large), rel=1e-3)

@@ -72,7 +72,10 @@ def test_no_evidence_is_inconclusive_unless_plainly_wrong():
     assert judge(compare(zeros + 1, zeros), tolerance).verdict is Verdict.FAIL
     nan = np.full((1, 10), math.nan)
     assert judge(compare(nan, nan), tolerance).verdict is Verdict.INCONCLUSIVE
-    assert judge(compare(zeros, nan), tolerance).verdict is Verdict.FAIL
+    assert judge(compare(zeros, nan), tolerance).verdict is Verdict.INCONCLUSIVE, "there is no answer to compare with"
+    assert judge(compare(nan, zeros), tolerance).verdict is Verdict.FAIL
+    some = np.where(np.arange(10) < 9, math.nan, 1.0)[None]
+    assert judge(compare(zeros + 1, some), tolerance).verdict is Verdict.FAIL
 
 
 @pytest.mark.parametrize("limits", [{"rtol": 0.15}, {"cosine": 0.99}, {"rtol": 0.15, "cosine": 0.99}])
