@@ -120,7 +120,9 @@ def _main(folder: Path, parent: int, memory_bytes: int) -> None:
         if os.getppid() != parent:
             return
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    resource.setrlimit(resource.RLIMIT_DATA, (memory_bytes, memory_bytes))
+    granted = resource.getrlimit(resource.RLIMIT_DATA)[1]  # the user's own limit may be lower
+    most = memory_bytes if granted == resource.RLIM_INFINITY else min(memory_bytes, granted)
+    resource.setrlimit(resource.RLIMIT_DATA, (most, most))
     # Native libraries print to stdout; the pipe there is for answers only.
     answers = os.dup(1)
     os.dup2(2, 1)

@@ -192,7 +192,7 @@ class Graph:
         del self._nodes[id(node)]
         for value in node.inputs:
             if value is not None:
-                value.consumers.remove(node)
+                _leave(value.consumers, node)
         for value in node.outputs:
             if value is not None and value.producer is node:
                 value.producer = None
@@ -200,7 +200,7 @@ class Graph:
     def set_input(self, node: Node, index: int, value: Value | None) -> None:
         old = node.inputs[index]
         if old is not None:
-            old.consumers.remove(node)
+            _leave(old.consumers, node)
         node.inputs[index] = value
         if value is not None:
             value.consumers.append(node)
@@ -235,3 +235,13 @@ class Graph:
                 self.remove(node)
                 removed += 1
         return removed
+
+
+def _leave(consumers: list[Node], node: Node) -> None:
+    """Take one mention of ``node`` out; at either end first, for nodes go in order: half a graph may read one value."""
+    if consumers[-1] is node:
+        consumers.pop()
+    elif consumers[0] is node:
+        del consumers[0]
+    else:
+        consumers.remove(node)

@@ -8,6 +8,7 @@ nodes among their consumers).
 from __future__ import annotations
 
 import heapq
+from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,6 +28,9 @@ __all__ = ["from_node_attributes", "from_proto", "to_node", "to_proto", "type_of
 
 _RE_EXPORT = "export the model again from its framework"
 
+_MOST_INLINED = 1 << 17
+"""Nodes of a model without functions: four times what ncnn runs in one chain."""
+
 
 def from_proto(model: ModelProto, base_dir: Path) -> Graph:
     """The model as a graph. ``base_dir`` is where external data lies (mapped, not read).
@@ -45,6 +49,7 @@ def _inlined(model: ModelProto) -> ModelProto:
     from onnx import checker, inliner
 
     _require_old_functions(model)
+    _require_few_calls(model)
     if any(function.attribute_proto for function in model.functions):
         given, model = model, ModelProto()
         model.CopyFrom(given)
@@ -67,6 +72,42 @@ def _require_old_functions(model: ModelProto) -> None:
                     f"model's {opset}",
                     hint="export the model with one opset for all of it",
                 )
+
+
+def _require_few_calls(model: ModelProto) -> None:
+    """Functions that call others twice double with every level: the inliner would fill memory and never end."""
+    calls = {(f.domain, f.name, f.overload): _called(f.node) for f in model.functions}
+    sizes: dict[tuple[str, str, str], int] = {}
+    pending = list(calls)
+    opened: set[tuple[str, str, str]] = set()
+    while pending:
+        key = pending[-1]
+        missing = [other for other in calls[key] if other in calls and other not in sizes]
+        if missing and key in opened:
+            return  # they call each other, of which the inliner tells
+        opened.add(key)
+        pending += missing
+        if not missing:
+            sizes[pending.pop()] = sum(count * sizes.get(other, 1) for other, count in calls[key].items())
+    count = sum(times * sizes.get(key, 1) for key, times in _called(model.graph.node).items())
+    if count > _MOST_INLINED:
+        raise ModelError(
+            f"the model's own functions call each other too often: without them it has more than {_MOST_INLINED} nodes",
+            hint="export the model again with its functions inlined",
+        )
+
+
+def _called(nodes: Iterable[NodeProto]) -> Counter[tuple[str, str, str]]:
+    """How often each operator or function is called, in bodies too."""
+    found: Counter[tuple[str, str, str]] = Counter()
+    pending = list(nodes)
+    while pending:
+        node = pending.pop()
+        found[node.domain, node.op_type, node.overload] += 1
+        for attribute in node.attribute:
+            for body in [attribute.g] if attribute.type == AttributeProto.GRAPH else attribute.graphs:
+                pending += body.node
+    return found
 
 
 def _spell_out_defaults(model: ModelProto) -> None:
@@ -273,6 +314,8 @@ def _sorted(proto: GraphProto, known: set[str]) -> list[NodeProto]:
                 raise ModelError(f"the tensor {name!r} is made twice", hint=_RE_EXPORT)
             makers[name] = index
     makers.pop("", None)
+    if len(nodes) == 1:
+        return nodes  # deep nests are of such graphs: each would look at all bodies within again
     reads = [_reads(node) for node in nodes]
     if all(makers.get(name, -1) < index for index, names in enumerate(reads) for name in names):
         return nodes

@@ -9,6 +9,7 @@ Graph outputs of such a length are trimmed to their count by whoever runs the mo
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -30,6 +31,9 @@ DOMAIN = "mobilekit"
 """Of ``NonMaxSuppression``, ``NonZero`` and ``Unique`` that give all rows there can be, and last of all their count."""
 
 _COUNT = -(1 << 62)
+_MOST_FILLED = 1 << 23
+"""Elements of a constant that is as long as the bound."""
+
 _MOVES = frozenset({"Cast", "Concat", "Gather", "Identity", "Reshape", "Slice", "Squeeze", "Unsqueeze"})
 _REMEDY = "cut the model before it, and do this step in the application"
 
@@ -391,6 +395,8 @@ class Bounds:
         made = self.value(f"{out.name}_rows", None, tuple(int(n) for n in shape))
         self.note(made, Bound(place, count))
         if not isinstance(content, Value):
+            if math.prod(shape) > _MOST_FILLED:
+                return None
             made.const = np.full(shape, content.reshape(-1)[0])
             made.dtype = str(made.const.dtype)
             return [Node(node.name, "Identity", [made], [out])]
@@ -407,7 +413,7 @@ class Bounds:
         limit, out = node.inputs[1], node.outputs[0]
         most = self.most(limit) if limit is not None and limit.const is None else None
         first, step = number(node, 0, 0), number(node, 2, 1)
-        if out is None or limit is None or most is None or most < 1 or (first, step) != (0, 1):
+        if out is None or limit is None or most is None or not 1 <= most <= _MOST_FILLED or (first, step) != (0, 1):
             return None
         if limit.dtype != "int64" or not self.never_negative(limit):
             return None

@@ -11,29 +11,31 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mobilekit.errors import ModelError
 from mobilekit.importers.tensors import elem_type
 
 if TYPE_CHECKING:
     from mobilekit.graph import Node
     from mobilekit.tensors import Array
 
-__all__ = ["RANDOM", "evaluate"]
+__all__ = ["RANDOM", "evaluate", "repeated_shape"]
 
 RANDOM = frozenset(
     {"Bernoulli", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike"}
 )
 """Operators whose result is not a function of their inputs."""
 
+_NEVER = frozenset({"DeformConv", "RegexFullMatch"})
+"""Operators that onnx's reference takes minutes for: 2 ms an element, and Python's own regular expressions."""
+
 _RANGE_LIMIT = 1 << 23
-_VIEW_LIMIT_BYTES = 1 << 35
+_VIEW_LIMIT_BYTES = 1 << 31
 
 Inputs = Sequence["np.ndarray[Any, Any] | None"]
 
 
 def evaluate(node: Node, inputs: Inputs, opset: int) -> list[Array] | None:
-    """The node's outputs, ``None`` where it cannot be computed here (random, a custom operator, a body)."""
-    if node.domain or node.op in RANDOM or node.bodies():
+    """The node's outputs, ``None`` where it cannot be computed here (random, a custom operator, a body, too much)."""
+    if node.domain or node.op in RANDOM | _NEVER or node.bodies():
         return None
     rule = _TABLE.get(node.op)
     with np.errstate(all="ignore"):
@@ -41,7 +43,7 @@ def evaluate(node: Node, inputs: Inputs, opset: int) -> list[Array] | None:
             try:
                 result = rule(inputs, node.attrs)
             except (ArithmeticError, AssertionError, AttributeError, LookupError, TypeError, ValueError):
-                return None  # malformed: shape inference says how
+                return None  # malformed: shape inference says how; or too large
             if result is not None:
                 return [np.asarray(result)]
         return _reference(node, inputs, opset)
@@ -159,10 +161,24 @@ def _constant_of_shape(inputs: Inputs, attrs: Mapping[str, Any]) -> Any:
 
 
 def _repeat(data: np.ndarray[Any, Any], shape: tuple[int, ...]) -> Any:
-    size = data.dtype.itemsize * math.prod(shape)
-    if size > _VIEW_LIMIT_BYTES:
-        raise ModelError(f"the model makes a constant of {size / 1e9:.0f} GB", hint="its shape is surely damaged")
+    if data.dtype.itemsize * math.prod(shape) > _VIEW_LIMIT_BYTES:
+        raise ValueError(shape)
     return np.broadcast_to(data, shape)
+
+
+def repeated_shape(node: Node) -> tuple[int, ...] | None:
+    """The shape that ConstantOfShape or Expand makes of constants; ``None`` where that is no shape."""
+    shape = node.inputs[-1].const if node.inputs and node.inputs[-1] is not None else None
+    if shape is None or shape.dtype.kind not in "iu":
+        return None
+    sizes = [int(axis) for axis in shape.reshape(-1)]
+    if node.op == "Expand":
+        data = node.inputs[0].const if node.inputs[0] is not None else None
+        own = [1] * len(sizes) if data is None else list(data.shape)
+        rank = max(len(own), len(sizes))
+        own, sizes = [1] * (rank - len(own)) + own, [1] * (rank - len(sizes)) + sizes
+        sizes = [a if b == 1 else b for a, b in zip(own, sizes, strict=True)]
+    return tuple(sizes) if min(sizes, default=0) >= 0 else None
 
 
 def _expand(inputs: Inputs, attrs: Mapping[str, Any]) -> Any:  # noqa: ARG001
@@ -183,7 +199,7 @@ def _range(inputs: Inputs, attrs: Mapping[str, Any]) -> Any:  # noqa: ARG001
     start, limit, delta = (array.reshape(()) for array in inputs if array is not None)
     count = max(0, int(np.ceil((limit - start) / delta)))
     if count > _RANGE_LIMIT:
-        return None
+        raise ValueError(count)
     return (start + np.arange(count, dtype=start.dtype) * delta).astype(start.dtype)
 
 

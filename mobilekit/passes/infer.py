@@ -17,6 +17,7 @@ import numpy as np
 from mobilekit.errors import Finding, UnsupportedModelError
 from mobilekit.graph import Graph, Node, Value
 from mobilekit.importers.tensors import name_of
+from mobilekit.passes.allowance import Allowance
 from mobilekit.passes.contrib import is_lowered, lower
 from mobilekit.passes.evaluate import evaluate
 from mobilekit.passes.functions import expand, is_expanded
@@ -32,13 +33,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Folding", "infer", "require_static"]
 
-_GROWTH_LIMIT_BYTES = 64 << 20
-"""A constant result larger than this, and than its inputs, is left to be computed at run time."""
-
-
-_MOST_ELEMENTS = 2**31 - 1
-
-_GROWERS = frozenset({"ConstantOfShape", "Expand", "EyeLike", "OneHot", "Pad", "Resize", "Tile", "Upsample"})
+_MOST_ELEMENTS = 2**28
+"""Of one tensor: a gigabyte of floats."""
 
 
 @dataclass(slots=True)
@@ -57,17 +53,20 @@ def infer(
     keep_batches: bool = False,
     folding: Folding | None = None,
     bounds: Bounds | None = None,
+    allowance: Allowance | None = None,
 ) -> None:
     """Fold, infer and (where ``target_opset`` is given) lift in one walk.
 
     ``keep_batches``: recurrences over several sequences stay what they are. With ``bounds``, lengths that depend on
-    data but have an upper bound become that bound.
+    data but have an upper bound become that bound. ``allowance`` is what folding may still cost: bodies share their
+    model's.
 
     Raises ``UnsupportedModelError`` with every node that has no newer form, ``ModelError`` where operators and shapes
     contradict each other. Shapes that depend on data stay open: ask :func:`require_static`.
     """
     source = graph.opset
     target = max(source, target_opset or source)
+    allowance = allowance or Allowance(graph)
     order: list[Node] = []
     pending = deque((node, source) for node in graph.nodes)
     schemas = Schemas(target)
@@ -84,7 +83,10 @@ def infer(
             continue
         for lifted in forms:
             try:
-                inner = _opened(graph, lifted, version, target, keep_batches, bounds, sequences) if lifting else None
+                inner = None
+                if lifting:
+                    inner = _opened(graph, lifted, version, target, keep_batches, bounds, sequences, allowance)
+                allowance.write_out(lifted, len(inner or ()))
             except UnsupportedModelError as error:
                 refused += error.findings
                 order.append(lifted)
@@ -95,8 +97,8 @@ def infer(
             if lifting:
                 with nullcontext() if bounds is None else bounds.hidden():
                     for body in lifted.bodies():
-                        _lift_body(body, target)
-            _settle(graph, lifted, schemas, order, folding, bounds)
+                        _lift_body(body, target, allowance)
+            _settle(graph, lifted, schemas, order, folding, bounds, allowance)
     if refused:
         raise UnsupportedModelError(
             "some operators cannot be written in their newest or plainer form", findings=refused
@@ -117,6 +119,7 @@ def _opened(
     keep_batches: bool,
     bounds: Bounds | None,
     sequences: Sequences,
+    allowance: Allowance,
 ) -> list[tuple[Node, int]] | None:
     """What stands in the node's place, each with the opset that it is of, where it is made of others."""
     if is_lowered(node):
@@ -129,7 +132,7 @@ def _opened(
             return [(inner, version) for inner in branch]
         with nullcontext() if bounds is None else bounds.hidden():
             for name in ("then_branch", "else_branch"):
-                _lift_body(node.attrs[name], target)
+                _lift_body(node.attrs[name], target, allowance)
         needed = None if bounds is None else bounds.branch(node)
         if needed is not None:
             return [(inner, target) for inner in _inlined(graph, node, needed)]
@@ -146,7 +149,13 @@ def _opened(
 
 
 def _settle(
-    graph: Graph, node: Node, schemas: Schemas, order: list[Node], folding: Folding | None, bounds: Bounds | None
+    graph: Graph,
+    node: Node,
+    schemas: Schemas,
+    order: list[Node],
+    folding: Folding | None,
+    bounds: Bounds | None,
+    allowance: Allowance,
 ) -> None:
     """Fold the node, or infer what it makes and keep it in ``order``."""
     opened = None if bounds is None else bounds.opened(node)
@@ -154,7 +163,7 @@ def _settle(
         if inner.domain:
             order.append(inner)
         else:
-            _settle(graph, inner, schemas, order, folding, bounds)
+            _settle(graph, inner, schemas, order, folding, bounds, allowance)
     if opened is not None:
         return
     if folding is not None and any(value is not None and value.name in folding.leave for value in node.outputs):
@@ -165,12 +174,13 @@ def _settle(
         return
     # Small constants need no inference, whose rules are stricter than the operators are.
     counted = bounds is not None and bounds.holds(node)  # a constant some of whose rows are none is none
-    kept = _fold(graph, node, schemas.opset) if _is_small(node) and not counted else None
+    small = not counted and allowance.never_grows(node, SHAPE_DATA_LIMIT)
+    kept = _fold(graph, node, schemas.opset, allowance, small=True) if small else None
     if kept is None:
         infer_node(node, schemas)
         if bounds is not None:
             order += bounds.follow(node)
-        kept = None if counted else _fold(graph, node, schemas.opset)
+        kept = None if counted or small else _fold(graph, node, schemas.opset, allowance)
     order += [node] if kept is None else kept
     if folding is not None and kept is not None:
         for value in node.outputs:
@@ -178,24 +188,19 @@ def _settle(
                 folding.shapes[value.name] = tuple(axis for axis in value.shape or () if isinstance(axis, int))
 
 
-def _is_small(node: Node) -> bool:
-    """Whether all inputs are small constants and the result cannot be much larger."""
-    if node.op in _GROWERS or not node.inputs:
-        return False
-    return all(v is None or (v.const is not None and v.const.size <= SHAPE_DATA_LIMIT) for v in node.inputs)
-
-
-def _fold(graph: Graph, node: Node, opset: int) -> list[Node] | None:
+def _fold(graph: Graph, node: Node, opset: int, allowance: Allowance, *, small: bool = False) -> list[Node] | None:
     """Make the node's outputs constants if they are; ``None`` if they are not, else the nodes that still are needed.
 
-    A graph output stays a node's output: an Identity of the constant.
+    A graph output stays a node's output: an Identity of the constant. ``small``: the result cannot be large, and no
+    shape is known yet.
     """
     if node.op in ("EyeLike", "Shape", "Size") and not node.domain:
-        arrays = _shape_of(node)
+        arrays = _shape_of(node) if node.op != "EyeLike" or allowance.permits(node) else None
     elif all(value is None or value.const is not None for value in node.inputs):
-        if _too_large(node):
+        if not small and not allowance.permits(node):
             return None
         arrays = evaluate(node, [None if value is None else value.const for value in node.inputs], opset)
+        allowance.spend(arrays or [])
     else:
         return None
     made = [value for value in node.outputs if value is not None]
@@ -224,21 +229,9 @@ def _shape_of(node: Node) -> list[Array] | None:
             return None
         return [np.eye(axes[0], axes[1], k=node.attrs.get("k", 0), dtype=node.outputs[0].dtype)]
     if node.op == "Size":
-        return [np.array(int(np.prod(axes, dtype=np.int64)), np.int64)]
+        count = math.prod(axes)
+        return [np.array(count, np.int64)] if count < 2**63 else None
     return [np.array(axes[node.attrs.get("start", 0) : node.attrs.get("end", None)], np.int64)]
-
-
-def _too_large(node: Node) -> bool:
-    if node.op in ("ConstantOfShape", "Expand"):
-        return False  # views of the data they repeat
-    read = sum(value.const.nbytes for value in node.inputs if value is not None and value.const is not None)
-    for value in node.outputs:
-        if value is not None and value.shape is not None and value.dtype not in (None, "object"):
-            axes = [axis for axis in value.shape if isinstance(axis, int)]
-            size = int(np.prod(axes, dtype=np.int64)) * np.dtype(_storage(value.dtype)).itemsize
-            if size > _GROWTH_LIMIT_BYTES and size > 4 * read:
-                return True
-    return False
 
 
 def _storage(dtype: str | None) -> str:
@@ -297,9 +290,9 @@ def _taken(graph: Graph, body: Graph) -> list[Node]:
     return nodes
 
 
-def _lift_body(body: Graph, target: int) -> None:
+def _lift_body(body: Graph, target: int, allowance: Allowance) -> None:
     """Bodies move to the canonical opset with their graph; their own inputs may have no fixed shape."""
-    infer(body, target_opset=target)
+    infer(body, target_opset=target, allowance=allowance)
 
 
 def require_static(graph: Graph) -> None:

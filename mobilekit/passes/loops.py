@@ -51,8 +51,13 @@ def _body(node: Node) -> Graph:
 
 
 def _check_size(node: Node, body: Graph, rounds: int) -> None:
-    if rounds > _MOST_ROUNDS or rounds * len(body) > _MOST_NODES:
+    if rounds > _MOST_ROUNDS or rounds * _size(body) > _MOST_NODES:
         raise _refuse(node, f"it runs {rounds} times or more, which is too much to be written out")
+
+
+def _size(body: Graph) -> int:
+    """Its nodes, those in bodies of theirs too."""
+    return sum(1 + sum(_size(inner) for inner in node.bodies()) for node in body.nodes)
 
 
 def _peel(graph: Graph, node: Node) -> list[Node]:
