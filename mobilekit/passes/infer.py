@@ -33,8 +33,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Folding", "infer", "require_static"]
 
-_MOST_ELEMENTS = 2**28
-"""Of one tensor: a gigabyte of floats."""
+_MOST_ELEMENTS = 2**31 - 1
 
 
 @dataclass(slots=True)

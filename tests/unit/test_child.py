@@ -76,6 +76,13 @@ def test_a_hang_is_ended_at_the_limit() -> None:
         os.kill(pid, 0)
 
 
+def test_a_lower_limit_of_the_user_holds() -> None:
+    ours = "import resource as r, sys; r.setrlimit(r.RLIMIT_DATA, (2 << 30, 2 << 30)); "
+    ask = f"from mobilekit.child import call; print(call({HERE + ':echo'!r}, {{'value': 8}}, what='echo'))"
+    done = subprocess.run([sys.executable, "-c", ours + ask], capture_output=True, text=True, check=False)
+    assert done.stdout.split() == ["8"], done.stderr
+
+
 def test_too_much_memory_is_an_error_not_a_dead_machine() -> None:
     with pytest.raises(ChildError, match="memory"):
         call(f"{HERE}:eat", {"size": 1 << 30}, what="eating", memory_bytes=300 << 20)
