@@ -49,6 +49,10 @@ def show_plan(view: PlanView) -> None:
             escape(profiles),
         )
     console.print(tensors)
+    if not view.layers:
+        told = "TensorRT's build log told of no layers in a form that is known here"
+        console.print(f"{told}: trtexec --loadEngine=PLAN --dumpLayerInfo does on the plan's GPU", markup=False)
+        return
     layers = Table("layer", "kind", "types", "ONNX nodes", box=None, padding=(0, 2, 0, 0))
     for layer in view.layers:
         types = "/".join(dict.fromkeys(tensor["dtype"] for tensor in layer["outputs"]))

@@ -13,7 +13,9 @@ from mobilekit.cli._options import (
     DeviceMayStandAlone,
     InputFolder,
     JsonFile,
+    PlanHost,
     RelativeL2,
+    RemotePythons,
     RunTimeout,
     Seed,
     Threads,
@@ -25,6 +27,11 @@ __all__ = ["register"]
 def bisect(
     bundle: BundleFolder,
     device: Device = None,
+    target: Annotated[
+        str | None, typer.Option(help="ncnn or tensorrt, of a bundle with both. Default: ncnn where there is one.")
+    ] = None,
+    on: PlanHost = None,
+    remote_python: RemotePythons = None,
     inputs: InputFolder = None,
     samples: Annotated[int, typer.Option(min=1, help="How many seeded inputs; the worst of them is looked into.")] = 3,
     seed: Seed = 0,
@@ -57,7 +64,7 @@ def bisect(
     ] = None,
     json_: JsonFile = None,
 ) -> None:
-    """Find the first layer of a bundle's ncnn model that goes wrong.
+    """Find the first layer of a bundle's ncnn model that goes wrong, or the first node of its TensorRT plan.
 
     \b
     mobilekit bisect build/model --device virtual
@@ -66,11 +73,12 @@ def bisect(
     mobilekit bisect build/model --device local --vulkan
     mobilekit bisect build/model --device local --bundle-repro build/repro
     mobilekit bisect build/model --device local --report bisect.html
+    mobilekit bisect build/plan --target tensorrt --device prepared      no GPU: what the plan is built from
 
     \b
     Exit codes: 0 nothing is wrong, 1 the layer is named, 3 inconclusive, 4 no device or it went wrong.
     """
-    from mobilekit.cli._common import give_report, terminal_progress
+    from mobilekit.cli._common import give_report, target_name, terminal_progress
     from mobilekit.errors import UsageError
     from mobilekit.paths import write_text
     from mobilekit.pipeline.bisect import BisectOptions, bisect_bundle
@@ -95,9 +103,11 @@ def bisect(
         run_bytes=run_megabytes * 1024 * 1024,
         timeout_s=timeout,
         repro=bundle_repro,
+        on=on,
+        remote_pythons=tuple(remote_python or ()),
     )
     with terminal_progress() as progress:
-        report = bisect_bundle(bundle, device, options, progress)
+        report = bisect_bundle(bundle, device, options, progress, target=target_name(target))
     if report_ is not None:
         write_text(report_, bisection_page(report))
     give_report(report, json_, lambda: render(report))

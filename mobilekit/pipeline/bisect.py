@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from mobilekit.report.bisection import BisectionReport, OutputState
     from mobilekit.report.model import DeviceFacts, ReferenceFacts
     from mobilekit.runners.base import BlobRunner
+    from mobilekit.targets.base import TargetName
     from mobilekit.targets.ncnn.reader import ParamLayer
     from mobilekit.targets.ncnn.trace import Trace
     from mobilekit.tensors import Array
@@ -58,7 +59,7 @@ class BisectOptions:
     """``inputs``, ``samples`` and ``seed`` as for validation: the sample that fails worst is looked into. ``precision``
     overrides the arithmetic the bundle was made for. ``runs``: inferences on the device at most; ``run_bytes``: what
     one of them may feed and capture. ``rtol``: the tolerance of the outputs. ``repro``: a folder for a reproduction.
-    ``vulkan``: on the GPU.
+    ``vulkan``: on the GPU. ``on``: another machine that runs a plan, with one of ``remote_pythons``.
     """
 
     inputs: Path | None = None
@@ -77,6 +78,8 @@ class BisectOptions:
     repro: Path | None = None
     whole_cost: bool = False
     """Of int8 layers count what rounding costs them, too, not only what is wrong with them."""
+    on: str | None = None
+    remote_pythons: tuple[str, ...] = ()
 
 
 def open_traced(path: Path) -> tuple[Bundle, NcnnArtifact, Trace, tuple[ParamLayer, ...]]:
@@ -106,16 +109,32 @@ def bisect_bundle(
     device: str | None = None,
     options: BisectOptions | None = None,
     progress: Progress = SILENT,
+    *,
+    target: TargetName | None = None,
 ) -> BisectionReport:
     """Find the first layer whose output is beyond tolerance while its inputs are within.
 
-    ``device`` as for :func:`~mobilekit.pipeline.validate.validate_bundle`. Raises :class:`BundleError`,
-    :class:`UsageError` for inputs that do not fit, any :class:`~mobilekit.errors.DeviceError` or
-    :class:`~mobilekit.errors.ChildError`.
+    ``target``: see :func:`~mobilekit.pipeline.place.choose_target`; a plan is
+    :func:`~mobilekit.pipeline.bisect_plan.bisect_plan`'s. ``device`` as for
+    :func:`~mobilekit.pipeline.validate.validate_bundle`. Raises :class:`BundleError`, :class:`UsageError` for inputs
+    that do not fit, any :class:`~mobilekit.errors.DeviceError` or :class:`~mobilekit.errors.ChildError`.
     """
+    from mobilekit.bundle import open_bundle
+    from mobilekit.pipeline.place import choose_target
     from mobilekit.validate.firstbad import Found
 
     options = options or BisectOptions()
+    on = "gpu" if options.on is not None and device is None else device
+    if choose_target(open_bundle(Path(bundle)), target, on) == "tensorrt":
+        from mobilekit.pipeline.bisect_plan import bisect_plan
+        from mobilekit.pipeline.place_plan import worker_host
+
+        host = None
+        if options.on is not None:
+            host = worker_host(options.on, pythons=options.remote_pythons, progress=progress)
+        return bisect_plan(Path(bundle), on, options, progress, host)
+    if options.on is not None:
+        raise UsageError("--on is where a TensorRT plan is run", hint="name another device with --device")
     with failing_sample(Path(bundle), device, options, progress) as (session, reference):
         if not session.off:
             return session.report(Found(None, False, "gradual"), reference)

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from mobilekit.validate.limits import Limits
     from mobilekit.validate.tolerance import Judgement, Verdict
 
-__all__ = ["repair_plan"]
+__all__ = ["plan_limits", "repair_plan"]
 
 _REASON = "it was kept by mobilekit repair"
 _CHUNK_BYTES = 256 << 20
@@ -117,7 +117,7 @@ class _PlanRepair:
         self._require_same()
         self.reference: Reference = stack.enter_context(open_reference(bundle))
         self.inner = stack.enter_context(OrtRunner(self.exact, optimise=False, inner=True))
-        self.limits = _limits(bundle, artifact, options, stack)
+        self.limits = plan_limits(bundle, artifact, options.rtol, stack)
         manifest, inputs = bundle.manifest, inputs_of_plan(bundle.manifest, artifact)
         self.samples: list[Sample] = list(
             seeded_samples(
@@ -355,30 +355,29 @@ class _PlanRepair:
 def _prepare_again(bundle: Bundle, artifact: TensorRTArtifact, folder: Path, progress: Progress) -> PreparedPlan:
     """The graph in float32 from the original, with the options of the plan."""
     from mobilekit.importers.onnx import load
+    from mobilekit.pipeline.plan_models import options_of
     from mobilekit.pipeline.tensorrt import prepare_plan
-    from mobilekit.targets.tensorrt import TensorRTOptions
     from mobilekit.targets.tensorrt.host import LocalHost
-    from mobilekit.targets.tensorrt.prepare import Profile
 
-    options = TensorRTOptions(
-        profiles={name: Profile(*shapes) for name, shapes in artifact.profiles.items()},
-        compute_capabilities=artifact.compute_capabilities,
-        workspace_bytes=artifact.workspace_bytes,
-        optimization_level=artifact.optimization_level,
-        flavour=artifact.flavour,
-    )
+    options = options_of(artifact)
     shapes = {info.name: info.shape for info in bundle.manifest.inputs}
     return prepare_plan(load(bundle.source, bundle.fixed()), shapes, options, progress, LocalHost, folder)
 
 
-def _limits(bundle: Bundle, artifact: TensorRTArtifact, options: RepairOptions, stack: ExitStack) -> Limits:
+def plan_limits(
+    bundle: Bundle, artifact: TensorRTArtifact, rtol: float | None, stack: ExitStack, *, atol: float | None = None
+) -> Limits:
+    """As a validation of the plan has them."""
     from mobilekit.pipeline.validate import plan_format
     from mobilekit.validate.limits import EVERY, Limits, Overrides
     from mobilekit.validate.rounding import RoundingCost
 
     form = plan_format(artifact.precision)
     cost = None if isinstance(form, str) else stack.enter_context(RoundingCost(bundle, form))
-    overrides = Overrides() if options.rtol is None else Overrides(rtol={EVERY: options.rtol})
+    overrides = Overrides(
+        rtol={} if rtol is None else {EVERY: rtol},
+        atol={} if atol is None else {EVERY: atol},
+    )
     names = [info.name for info in bundle.manifest.outputs]
     return Limits(names, form, cost, overrides=overrides, allowance=bundle.manifest.rtol)
 

@@ -9,14 +9,14 @@ from mobilekit.errors import MobilekitError
 
 if TYPE_CHECKING:
     from mobilekit.pipeline.bisect import Session
-    from mobilekit.report.bisection import BisectionReport, LayerLine, Suspect, TensorRange
+    from mobilekit.report.bisection import BisectionReport, LayerLine, Point, Suspect, TensorRange
     from mobilekit.report.model import ReferenceFacts
     from mobilekit.targets.ncnn.reader import ParamLayer
     from mobilekit.tensors import Array
-    from mobilekit.validate.blobnet import Unit
-    from mobilekit.validate.firstbad import Found
+    from mobilekit.validate.blobnet import BlobNet, Unit
+    from mobilekit.validate.firstbad import Found, Search
 
-__all__ = ["report_of"]
+__all__ = ["points_of", "range_of", "report_of"]
 
 _OTHERS = 5
 _REWRITE_RTOL = 1e-3
@@ -71,7 +71,7 @@ def report_of(session: Session, found: Found, reference: ReferenceFacts) -> Bise
         run_limit=options.runs,
         exhausted=found.exhausted,
         unmapped=_unmapped(session) if search is not None else (),
-        curve=_curve(session),
+        curve=points_of(session.search_, session.net if session.search_ is not None else None),
     )
 
 
@@ -127,8 +127,8 @@ def _suspect(session: Session, unit: Unit, *, look: bool) -> Suspect:
         actual, causes = _look(session, unit)
         read = [session.net.units[blob] for blob in unit.parents]
         named = session.inner.values(session.inputs, list(dict.fromkeys(u.tensor for u in [*read, unit])))
-        inputs = tuple(_range(u.tensor, named[u.tensor]) for u in read if u.tensor in named)
-        expected = _range(unit.tensor, named[unit.tensor]) if unit.tensor in named else None
+        inputs = tuple(range_of(u.tensor, named[u.tensor]) for u in read if u.tensor in named)
+        expected = range_of(unit.tensor, named[unit.tensor]) if unit.tensor in named else None
     accumulated, local = search.accumulated.get(unit.blob), search.local.get(unit.blob)
     return Suspect(
         tensor=unit.tensor,
@@ -140,7 +140,7 @@ def _suspect(session: Session, unit: Unit, *, look: bool) -> Suspect:
         local=local.relative_l2 if local is not None else None,
         inputs=inputs,
         expected=expected,
-        actual=_range(unit.tensor, actual) if actual is not None else None,
+        actual=range_of(unit.tensor, actual) if actual is not None else None,
         causes=causes,
     )
 
@@ -182,7 +182,8 @@ def _nodes(session: Session, unit: Unit) -> tuple[tuple[str, ...], tuple[str, ..
     return labels, tuple(types.get(label, "") for label in labels)
 
 
-def _range(tensor: str, array: Array) -> TensorRange:
+def range_of(tensor: str, array: Array) -> TensorRange:
+    """The least and the largest finite value."""
     import numpy as np
 
     from mobilekit.report.bisection import TensorRange
@@ -223,14 +224,14 @@ def _unmapped(session: Session) -> tuple[str, ...]:
     )
 
 
-def _curve(session: Session) -> tuple:  # type: ignore[type-arg]
+def points_of(search: Search | None, net: BlobNet | None) -> tuple[Point, ...]:
+    """What was measured, in the order of computing."""
     from mobilekit.report.bisection import Point
 
-    search = session.search_
-    if search is None:
+    if search is None or net is None:
         return ()
     blobs = {*search.accumulated, *search.local}
-    units = sorted((session.net.units[blob] for blob in blobs), key=lambda unit: unit.rank)
+    units = sorted((net.units[blob] for blob in blobs), key=lambda unit: unit.rank)
 
     def said(error: object) -> float | None:
         return getattr(error, "relative_l2", None) if getattr(error, "elements", 0) else None

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from mobilekit.errors import REPORT_IT, Finding, UnsupportedModelError, UsageError, VerificationError
 from mobilekit.paths import Scratch
 from mobilekit.pipeline.infos import tensor_info
-from mobilekit.progress import Progress
+from mobilekit.progress import SILENT, Progress
 
 if TYPE_CHECKING:
     from mobilekit.bundle import Bundle, TensorInfo, TensorRTArtifact
@@ -24,12 +24,23 @@ if TYPE_CHECKING:
     from mobilekit.targets.tensorrt import TensorRTOptions
     from mobilekit.targets.tensorrt.flavour import Flavour
     from mobilekit.targets.tensorrt.host import WorkerHost
+    from mobilekit.targets.tensorrt.prepare import Profile
     from mobilekit.tensors import Array
     from mobilekit.validate.tolerance import Tolerance
 
-__all__ = ["PlanBuild", "PlanReport", "PreparedPlan", "check_plan", "prepare_plan", "runnable", "write_model"]
+__all__ = [
+    "LARGE_BYTES",
+    "PlanBuild",
+    "PlanReport",
+    "PreparedPlan",
+    "check_plan",
+    "exact_graph",
+    "prepare_plan",
+    "runnable",
+    "write_model",
+]
 
-_LARGE_BYTES = 1 << 30
+LARGE_BYTES = 1 << 30
 """Weights beyond this stand in a file of their own beside the prepared ONNX: protobuf ends at 2 GB."""
 
 
@@ -72,9 +83,6 @@ def prepare_plan(
     Raises ``MissingExtraError`` where TensorRT is not installed, ``UsageError`` for shapes, profiles, precisions and
     compute capabilities that do not go together.
     """
-    from mobilekit.passes.base import apply_rules
-    from mobilekit.passes.legalise.batchnorm import FoldAffine
-    from mobilekit.passes.legalise.drop import DropNoOp
     from mobilekit.passes.precision import single_precision
     from mobilekit.precision.quantise import is_quantised
     from mobilekit.targets.tensorrt.capability import check_capabilities, check_graph
@@ -94,13 +102,10 @@ def prepare_plan(
         )
     check_capabilities(flavour, options.precision, options.compute_capabilities)
     fixed = {name: shape for name, shape in shapes.items() if name not in options.profiles}
-    graph = prepare(source, fixed, options.profiles, progress=progress)
+    graph = exact_graph(source, fixed, options.profiles, progress)
     check_graph(flavour, options.precision, options.compute_capabilities, graph)
-    if not is_quantised(graph):
-        # TensorRT folds batch norms itself; calibration must see what remains.
-        apply_rules(graph, [DropNoOp(), FoldAffine()])
-        if others := single_precision(graph):
-            progress.note(f"the model computes in {', '.join(sorted(others))}; the plan does in {options.precision}")
+    if not is_quantised(graph) and (others := single_precision(graph)):
+        progress.note(f"the model computes in {', '.join(sorted(others))}; the plan does in {options.precision}")
     sized = graph
     if options.profiles:
         usual = {name: profile.best for name, profile in options.profiles.items()}
@@ -110,6 +115,26 @@ def prepare_plan(
     exact = folder / "model.onnx"
     write_model(graph, exact)
     return PreparedPlan(graph, exact, inputs, outputs, flavour, options, host)
+
+
+def exact_graph(
+    source: SourceModel,
+    shapes: Mapping[str, tuple[int, ...]],
+    profiles: Mapping[str, Profile],
+    progress: Progress = SILENT,
+) -> Graph:
+    """The graph that is put into a number format, in the types that the model has."""
+    from mobilekit.passes.base import apply_rules
+    from mobilekit.passes.legalise.batchnorm import FoldAffine
+    from mobilekit.passes.legalise.drop import DropNoOp
+    from mobilekit.precision.quantise import is_quantised
+    from mobilekit.targets.tensorrt.prepare import prepare
+
+    graph = prepare(source, shapes, profiles, progress=progress)
+    if not is_quantised(graph):
+        # TensorRT folds batch norms itself; calibration must see what remains.
+        apply_rules(graph, [DropNoOp(), FoldAffine()])
+    return graph
 
 
 def _check_options(source: SourceModel, options: TensorRTOptions) -> None:
@@ -332,7 +357,7 @@ def write_model(graph: Graph, path: Path) -> None:
     onnx.save_model(
         to_proto(graph),
         str(path),
-        save_as_external_data=size > _LARGE_BYTES,
+        save_as_external_data=size > LARGE_BYTES,
         location=f"{path.name}.data",
     )
 

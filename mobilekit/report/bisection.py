@@ -10,7 +10,7 @@ from mobilekit.validate.tolerance import Verdict
 
 __all__ = ["BISECTION_SCHEMA", "BisectionReport", "LayerLine", "OutputState", "Point", "Suspect", "TensorRange"]
 
-BISECTION_SCHEMA = "1.0"
+BISECTION_SCHEMA = "1.1"
 
 
 class OutputState(Frozen):
@@ -42,7 +42,8 @@ class TensorRange(Frozen):
 
 
 class LayerLine(Frozen):
-    """A layer as the ``.param`` has it; ``params`` by name where the table of layers knows one."""
+    """A layer as the ``.param`` has it; ``params`` by name where the table of layers knows one. Of a plan, a layer of
+    TensorRT's, as its build log tells; ``params`` say what computes it."""
 
     type: str
     name: str
@@ -76,6 +77,7 @@ class BisectionReport(Frozen):
     schema_version: str = BISECTION_SCHEMA
     kind: Literal["bisection"] = "bisection"
     mobilekit_version: str
+    target: Literal["ncnn", "tensorrt"] = "ncnn"
     model: str
     model_sha256: str
     precision: str

@@ -74,7 +74,7 @@ def _suspect(suspect: Suspect) -> Element:
     facts: list[tuple[str, str]] = []
     for layer in suspect.layers:
         params = " ".join(f"{name}={value}" for name, value in layer.params.items())
-        facts.append(("ncnn layer", f"{layer.type} {layer.name} {params}"))
+        facts.append(("layer", f"{layer.type} {layer.name} {params}"))
     for node, operator in zip(suspect.nodes, suspect.operators, strict=False):
         facts.append(("ONNX node", f"{node} ({operator})" if operator else node))
     facts += [

@@ -69,6 +69,10 @@ class PlanRunner:
     def __exit__(self, *exc: object) -> None:
         self._host.__exit__(*exc)
 
+    @property
+    def place(self) -> tuple[WorkerHost, Gpu]:
+        return self._host, self._gpu
+
     def info(self) -> RunnerInfo:
         return RunnerInfo(name=self._flavour.product, version=self._version, device=self._gpu.name)
 

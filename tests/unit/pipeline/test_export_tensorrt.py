@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import pytest
 from onnx import helper
 
 from mobilekit.bundle import open_bundle
+from mobilekit.cli._plan import show_plan
 from mobilekit.errors import BundleError, UnsupportedModelError, UsageError, VerificationError
 from mobilekit.graph import Graph
 from mobilekit.pipeline import tensorrt as pipeline
@@ -184,6 +186,18 @@ def test_a_wrong_number_format_is_never_written(
     with pytest.raises(VerificationError, match=precision):
         export_model(model, tmp_path / "out", options(precision))
     assert not (tmp_path / "out").exists()
+
+
+def test_a_log_that_tells_of_no_layers_is_said_so(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As full TensorRT's may be in another form."""
+    export_model(model, tmp_path / "out", options())
+    show_plan(replace(inspect_plan(tmp_path / "out"), layers=()))
+    said = " ".join(capsys.readouterr().out.split())
+    assert "told of no layers" in said
+    assert "trtexec --loadEngine" in said
+    assert "0 layers" not in said
 
 
 def test_a_damaged_sidecar_is_refused(model: Path, tmp_path: Path) -> None:
