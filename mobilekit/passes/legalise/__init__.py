@@ -18,6 +18,7 @@ def _rules() -> tuple[Rule[Any], ...]:
     from mobilekit.passes.legalise.affine_grid import LowerAffineGrid
     from mobilekit.passes.legalise.arithmetic import MatMulToGemm, PairwiseVariadic
     from mobilekit.passes.legalise.batchnorm import FoldAffine
+    from mobilekit.passes.legalise.broadcast import SpreadOperand
     from mobilekit.passes.legalise.clip import ComputedClip
     from mobilekit.passes.legalise.drop import DropNoOp
     from mobilekit.passes.legalise.einsum import LowerEinsum
@@ -68,6 +69,7 @@ def _rules() -> tuple[Rule[Any], ...]:
         FuseFocusConv(),
         MatMulToGemm(),
         MaskedSoftmax(),
+        SpreadOperand(),
         MergeTranspose(),
         TransposeToReshape(),
         PushTranspose(),
