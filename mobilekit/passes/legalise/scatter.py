@@ -1,4 +1,4 @@
-"""ScatterND that overwrites a slice (what ``y[..., 2:4] = ...`` exports to): cuts and a Concat."""
+"""ScatterND that overwrites a box (what ``y[..., 2:4] = ...`` exports to): cuts and Concats."""
 
 from __future__ import annotations
 
@@ -12,15 +12,17 @@ from mobilekit.passes.base import Edit, Rule
 __all__ = ["ScatterSlice"]
 
 
+_MOST_AXES = 3
+
+
 class _Overwrite(NamedTuple):
     root: Node
-    axis: int
-    start: int
-    end: int
+    ranges: dict[int, tuple[int, int]]
+    """Begin and end along each axis that is not whole."""
 
 
 class ScatterSlice(Rule[_Overwrite]):
-    """Constant indices that name a range of one axis, in order and whole in all other axes."""
+    """Constant indices that name a range of each axis, in order and whole in all but three."""
 
     name = "scatter-slice"
     ops = ("ScatterND",)
@@ -40,37 +42,46 @@ class ScatterSlice(Rule[_Overwrite]):
         if not rows.size:
             return None
         low, high = rows.min(axis=0), rows.max(axis=0) + 1
-        partial = [axis for axis, size in enumerate(named) if (low[axis], high[axis]) != (0, size)]
+        ranges = {
+            axis: (int(low[axis]), int(high[axis]))
+            for axis, size in enumerate(named)
+            if (low[axis], high[axis]) != (0, size)
+        }
         box = np.stack(np.meshgrid(*map(np.arange, low, high), indexing="ij"), -1).reshape(-1, len(named))
-        if len(partial) > 1 or box.shape != rows.shape or not np.array_equal(box, rows):
+        if len(ranges) > _MOST_AXES or box.shape != rows.shape or not np.array_equal(box, rows):
             return None
-        axis = partial[0] if partial else 0
-        return _Overwrite(node, axis, int(low[axis]), int(high[axis]))
+        return _Overwrite(node, ranges)
 
     def rewrite(self, match: _Overwrite, edit: Edit) -> list[Node]:
         data, _, updates = match.root.inputs[:3]
         out = match.root.outputs[0]
         assert data is not None
         assert data.shape is not None
+        assert updates is not None
         assert out is not None
-        size = data.shape[match.axis]
-        assert isinstance(size, int)
         nodes: list[Node] = []
-        parts: list[Value] = []
+        shape = [axis for axis in data.shape if isinstance(axis, int)]
+        box = [match.ranges.get(axis, (0, size)) for axis, size in enumerate(shape)]
 
-        def cut(start: int, end: int) -> None:
-            if start == end:
-                return
-            part = edit.value(f"{out.name}_kept", data.dtype)
-            bounds = [edit.constant("scatter", [number], "int64") for number in (start, end, match.axis)]
-            nodes.append(Node("", "Slice", [data, *bounds], [part]))
-            parts.append(part)
+        def cut(source: Value, axis: int, start: int, end: int) -> Value:
+            part = edit.value(f"{out.name}_kept", source.dtype)
+            bounds = [edit.constant("scatter", [number], "int64") for number in (start, end, axis)]
+            nodes.append(Node("", "Slice", [source, *bounds], [part]))
+            return part
 
-        cut(0, match.start)
-        new = edit.value(f"{out.name}_new", data.dtype)
-        shape = [*data.shape[: match.axis], match.end - match.start, *data.shape[match.axis + 1 :]]
-        nodes.append(Node("", "Reshape", [updates, edit.constant("scatter", shape, "int64")], [new]))
-        parts.append(new)
-        cut(match.end, size)
-        nodes.append(Node(match.root.name, "Concat", list(parts), [out], {"axis": match.axis}))
+        # From the outside in: what lies beside the box along one axis, and what of the data is left to look at.
+        beside: list[tuple[int, Value | None, Value | None]] = []
+        for axis, (start, end) in match.ranges.items():
+            size = shape[axis]
+            before = cut(data, axis, 0, start) if start else None
+            after = cut(data, axis, end, size) if end < size else None
+            beside.append((axis, before, after))
+            if len(beside) < len(match.ranges):
+                data = cut(data, axis, start, end)
+        made = out if not beside else edit.value(f"{out.name}_new", out.dtype)
+        nodes.append(Node("", "Reshape", [updates, edit.constant("scatter", [end - start for start, end in box], "int64")], [made]))
+        for axis, before, after in reversed(beside):
+            parts = [part for part in (before, made, after) if part is not None]
+            made = out if axis == beside[0][0] else edit.value(f"{out.name}_row", out.dtype)
+            nodes.append(Node(match.root.name if made is out else "", "Concat", list(parts), [made], {"axis": axis}))
         return nodes

@@ -189,6 +189,13 @@ def scatter(node: NodeView, out: Emission, targets: Indices, updates: Value, red
     out.bind(node.output(), result)
 
 
+def _check_reduction(node: NodeView) -> None:
+    """Without a reduction elements only move; with one they are counted with, in floats."""
+    mode, dtype = node.str("reduction", "none"), node.input().dtype
+    if mode != "none" and dtype not in ("float32", "int32", "int64"):
+        raise Refuse(f"its reduction {mode!r} is of {dtype}; ncnn computes with float32, int32 and int64", "cast it")
+
+
 _MODES = {"none": 0, "add": 1, "mul": 2, "max": 3, "min": 4}
 
 
@@ -202,9 +209,10 @@ def _scattered(node: NodeView, out: Emission, kind: str, **params: int | list[in
     out.bind(node.output(), out.own(kind, operands, [dims], reduction=_MODES[mode], **params)[0])
 
 
-@emits("ScatterElements", "Scatter", since=11, data="exact", own="MkScatterElements", stock=True)
+@emits("ScatterElements", "Scatter", since=11, data="any", own="MkScatterElements", stock=True)
 @_fitting
 def scatter_elements(node: NodeView, out: Emission) -> None:
+    _check_reduction(node)
     shape = node.shape()
     axis = node.axis(node.int("axis", 0))
     if node.input(1).const is None:
@@ -216,9 +224,10 @@ def scatter_elements(node: NodeView, out: Emission) -> None:
     scatter(node, out, _flat(shape)[tuple(where)], node.input(2), node.str("reduction", "none"))
 
 
-@emits("ScatterND", since=18, data="exact", own="MkScatterND", stock=True)
+@emits("ScatterND", since=18, data="any", own="MkScatterND", stock=True)
 @_fitting
 def scatter_nd(node: NodeView, out: Emission) -> None:
+    _check_reduction(node)
     shape = node.shape()
     depth = node.shape(1)[-1]
     if node.input(1).const is None:

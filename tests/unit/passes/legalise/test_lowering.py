@@ -99,6 +99,25 @@ def test_scatter_into_a_slice(axis: int, start: int, end: int, tmp_path: Path) -
     assert "ScatterND" not in ops(graph)
 
 
+@pytest.mark.parametrize(
+    "box",
+    [
+        {1: (1, 3), 2: (2, 5)},
+        {0: (1, 2), 1: (0, 2), 2: (0, 3)},
+        {0: (0, 1), 2: (4, 5)},
+    ],
+)
+def test_scatter_into_a_box(box: dict[int, tuple[int, int]], tmp_path: Path) -> None:
+    shape = (2, 4, 5)
+    ranges = [np.arange(*box.get(axis, (0, size))) for axis, size in enumerate(shape)]
+    indices = np.stack(np.meshgrid(*ranges, indexing="ij"), -1)
+    inputs = {"x": shape, "u": indices.shape[:-1]}
+    model = of_nodes([Node("ScatterND", ["x", "i", "u"], ["y"])], inputs, {"y": shape}, {"i": indices})
+    graph = prepared(model, tmp_path)
+    assert_same(model, graph)
+    assert set(ops(graph)) <= {"Slice", "Reshape", "Concat"}
+
+
 def test_a_scatter_in_another_order_stays(tmp_path: Path) -> None:
     indices = {"i": np.array([[2], [1]])}
     model = of_nodes([Node("ScatterND", ["x", "i", "u"], ["y"])], {"x": (4, 3), "u": (2, 3)}, {"y": (4, 3)}, indices)

@@ -45,6 +45,19 @@ def test_scatter_nd(reduction: str) -> None:
     agrees(node, {"x": rand(6, 4), "u": rand(2, 2, 4)}, {"i": indices})
 
 
+@pytest.mark.parametrize("op", ["ScatterND", "ScatterElements"])
+def test_booleans_are_scattered(op: str) -> None:
+    indices = np.array([[0, 2], [3, 1], [2, 2]]) if op == "ScatterND" else np.array([[0, 2], [3, 1], [2, 0]])
+    nodes = [
+        helper.make_node("Greater", ["x", "half"], ["b"]),
+        helper.make_node("Less", ["u", "half"], ["c"]),
+        helper.make_node(op, ["b", "i", "c"], ["d"]),
+        helper.make_node("Where", ["d", "x", "half"], ["y"]),
+    ]
+    feeds = {"x": rand(4, 3), "u": rand(3) if op == "ScatterND" else rand(3, 2)}
+    agrees(nodes, feeds, {"half": np.array(0.5, np.float32), "i": indices})
+
+
 def test_infinities_are_copied() -> None:
     x = np.array([[np.inf, 1, -np.inf], [2, 3, 4]], np.float32)
     node = helper.make_node("GatherElements", ["x", "i"], ["y"], axis=1)
