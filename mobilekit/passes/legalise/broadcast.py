@@ -68,7 +68,9 @@ class SpreadOperand(Rule[_Spread]):
         assert value is not None
         nodes: list[Node] = []
         if value.const is not None:
-            inputs[match.index] = edit.constant(f"{value.name}_spread", np.broadcast_to(value.const, match.shape).copy())
+            inputs[match.index] = edit.constant(
+                f"{value.name}_spread", np.broadcast_to(value.const, match.shape).copy()
+            )
         else:
             made = edit.value(f"{value.name}_spread", value.dtype)
             nodes.append(Node("", "Expand", [value, edit.constant("shape", match.shape, "int64")], [made]))

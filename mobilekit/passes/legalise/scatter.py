@@ -79,7 +79,11 @@ class ScatterSlice(Rule[_Overwrite]):
             if len(beside) < len(match.ranges):
                 data = cut(data, axis, start, end)
         made = out if not beside else edit.value(f"{out.name}_new", out.dtype)
-        nodes.append(Node("", "Reshape", [updates, edit.constant("scatter", [end - start for start, end in box], "int64")], [made]))
+        nodes.append(
+            Node(
+                "", "Reshape", [updates, edit.constant("scatter", [end - start for start, end in box], "int64")], [made]
+            )
+        )
         for axis, before, after in reversed(beside):
             parts = [part for part in (before, made, after) if part is not None]
             made = out if axis == beside[0][0] else edit.value(f"{out.name}_row", out.dtype)

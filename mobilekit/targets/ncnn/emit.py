@@ -12,6 +12,7 @@ import numpy as np
 from mobilekit.bundle import MAX_DEPTH, NcnnBlob
 from mobilekit.errors import Finding
 from mobilekit.passes.bounds import DOMAIN
+from mobilekit.passes.evaluate import RANDOM
 from mobilekit.precision.small import small_numbers
 from mobilekit.targets.ncnn.depth import depth_of
 from mobilekit.targets.ncnn.layers import LAYERS, OWN_LAYERS
@@ -404,7 +405,12 @@ class Emission:
             findings.append(Finding(node.label, kind, reason, remedy))
 
         entry = REGISTRY.find(node.domain, node.op, view.opset)
-        if entry is None:
+        if entry is None and not node.domain and node.op in RANDOM:
+            refuse(
+                "it makes random numbers, so that no two runs agree and nothing can be verified",
+                "export the model with the noise as an input or as a constant, or without it",
+            )
+        elif entry is None:
             refuse(
                 "ncnn has no such operator and no exact rewrite is known",
                 "replace it in the model, or cut the model before it and compute the rest in the app",

@@ -213,6 +213,14 @@ def test_complex_numbers_are_refused_by_name() -> None:
     assert any("complex64" in f.reason for f in found)
 
 
+def test_random_numbers_are_refused_for_what_they_are() -> None:
+    nodes = [helper.make_node("RandomNormalLike", ["x"], ["n"]), helper.make_node("Add", ["x", "n"], ["y"])]
+    (found,) = findings(model(nodes, {"x": np.ones((1, 3), np.float32)}, ["y"]))
+    assert found.op == "RandomNormalLike"
+    assert "random numbers" in found.reason
+    assert "noise" in found.remedy
+
+
 def test_integers_beyond_float32_are_refused() -> None:
     nodes = [helper.make_node("Concat", ["x", "c"], ["y"], axis=0)]
     found = findings(model(nodes, {"x": np.ones(2, np.int64)}, ["y"], {"c": np.array([2**24 + 1])}))
