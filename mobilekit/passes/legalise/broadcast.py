@@ -18,7 +18,7 @@ _MOST_RUNS = 4
 
 class _Spread(NamedTuple):
     root: Node
-    index: int
+    which: int
     shape: tuple[int, ...]
 
 
@@ -30,8 +30,25 @@ class SpreadOperand(Rule[_Spread]):
     """
 
     name = "spread-operand"
-    ops = ("Add", "And", "Div", "Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual", "Max", "Min", "Mod")
-    ops += ("Mul", "Or", "Pow", "Sub", "Where", "Xor")
+    ops = (
+        "Add",
+        "And",
+        "Div",
+        "Equal",
+        "Greater",
+        "GreaterOrEqual",
+        "Less",
+        "LessOrEqual",
+        "Max",
+        "Min",
+        "Mod",
+        "Mul",
+        "Or",
+        "Pow",
+        "Sub",
+        "Where",
+        "Xor",
+    )
 
     def pattern(self, node: Node) -> _Spread | None:
         shape, out = _axes(node.outputs[0]), node.outputs[0]
@@ -64,17 +81,17 @@ class SpreadOperand(Rule[_Spread]):
 
     def rewrite(self, match: _Spread, edit: Edit) -> list[Node]:
         inputs = list(match.root.inputs)
-        value = inputs[match.index]
+        value = inputs[match.which]
         assert value is not None
         nodes: list[Node] = []
         if value.const is not None:
-            inputs[match.index] = edit.constant(
+            inputs[match.which] = edit.constant(
                 f"{value.name}_spread", np.broadcast_to(value.const, match.shape).copy()
             )
         else:
             made = edit.value(f"{value.name}_spread", value.dtype)
             nodes.append(Node("", "Expand", [value, edit.constant("shape", match.shape, "int64")], [made]))
-            inputs[match.index] = made
+            inputs[match.which] = made
         root = match.root
         return [*nodes, Node(root.name, root.op, inputs, root.outputs, dict(root.attrs))]
 
