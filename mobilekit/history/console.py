@@ -18,15 +18,17 @@ _STYLE = {"pass": "green", "fail": "red", "inconclusive": "yellow"}
 
 
 def render(entries: Sequence[Entry]) -> RenderableType:
-    from rich.box import SIMPLE
+    from rich.box import SIMPLE_HEAD
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(box=SIMPLE)
-    for name in ("run", "at (UTC)", "model", "device", "verdict", "relative L2", "p50", "tag"):
-        table.add_column(name, overflow="fold", no_wrap=name not in ("model", "device", "tag"))
+    table = Table(box=SIMPLE_HEAD, padding=0)
+    for name in ("run", "at (UTC)", "model", "device", "verdict", "rel. L2", "p50 ms", "tag"):
+        # At 80 columns a model's name still takes two lines, not ten.
+        width = {"model": 14, "device": 9}.get(name)
+        table.add_column(name, overflow="fold", no_wrap=name not in ("model", "device", "tag"), min_width=width)
     for entry in entries:
-        time = "-" if entry.p50_ms is None else f"{entry.p50_ms:.4g} ms{'' if entry.comparable else '*'}"
+        time = "-" if entry.p50_ms is None else f"{entry.p50_ms:.4g}{'' if entry.comparable else '*'}"
         table.add_row(
             str(entry.id),
             f"{entry.at:%Y-%m-%d %H:%M}",
