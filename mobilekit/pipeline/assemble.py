@@ -229,6 +229,9 @@ def _output(info: TensorInfo, samples: Sequence[SampleRecord]) -> OutputReport:
         deciding = Judgement(
             verdict, "the reference gives the same for every sample, so a device that ignores its inputs would pass"
         )
+    failed = sum(judgement.verdict is Verdict.FAIL for judgement in judgements)
+    if verdict is Verdict.FAIL and len(judgements) > 1:
+        deciding = Judgement(verdict, f"{deciding.reason}; {failed} of {len(judgements)} samples fail")
     beyond = sum(judgement.beyond for judgement in judgements)
     passed = sum(judgement.verdict is Verdict.PASS for judgement in judgements)
     if verdict is Verdict.PASS and beyond:
@@ -288,12 +291,16 @@ def _sentence(outputs: Sequence[OutputReport], reference: str) -> str:
         reasons = "; ".join(dict.fromkeys(output.reason for output in outputs)) or "the model has no outputs"
         return f"nothing is proven against {reference}: {reasons}. Try real inputs with --inputs DIR"
     nearest = max(proven, key=lambda o: o.relative_l2 / (o.limits.rtol or 1.0))
-    all_outputs = "the output is" if len(outputs) == 1 else f"all {len(outputs)} outputs are"
-    if len(proven) < len(outputs):
-        all_outputs = f"{len(proven)} of {len(outputs)} outputs are, and the others say nothing,"
+    right = "the output is" if len(outputs) == 1 else f"all {len(outputs)} outputs are"
+    right += f" right by {reference}"
+    if silent := [output.name for output in outputs if output.verdict is not Verdict.PASS]:
+        named = repr(silent[0]) if len(silent) == 1 else f"{len(silent)} others"
+        say = "says" if len(silent) == 1 else "say"
+        right = f"{len(proven)} of {len(outputs)} outputs {'is' if len(proven) == 1 else 'are'} right by {reference}"
+        right += f", {named} {say} nothing"
     limits = nearest.limits
     cost = f"; {limits.format} costs {limits.format_cost:.1e} by itself" if limits.format_cost is not None else ""
-    return f"{all_outputs} right by {reference}; nearest to its limit is {nearest.name}: {nearest.reason}{cost}"
+    return f"{right}; nearest to its limit is {nearest.name}: {nearest.reason}{cost}"
 
 
 def _not_comparable(facts: DeviceFacts) -> str:

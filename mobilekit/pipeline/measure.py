@@ -223,9 +223,11 @@ def _record(
     doubts: Mapping[str, float] = {}
     if any(judge(error, tolerances[name]).verdict is Verdict.FAIL for name, error in errors.items()):
         doubts = reference.doubt(sample.tensors, expected, timeout_s)
-        for name, other in swapped(actual, expected, tolerances).items():
-            what = f"it holds what the reference gives for the output {other!r}: the two are swapped"
-            errors[name] = replace(errors[name], mismatch=what)
+        found = swapped(actual, expected, tolerances)
+        for name, other in found.items():
+            what = f"it holds what the reference gives for the output {other!r}"
+            what += ": the two are swapped" * (found.get(other) == name)
+            errors[name] = replace(errors[name], mismatch=what, by_data=False)
     labels = bundle.labels()
     # A box or an embedding has no best class, though its shape may be a classifier's.
     task = bundle.manifest.task

@@ -33,6 +33,7 @@ __all__ = [
     "harness_here",
     "in_turns",
     "looks_within",
+    "rounds_of",
 ]
 
 FIRST_LOOK = 6
@@ -41,8 +42,9 @@ _MOST_SESSIONS = 100
 _BETWEEN_LOOKS = 1.6
 """Each look sees so many times what the one before saw."""
 _FEWEST = 4
-_ROUNDS = 4
-_BLOCK_NS = 60_000_000
+_ROUNDS = (4, 16)
+_SESSION_NS = 400_000_000
+_BLOCK_NS = 10_000_000
 _MOST_ITERATIONS = 200
 _WARMUP = 3
 
@@ -186,6 +188,13 @@ def block_length(slower_ns: float) -> int:
     return max(3, min(_MOST_ITERATIONS, round(_BLOCK_NS / max(slower_ns, 1))))
 
 
+def rounds_of(slower_ns: float, iterations: int) -> int:
+    """How many rounds a session has: many short ones rather than few long ones, so that what one block meets the other
+    does, too; few where an inference is long."""
+    fewest, most = _ROUNDS
+    return max(fewest, min(most, round(_SESSION_NS / max(2 * (1 + iterations) * slower_ns, 1))))
+
+
 def as_report(found: Difference, sessions: Sequence[Sequence[float]] = (), *, interleaved: bool) -> LatencyDifference:
     from mobilekit.report.comparison import LatencyDifference
 
@@ -215,9 +224,10 @@ def _session(
             place = open_place(side.bundle, device, target=side.target, harness=harness, progress=progress)
             runner, facts = stack.enter_context(place)
             blocks.append(partial(_block, runner, side.tensors, side.run(facts)))
-        iterations = block_length(max(min(block(_WARMUP, _WARMUP)) for block in blocks))
+        slower = max(min(block(_WARMUP, _WARMUP)) for block in blocks)
+        iterations = block_length(slower)
         rounds = []
-        for number in range(_ROUNDS):
+        for number in range(rounds_of(slower, iterations)):
             times: list[Sequence[int]] = [(), ()]
             for side_number in (0, 1) if (number + first) % 2 == 0 else (1, 0):
                 times[side_number] = blocks[side_number](1, iterations)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from mobilekit.report.figures import limit_of, relative, why, worst_of
 from mobilekit.validate.tolerance import Verdict
 
 if TYPE_CHECKING:
@@ -12,7 +13,6 @@ if TYPE_CHECKING:
     from rich.text import Text
 
     from mobilekit.report.ladder import LadderReport
-    from mobilekit.report.limits import LimitReport
     from mobilekit.report.model import LatencyReport, OutputReport, RunSettings, ValidationReport
 
 __all__ = ["doubts", "kernels_off", "plain", "render"]
@@ -43,6 +43,9 @@ def render(report: ValidationReport) -> RenderableType:
     for name, value in _facts(report):
         facts.add_row(Text(name), value if not isinstance(value, str) else Text(value))
     parts: list[RenderableType] = [facts, _outputs(report.outputs)]
+    if len(report.outputs) > 1:
+        telling = [output for output in report.outputs if output.verdict is not Verdict.PASS]
+        parts += [Text(plain(f"{one.name}: {one.verdict.value}: {why(one)}", 300)) for one in telling[:_MOST_OUTPUTS]]
     if report.ladder is not None:
         parts.append(_ladder(report.ladder))
         parts += [
@@ -128,9 +131,11 @@ def _vulkan(report: ValidationReport) -> list[tuple[str, str | Text]]:
 
 
 def _worst(outputs: Sequence[OutputReport]) -> str:
-    if not outputs:
+    output = worst_of(outputs)
+    if output is None:
         return "the model has no outputs"
-    output = max(outputs, key=lambda o: o.relative_l2)
+    if not output.evidence:
+        return plain(f"max abs {_number(output.max_abs)} in {output.name}")
     return plain(f"relative L2 {_number(output.relative_l2)} in {output.name}")
 
 
@@ -215,14 +220,17 @@ def _outputs(outputs: Sequence[OutputReport]) -> RenderableType:
     for name in ("relative L2", "limit", "max abs", "cosine", *(["top-1"] if top1 else [])):
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("verdict")
-    ranked = sorted(outputs, key=lambda o: -o.relative_l2)[:_MOST_OUTPUTS] if len(outputs) > _MOST_OUTPUTS else outputs
+    ranked = outputs
+    if len(outputs) > _MOST_OUTPUTS:
+        ranked = sorted(outputs, key=lambda o: (o.verdict is not Verdict.FAIL, not o.evidence, -o.relative_l2))
+        ranked = ranked[:_MOST_OUTPUTS]
     for output in ranked:
         table.add_row(
             Text.assemble(plain(output.name), ("\n" + ("x".join(map(str, output.shape)) or "scalar"), "dim")),
-            _number(output.relative_l2),
-            _limit(output.limits),
+            relative(output, output.relative_l2, ".2e"),
+            limit_of(output, ".2e"),
             _number(output.max_abs),
-            f"{output.cosine:.7f}",
+            relative(output, output.cosine, ".7f"),
             *(["" if output.top1_agreement is None else f"{output.top1_agreement:.0%}"] if top1 else []),
             Text(output.verdict.value, style=_STYLE[output.verdict]),
         )
@@ -255,12 +263,6 @@ def _ladder(ladder: LadderReport) -> RenderableType:
             Text(rung.verdict.value, style=_STYLE[rung.verdict]) if rung.verdict is not None else "",
         )
     return table
-
-
-def _limit(limits: LimitReport) -> str:
-    if limits.rtol is not None:
-        return _number(limits.rtol)
-    return f"cos {limits.cosine:g}" if limits.cosine is not None else f"{limits.psnr_db:g} dB"
 
 
 def _number(value: float) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from mobilekit.report.console import plain
+from mobilekit.report.figures import why
 from mobilekit.validate.tolerance import Verdict
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ def dumps(report: ValidationReport) -> str:
         *(() if report.device.vulkan is None else (("gpu", report.device.vulkan.describe()),)),
         ("reference", f"{report.reference.name} {report.reference.version}"),
         ("verdict", report.verdict.value),
+        ("sentence", report.sentence),
         ("p50_ms", "" if report.latency is None else f"{report.latency.p50_ms:.4g}"),
     ):
         suite.add_property(name, plain(value, 400))
@@ -32,7 +34,7 @@ def dumps(report: ValidationReport) -> str:
     for output in report.outputs:
         case = TestCase(plain(output.name), classname=of)
         if output.verdict is Verdict.FAIL:
-            case.result = [Failure(plain(f"{output.reason} (sample {output.worst_sample})", 1000))]
+            case.result = [Failure(plain(why(output), 1000))]
         elif output.verdict is Verdict.INCONCLUSIVE:
             case.result = [Skipped(plain(output.reason, 1000))]
         measured = Properties()

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from mobilekit.report import instructions
 from mobilekit.report.console import doubts, kernels_off
+from mobilekit.report.figures import limit_of, relative, why
 from mobilekit.report.gpu import rows as gpu_rows
 from mobilekit.report.html.build import Element, element, figure, legend, prose, table
 from mobilekit.report.html.charts import Bar, bars, histogram, series
@@ -59,7 +60,7 @@ def _milliseconds(value: float) -> str:
 def verdict(subject: Subject) -> Element:
     report = subject.report
     where = report.device.model or report.device.serial
-    remark = "" if report.latency is None or report.latency.comparable else ", times are an emulator's"
+    remark = "" if report.latency is None or report.latency.comparable else ", whose times are not comparable"
     return element(
         "header",
         element("h1", report.model),
@@ -81,18 +82,17 @@ def outputs(subject: Subject) -> Element:
 
 
 def _output_row(output: OutputReport, classifies: bool) -> list[Element | str]:
-    limit = output.limits.rtol
     top1 = "-" if output.top1_agreement is None else f"{output.top1_agreement:.1%}"
     return [
         element("span", output.name, element("br"), element("span", _shape(output), class_="faint whole")),
         _word(output.verdict),
-        f"{output.relative_l2:.3g}",
-        "-" if limit is None else f"{limit:.3g}",
-        f"{output.cosine:.8f}",
-        f"{output.psnr_db:.1f} dB",
+        relative(output, output.relative_l2, ".3g"),
+        limit_of(output),
+        relative(output, output.cosine, ".8f"),
+        relative(output, output.psnr_db, ".1f") + " dB" * output.evidence,
         f"{output.max_abs:.3g}",
         *[top1] * classifies,
-        output.reason,
+        why(output),
     ]
 
 

@@ -10,7 +10,7 @@ from typing import Any, cast
 import pytest
 
 import mobilekit.pipeline.turns as turns
-from mobilekit.pipeline.turns import Contender, Timed, in_turns, looks_within
+from mobilekit.pipeline.turns import Contender, Timed, block_length, in_turns, looks_within, rounds_of
 from mobilekit.runners.base import RunOptions
 from mobilekit.validate.regression import Answer
 
@@ -89,6 +89,16 @@ def test_it_goes_on_until_that_is_enough(timed: Callable[..., Timed]) -> None:
 
     assert len(timed(ten_ms, ten_ms, 1e6, enough=third).sessions) == seen[-1]
     assert seen == [6, 10, 15]
+
+
+def test_a_session_takes_about_as_long_however_slow_the_model_is() -> None:
+    for ns in (1e4, 1e5, 1e6, 1e7):
+        iterations = block_length(ns)
+        assert 4 <= rounds_of(ns, iterations) <= 16
+        assert iterations >= 3
+        assert 2 * rounds_of(ns, iterations) * (1 + iterations) * ns < 7e8
+    assert rounds_of(2e6, block_length(2e6)) == 16
+    assert rounds_of(1e9, block_length(1e9)) == 4
 
 
 def test_a_short_budget_is_looked_at_less_often() -> None:

@@ -1,0 +1,40 @@
+"""An output's error and limit as every rendering shows them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from mobilekit.validate.tolerance import Verdict
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from mobilekit.report.model import OutputReport
+
+__all__ = ["limit_of", "relative", "why", "worst_of"]
+
+
+def relative(output: OutputReport, value: float, form: str) -> str:
+    """A figure relative to the reference; none where the reference is blank, for it would be infinite at any error."""
+    return format(value, form) if output.evidence else "-"
+
+
+def limit_of(output: OutputReport, form: str = ".3g") -> str:
+    """The limit that decided, or would have."""
+    limits = output.limits
+    if not output.evidence:
+        return f"max abs {limits.atol:.2g}"
+    if limits.rtol is not None:
+        return format(limits.rtol, form)
+    return f"cos {limits.cosine:g}" if limits.cosine is not None else f"{limits.psnr_db:g} dB"
+
+
+def why(output: OutputReport) -> str:
+    """The reason; of a fail with the sample that decided."""
+    return f"{output.reason} (sample {output.worst_sample})" if output.verdict is Verdict.FAIL else output.reason
+
+
+def worst_of(outputs: Iterable[OutputReport]) -> OutputReport | None:
+    """The one that is furthest off; one whose reference is blank only where all are, or where it fails."""
+    ranked = [((output.verdict is Verdict.FAIL, output.evidence, output.relative_l2), output) for output in outputs]
+    return max(ranked, key=lambda item: item[0])[1] if ranked else None
