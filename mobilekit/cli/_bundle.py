@@ -27,7 +27,10 @@ def show_bundle(bundle: Bundle) -> None:
         if (int8 := manifest.ncnn.int8) is not None:
             seen = f"calibrated with {int8.samples} inputs ({int8.method})"
             rows.append(("int8", f"{len(int8.scales)} layers, {seen}"))
-            rows += [("float", f"{layer}: {why}") for layer, why in int8.kept.items()]
+            reasons = dict.fromkeys(int8.kept.values())
+            for why in reasons:
+                layers = [layer for layer, each in int8.kept.items() if each == why]
+                rows.append(("float", f"{', '.join(layers[:3])}{', ...' if len(layers) > 3 else ''}: {why}"))
     rows.append(("size", f"{bundle.size_bytes / 1e6:.2f} MB"))
     rows.append(("verified", "yes" if manifest.verified else "no"))
     if manifest.sizes:

@@ -86,6 +86,9 @@ def export(
     calib_method: Annotated[
         str, typer.Option(help="What makes a range of the values seen: minmax, entropy or percentile.")
     ] = "minmax",
+    int8_depthwise: Annotated[
+        bool, typer.Option("--int8-depthwise", help="ncnn's depthwise convolutions in int8, too: smaller, but slower.")
+    ] = False,
     on: PlanHost = None,
     remote_python: RemotePythons = None,
     plugin: Plugins = None,
@@ -119,7 +122,7 @@ def export(
     options = ExportOptions(
         targets=targets,
         precision="fp16" if precision == "fp16" else "int8" if precision == "int8" else "fp32",
-        calibration=Calibration(calib, calib_method),
+        calibration=Calibration(calib, calib_method, int8_depthwise),
         tensorrt=_tensorrt(
             precision,
             profile or [],

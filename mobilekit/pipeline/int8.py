@@ -26,6 +26,7 @@ __all__ = ["Calibration", "check_calibration", "cost_of", "in_int8", "legal_grap
 
 _WORST_LOCAL = 0.25
 """A layer that loses more than this by itself, in relative L2, stays float: int8 has no room for its values."""
+_SLOWER = "convolutions of groups are slower in int8 than in float (--int8-depthwise)"
 _TRIED = 8
 """Samples on which that is measured."""
 _LARGEST_BYTES = 1_900_000_000
@@ -34,10 +35,12 @@ _LARGEST_BYTES = 1_900_000_000
 
 @dataclass(frozen=True, slots=True)
 class Calibration:
-    """``folder``: pictures or ``.npy`` files; ``method``: a key of :data:`~mobilekit.precision.quantise.METHODS`."""
+    """``folder``: pictures or ``.npy`` files; ``method``: a key of :data:`~mobilekit.precision.quantise.METHODS`.
+    ``depthwise``: ncnn's depthwise and grouped convolutions in int8, too: smaller, and slower (docs/int8.md)."""
 
     folder: Path | None
     method: str = "minmax"
+    depthwise: bool = False
 
 
 def check_calibration(calibration: Calibration | None) -> Calibration:
@@ -113,7 +116,10 @@ def in_int8(
         ranges = ranges_of(exact, seen(), tensors, method=calibration.method)
     scales = {each.node.label: scale_of(*ranges.get(each.tensor, (0.0, 0.0))) for each in found}
     kept = {label: "it reads nothing but zeros, or what is not finite" for label, scale in scales.items() if not scale}
-    scales = {label: scale for label, scale in scales.items() if scale}
+    if not calibration.depthwise:
+        grouped = [each.node.label for each in found if each.layer.type == "ConvolutionDepthWise"]
+        kept |= {label: _SLOWER for label in grouped if label not in kept}
+    scales = {label: scale for label, scale in scales.items() if label not in kept}
     progress.step("trying each layer in int8")
     some = file_samples(calibration.folder, inputs, preprocess=preprocess)
     lost = _local_errors(graph, scales, [sample.tensors for sample, _ in zip(some, range(_TRIED), strict=False)])
@@ -124,8 +130,8 @@ def in_int8(
     }
     layers = {each.node.label: each.layer.name for each in found}
     chosen = {layers[label]: scale for label, scale in scales.items() if label not in kept}
-    if kept:
-        progress.note(f"{len(kept)} of {len(found)} layers that could be int8 stay float: {_listed(kept)}")
+    if lossy := {label: why for label, why in kept.items() if why != _SLOWER}:
+        progress.note(f"{len(lossy)} of {len(found)} layers that could be int8 stay float: {_listed(lossy)}")
     if not chosen:
         raise UnsupportedModelError(
             "no layer of this model keeps its values in int8; nothing was written",

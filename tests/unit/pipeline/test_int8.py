@@ -68,7 +68,8 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("int8")
     calib = calibration_inputs(folder / "calib")
     path = save(small_net(), folder / "net.onnx")  # type: ignore[arg-type]
-    export_model(path, folder / "b", ExportOptions(precision="int8", calibration=Calibration(calib)))
+    options = ExportOptions(precision="int8", calibration=Calibration(calib, depthwise=True))
+    export_model(path, folder / "b", options)
     return folder / "b"
 
 
@@ -119,7 +120,7 @@ def test_a_doubled_scale_is_called_wrong_by_the_layers_name(bundle: Path, layer:
 
 
 def test_the_same_bytes_twice_and_other_inputs_other_scales(bundle: Path, tmp_path: Path, calib: Path) -> None:
-    options = ExportOptions(precision="int8", calibration=Calibration(calib))
+    options = ExportOptions(precision="int8", calibration=Calibration(calib, depthwise=True))
     save(small_net(), tmp_path / "net.onnx")  # type: ignore[arg-type]
     export_model(tmp_path / "net.onnx", tmp_path / "again", options)
     for name in ("manifest.json", "ncnn/model.param", "ncnn/model.bin"):
@@ -140,6 +141,8 @@ def test_the_other_methods(tmp_path: Path, calib: Path, method: str) -> None:
     assert report.manifest.ncnn is not None
     assert report.manifest.ncnn.int8 is not None
     assert report.manifest.ncnn.int8.method == method
+    assert list(report.manifest.ncnn.int8.kept) == ["depthwise"]  # unless it is asked for
+    assert "slower" in report.manifest.ncnn.int8.kept["depthwise"]
     largest = max(float(np.abs(np.load(file)).max()) for file in calib.iterdir())
     assert report.manifest.ncnn.int8.scales["first_conv"] >= 127 / largest * 0.999  # no wider than the extremes
 
