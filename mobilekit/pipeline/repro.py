@@ -205,8 +205,12 @@ def _cut(
         kind = given.get(of.blob, "float32")
         return NcnnBlob(tensor=tensor, blob=blob, axes=axes or (), kind=kind, dims=of.dims if axes is None else None)
 
+    int8 = session.artifact.int8
+    scales = {name: scale for name, scale in session.artifact.int8_scales.items() if name in names}
     return replace(
         session.artifact,
+        precision="fp32" if int8 is not None and not scales else session.artifact.precision,
+        int8=replace(int8, scales=scales, kept={}) if int8 is not None and scales else None,
         inputs=tuple(info(parent.tensor, parent.blob, parent) for parent in first),
         outputs=(info(output, unit.blob, unit),),
         layers=len(layers),

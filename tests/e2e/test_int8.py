@@ -33,7 +33,7 @@ def test_int8_on_arm64_is_right_and_a_wrong_scale_is_not(bench, tmp_path, cpu):
     assert found.outputs[0].relative_l2 > 1e-3  # it was int8
     half = validate_bundle(tmp_path / "b", device.serial, replace(once, precision="fp16"))
     assert half.verdict is Verdict.PASS
-    assert half.outputs[0].limits.format == ("int8, fp16" if cpu == "cortex-a76" else half.outputs[0].limits.format)
+    assert half.outputs[0].limits.format == "int8, fp16"
     doubled(tmp_path / "b", "pointwise", -1)
     for precision in ("fp32", "fp16"):
         wrong = validate_bundle(tmp_path / "b", device.serial, replace(once, precision=precision))

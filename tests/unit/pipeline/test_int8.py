@@ -235,12 +235,18 @@ def test_bisect_finds_the_layer_with_the_wrong_scale(bundle: Path) -> None:
     options = BisectOptions(samples=1)
     assert bisect_bundle(bundle, "local", options).verdict is Verdict.PASS
     doubled(bundle, "depthwise", -1)
-    report = bisect_bundle(bundle, "local", options)
+    repro = bundle.parent / "repro"
+    report = bisect_bundle(bundle, "local", replace(options, repro=repro))
     assert report.verdict is Verdict.FAIL
     assert report.confirmed
     assert report.first is not None
     assert [layer.name for layer in report.first.layers] == ["depthwise"]
     assert report.runs <= 15
+    cut = open_bundle(repro / "bundle").manifest.ncnn
+    assert cut is not None
+    assert list(cut.int8_scales) == ["depthwise"]
+    once = ValidateOptions(inputs=repro / "inputs", warmup=0, iterations=1)
+    assert "'depthwise'" in validate_bundle(repro / "bundle", "local", once).sentence
 
 
 def test_bisect_blames_no_layer_for_what_int8_costs(bundle: Path) -> None:
