@@ -1,4 +1,5 @@
-"""ONNX Runtime's own operators (domain ``com.microsoft``), and ONNX's quantised ones, in plain ONNX operators.
+"""ONNX Runtime's own operators (domain ``com.microsoft``), ONNX's quantised ones, and what of ``ai.onnx.ml`` is
+arithmetic, in plain ONNX operators.
 
 Its optimiser and quantiser write them into saved models. What each means is from ONNX Runtime's ContribOperators.md
 and, where that is silent, from its CPU kernels' behaviour. The walk of :mod:`mobilekit.passes.infer` opens them with
@@ -17,9 +18,9 @@ _LAYOUT = "com.microsoft.nchwc"
 
 
 def _rules() -> dict[tuple[str, str], Rule]:
-    from mobilekit.passes.contrib import attention, fused, norm, quantised
+    from mobilekit.passes.contrib import attention, fused, ml, norm, quantised
 
-    return {**fused.RULES, **norm.RULES, **attention.RULES, **quantised.RULES}
+    return {**fused.RULES, **norm.RULES, **attention.RULES, **quantised.RULES, **ml.RULES}
 
 
 _TABLE = _rules()
