@@ -1,5 +1,8 @@
 """Export every model of the zoo and write what came of it: ``benchmarks/results/models.csv`` and ``docs/models.md``.
 
+The page's second table is of architectures without trained weights, ``benchmarks/results/architectures.csv``: measured
+by hand, since exporting those takes PyTorch and the packages that define them.
+
 ``python scripts/model_table.py [ID ...]`` measures all, or these and keeps what is known of the others; it fetches what
 is not cached. ``--check`` only says whether the page is what the data give.
 """
@@ -19,6 +22,7 @@ from mobilekit.pipeline.inspect import inspect_model
 
 ROOT = Path(__file__).resolve().parent.parent
 DATA = ROOT / "benchmarks" / "results" / "models.csv"
+ARCHITECTURES = ROOT / "benchmarks" / "results" / "architectures.csv"
 PAGE = ROOT / "docs" / "models.md"
 FIELDS = ["id", "nodes", "layers", "outputs", "result", "relative_l2", "allowed"]
 
@@ -42,6 +46,24 @@ TAIL = """
 - Text detectors say almost zero everywhere on inputs without text. Numbers of 1e-6 behind a sigmoid are rounding noise:
   ONNX Runtime with and without its optimisations differs by as much, and such a difference is no failure.
 """
+
+SECOND = """
+## Vision architectures with random weights
+
+Small or full-size versions of {count} architectures as the packages define them, with seeded random weights, exported
+by PyTorch 2.13 (`torch.onnx.export`: *traced* is the older exporter, *dynamo* the newer one) and put through
+`mobilekit export` at fp32 and fp16. An empty cell was not measured. Random weights test the graph, not accuracy.
+
+| architecture | package | exporter | ncnn layers | fp32 | error | fp16 | error | remark |
+|---|---|---|---|---|---|---|---|---|
+"""
+
+
+def architectures() -> str:
+    with ARCHITECTURES.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    lines = ["| " + " | ".join(row.values()) + " |\n" for row in rows]
+    return SECOND.format(count=len({row["model"] for row in rows})) + "".join(lines)
 
 
 def measure(id_: str) -> dict[str, str]:
@@ -75,7 +97,7 @@ def page(rows: dict[str, dict[str, str]]) -> str:
         cells = [f"`{id_}`", entry.title, package, entry.license, row["nodes"], row["layers"], row["result"]]
         lines.append("| " + " | ".join([*cells, row["relative_l2"]]) + " |\n")
     verified = sum(row["result"] == "verified" for row in rows.values())
-    return HEAD.format(count=verified, total=len(rows)) + "".join(lines) + TAIL
+    return HEAD.format(count=verified, total=len(rows)) + "".join(lines) + TAIL + architectures()
 
 
 def main() -> int:

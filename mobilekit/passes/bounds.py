@@ -34,7 +34,7 @@ _COUNT = -(1 << 62)
 _MOST_FILLED = 1 << 23
 """Elements of a constant that is as long as the bound."""
 
-_MOVES = frozenset({"Cast", "Concat", "Gather", "Identity", "Reshape", "Slice", "Squeeze", "Unsqueeze"})
+_MOVES = frozenset({"Cast", "Concat", "Gather", "Identity", "Reshape", "Slice", "Squeeze", "Unsqueeze", "Where"})
 _REMEDY = "cut the model before it, and do this step in the application"
 
 
@@ -75,6 +75,8 @@ class Bounds:
             product = Node(node.name, "ReduceProd", [sizes], list(node.outputs), {"keepdims": 0})
             return [Node("", "Shape", [node.inputs[0]], [sizes]), product]
         if node.op in _MOVES and self._moved(node):
+            return []
+        if node.op == "Equal" and self._compared(node):
             return []
         if node.op in ("Expand", "Reshape") and node.inputs[1] in self._lengths:
             return self._shaped(node)
@@ -356,6 +358,21 @@ class Bounds:
         if (made[0] == _COUNT).any() or self.graph.is_output(out):
             return False
         out.const, out.dtype, out.shape = made[0], "int64", made[0].shape
+        return True
+
+    def _compared(self, node: Node) -> bool:
+        """A shape held against constants (exporters look for -1 in it): known where no length could be equal."""
+        out, known = node.outputs[0], [value for value in node.inputs if value is not None and value.const is not None]
+        asked = [value for value in node.inputs if value in self._lengths]
+        if out is None or len(known) != 1 or len(asked) != 1 or self.graph.is_output(out):
+            return False
+        constant = known[0].const
+        assert constant is not None
+        lengths, numbers = np.broadcast_arrays(self._lengths[asked[0]], constant)
+        if ((lengths == _COUNT) & (numbers >= 0)).any():
+            return False
+        out.const = (lengths == numbers) & (lengths != _COUNT)
+        out.dtype, out.shape = "bool", out.const.shape
         return True
 
     def _shaped(self, node: Node) -> list[Node] | None:

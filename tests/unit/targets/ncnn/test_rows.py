@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 
 from mobilekit.errors import UnsupportedModelError, VerificationError
 from mobilekit.importers.onnx import load
@@ -239,3 +239,33 @@ def test_a_layer_of_the_rows() -> None:
     rng = np.random.default_rng(1)
     consts = {"w": rng.standard_normal((4, 3)).astype(np.float32), "c": rng.standard_normal(3).astype(np.float32)}
     check([Node("Gemm", ["r", "w", "c"], ["y"])], 5, consts)
+
+
+def test_an_assignment_at_the_places_that_where_gives() -> None:
+    """``y[torch.where(y > 0.5)] = 7`` as the older exporter writes it: each index expanded to the shape of all."""
+
+    nodes = [
+        Node("Greater", ["x", "half"], ["c"]),
+        Node("NonZero", ["c"], ["z"]),
+        Node("Transpose", ["z"], ["t"], perm=[1, 0]),
+        Node("Split", ["t"], ["i1", "j1"], axis=1, num_outputs=2),
+        Node("Squeeze", ["i1", "one"], ["i"]),
+        Node("Squeeze", ["j1", "one"], ["j"]),
+        Node("Add", ["i", "j"], ["both"]),
+        Node("Shape", ["both"], ["shape"]),
+        Node("Shape", ["shape"], ["rank"]),
+        Node("ConstantOfShape", ["rank"], ["ones"], value=numpy_helper.from_array(np.array([1]))),
+        Node("Mul", ["ones", "minus"], ["open"]),
+        Node("Equal", ["shape", "open"], ["is_open"]),
+        Node("Where", ["is_open", "ones", "shape"], ["target"]),
+        Node("Expand", ["i", "target"], ["i2"]),
+        Node("Expand", ["j", "target"], ["j2"]),
+        Node("Unsqueeze", ["i2", "minus"], ["i3"]),
+        Node("Unsqueeze", ["j2", "minus"], ["j3"]),
+        Node("Concat", ["i3", "j3"], ["places"], axis=-1),
+        Node("Expand", ["seven", "target"], ["values"]),
+        Node("ScatterND", ["x", "places", "values"], ["y"]),
+    ]
+    consts = {"half": np.float32(0.5), "one": np.array([1]), "minus": np.array([-1]), "seven": np.float32(7)}
+    x = np.random.default_rng(2).standard_normal((6, 4)).astype(np.float32)
+    agrees(nodes, {"x": x}, consts)
