@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -66,6 +67,28 @@ def test_the_prepared_model_is_verified_and_the_report_says_that_it_is_all(tmp_p
     assert report.gpu is None
     assert json.loads(json.dumps(report)) == report
     assert "engine not executed" in text(report)
+
+
+@rtx
+def test_a_damaged_plan_is_refused_wherever_it_is_damaged(both: Path, tmp_path: Path) -> None:
+    """Before TensorRT sees it, and on a machine without a GPU, too."""
+    bundle = tmp_path / "damaged"
+    shutil.copytree(both, bundle)
+    path = bundle / "tensorrt" / "model.plan"
+    plan = path.read_bytes()
+    other = (both / "tensorrt" / "layers.json").read_bytes()
+    damages = [b"", plan[:1], plan[: len(plan) // 2], plan[:-1], plan + b"\0", other]
+    for offset in np.linspace(0, len(plan) - 1, 40).astype(int):
+        changed = bytearray(plan)
+        changed[offset] ^= 1 << int(offset) % 8
+        damages.append(bytes(changed))
+    for data in damages:
+        path.write_bytes(data)
+        with pytest.raises(BundleError, match=r"model\.plan") as caught:
+            validate_bundle(bundle, "prepared", ValidateOptions(target="tensorrt"))
+        assert caught.value.hint
+    path.write_bytes(plan)
+    assert validate_bundle(bundle, "prepared", ValidateOptions(target="tensorrt", samples=1)).verdict is Verdict.PASS
 
 
 @rtx

@@ -165,6 +165,27 @@ def test_a_plan_is_built_and_tells_its_version(model: Path) -> None:
         assert caught.value.kind == "plan-version"
 
 
+@rtx
+def test_a_plan_cut_anywhere_or_changed_where_it_says_what_it_is(model: Path) -> None:
+    """Bits behind the head only TensorRT can judge; a bundle's checksums do it before."""
+    with job_folder("build", BUILD, {"model.onnx": model}) as folder:
+        assert result_of(folder)["problems"] == []
+        plan = (folder / "model.plan").read_bytes()
+    cuts = [0, 1, 3, 4, 15, 16, 23, 24, 27, 28, 100, len(plan) // 3, len(plan) - 1]
+    damaged = [plan[:cut] for cut in cuts] + [plan + b"\0", bytes(len(plan)), model.read_bytes()]
+    for byte in (*range(4), *range(16, 24)):  # the tag, and the size
+        for bit in range(8):
+            changed = bytearray(plan)
+            changed[byte] ^= 1 << bit
+            damaged.append(bytes(changed))
+    for data in damaged:
+        with pytest.raises(base.WorkError) as caught:
+            engine.built_by(data, "tensorrt_rtx")
+        # One bit is all that tells the two products' tags apart.
+        assert caught.value.kind == ("plan-version" if data[:4] == b"ftrt" else "plan-corrupt")
+        assert caught.value.hint.startswith("export the model again")
+
+
 @pytest.mark.parametrize("data", [b"", b"vtrt", b"x" * 5000])
 def test_what_is_no_plan(data: bytes) -> None:
     with pytest.raises(base.WorkError) as caught:
