@@ -15,7 +15,7 @@ from pathlib import Path
 
 from mobilekit.errors import StorageError, UsageError
 
-__all__ = ["Scratch", "atomic_dir", "atomic_file", "cache_dir", "data_dir", "state_dir", "storage_errors"]
+__all__ = ["Scratch", "atomic_dir", "atomic_file", "cache_dir", "data_dir", "readable", "state_dir", "storage_errors"]
 
 _RANDOM = "[a-z0-9_]{8}"
 """What ``tempfile`` puts into a name."""
@@ -202,6 +202,11 @@ def atomic_dir(path: Path, *, replace: bool = True) -> Iterator[Path]:
             except BaseException:
                 shutil.rmtree(temporary, ignore_errors=True)
                 raise
+
+
+def readable(name: str) -> str:
+    """A file's name as text that can be written: bytes of it that are no UTF-8 are escaped."""
+    return os.fsencode(name).decode("utf-8", "backslashreplace")
 
 
 def write_text(path: Path, text: str) -> None:

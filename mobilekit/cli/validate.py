@@ -227,7 +227,9 @@ def validate(
     )
     with terminal_progress() as progress:
         report = validate_bundle(bundle, device, options, progress)
-    report = report.model_copy(update={"command": ("mobilekit", *sys.argv[1:])})
+    from mobilekit.paths import readable
+
+    report = report.model_copy(update={"command": ("mobilekit", *map(readable, sys.argv[1:]))})
     on_stdout = json_ is not None and str(json_) == "-"
     files = ReportFiles(report_, junit, markdown, None if on_stdout else json_)
     beside = None

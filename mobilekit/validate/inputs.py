@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mobilekit.errors import UsageError
+from mobilekit.paths import readable
 from mobilekit.tensors import format_shape, load_npy
 
 if TYPE_CHECKING:
@@ -201,7 +202,7 @@ def file_samples(
     entries = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
     if len(specs) != 1:
         sets = [path for path in entries if path.is_dir()] or [folder]
-        return (Sample(path.name, _npy_set(path, specs)) for path in sets)
+        return (Sample(readable(path.name), _npy_set(path, specs)) for path in sets)
     files = [path for path in entries if path.is_file()]
     known = [path for path in files if path.suffix.lower() == ".npy" or path.suffix.lower() in PICTURE_SUFFIXES]
     strange = [path.name for path in files if path not in known]
@@ -212,7 +213,7 @@ def file_samples(
         )
     if not known:
         raise UsageError(f"{folder} holds no pictures and no .npy files", hint="put at least one there")
-    return (Sample(path.name, {specs[0].name: _read(path, specs[0], preprocess)}) for path in known)
+    return (Sample(readable(path.name), {specs[0].name: _read(path, specs[0], preprocess)}) for path in known)
 
 
 def _npy_set(folder: Path, specs: Sequence[TensorInfo]) -> dict[str, Array]:

@@ -156,6 +156,51 @@ def test_hostile_names_stay_text(browser: Chrome, tmp_path: Path) -> None:
     assert "<img src=x onerror=pwned=1>" in text
 
 
+WEIRD = (
+    "</script><script>window.pwned=1</script>",
+    "</style><style>body{display:none}",
+    "\"quoted\" 'single' <!-- ]]> &lt;b&gt;",
+    "x" * 300,
+    "\u0436" * 300,
+    "\u05e9\u05dc\u05d5\u05dd \u202eevil",
+    "\U0001f600" * 150,
+    "a/b.c:d_e-" * 30,
+)
+
+
+@pytest.mark.parametrize("width", [320, 1200])
+def test_five_hundred_samples_with_weird_names_hold_together(browser: Chrome, tmp_path: Path, width: int) -> None:
+    from mobilekit.report.html import Subject
+    from mobilekit.report.model import SampleErrors
+    from mobilekit.validate.tolerance import Verdict
+    from tests.unit.report.reports import output, report
+
+    outputs = tuple(
+        output(name, reason=name, worst_sample=name, verdict=Verdict.FAIL, relative_l2=10.0**-number)
+        for number, name in enumerate(WEIRD)
+    )
+    errors = tuple(
+        SampleErrors(
+            name=f"{WEIRD[number % len(WEIRD)]}{number}",
+            verdict=Verdict.FAIL if number % 3 else Verdict.PASS,
+            relative_l2={name: float("inf") if number % 11 == 0 else 10.0 ** -(number % 7) for name in WEIRD},
+        )
+        for number in range(500)
+    )
+    made = report(
+        model=WEIRD[0] + "y" * 300, outputs=outputs, sample_errors=errors, samples=tuple(one.name for one in errors),
+        verdict=Verdict.FAIL, sentence="; ".join(WEIRD), command=("mobilekit", "validate", *WEIRD),
+    )  # fmt: skip
+    text = page(Subject(report=made))
+    assert len(text.encode()) < 10_000_000
+    shown(browser, text, tmp_path, width=width, dark=width < 400)
+    assert measured(browser, "typeof window.pwned") == "undefined"
+    assert measured(browser, "document.querySelectorAll('script').length") == 0
+    assert measured(browser, "getComputedStyle(document.body).display") != "none"
+    assert measured(browser, "document.documentElement.scrollWidth") <= width
+    assert browser.get_log("browser") == []
+
+
 def test_dark_and_light_both_have_contrast(browser: Chrome, tmp_path: Path) -> None:
     text = page(subject())
     seen = set()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -182,3 +184,15 @@ def test_ids_exist_in_their_tables_and_masks_are_0_or_1() -> None:
     assert set(tensors["token_type_ids"].ravel().tolist()) == {0, 1}
     assert set(tensors["attention_mask"].ravel().tolist()) == {0, 1}
     assert tensors["ids"].max() > 1
+
+
+def test_a_file_whose_name_is_no_text_has_a_name_that_can_be_written(tmp_path: Path) -> None:
+    """Names in Latin-1, from an old disk: reports are UTF-8."""
+    import os
+
+    np.save(tmp_path / "x.npy", np.zeros((1, 4), np.float32))
+    (tmp_path / "x.npy").rename(tmp_path / os.fsdecode(b"caf\xe9.npy"))
+    (sample,) = file_samples(tmp_path, (TensorInfo(name="x", shape=(1, 4), dtype="float32"),))
+    assert sample.name == "caf\\xe9.npy"
+    assert sample.name.encode()
+    assert sample.tensors["x"].shape == (1, 4)
