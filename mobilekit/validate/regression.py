@@ -3,11 +3,12 @@
 A *round* times a block of A and a block of B right after one another, so that whatever else the machine does meets
 both; its number is ``log(fastest of B's block / fastest of A's)``. What other programs do to an inference only ever
 adds to its time, so the fastest one of a block is the nearest to what the model costs by itself (Chen and Revels,
-"Robust benchmarking in noisy environments", 2016); on two cores with ten programs at work its scatter was a quarter of
-the medians'. A *session* is some rounds with both models freshly loaded: where code and buffers come to lie in memory
-changes a model's speed by a percent or two, for as long as the process lives. Rounds of one session are therefore no
-independent evidence: a session's number is the median of its rounds, and the interval is that of the sessions' mean
-(Student's t, one degree of freedom fewer than sessions). It holds for any noise that meets A and B alike.
+"Robust benchmarking in noisy environments", 2016); on a busy machine its scatter was mostly a quarter to a half of
+the medians' (docs/compare.md has when it was not). A *session* is some rounds with both models freshly loaded: where
+code and buffers come to lie in memory changes a model's speed by a percent or two, for as long as the process lives.
+Rounds of one session are therefore no independent evidence: a session's number is the median of its rounds, and the
+interval is that of the sessions' mean (Student's t, one degree of freedom fewer than sessions). It holds for any
+noise that meets A and B alike.
 
 Two questions, two confidences. *Is there a change?* is answered at 99.8%: whoever compares often does not want to hunt
 for regressions that are none. *Is there none worth speaking of?* is an equivalence test (two one-sided tests,
