@@ -494,7 +494,7 @@ def open_bundle(path: Path, *, check: bool = True) -> Bundle:
         if not isinstance(raw, dict):
             raise ValueError("not an object")
         major = int(str(raw.get("schema_version", "")).split(".")[0])
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, RecursionError) as error:
         raise BundleError(f"cannot read {file}: {error}", hint=again) from error
     if major > int(SCHEMA_VERSION.split(".")[0]):
         raise BundleError(

@@ -17,6 +17,12 @@ from mobilekit.errors import StorageError, UsageError
 
 __all__ = ["Scratch", "atomic_dir", "atomic_file", "cache_dir", "data_dir", "readable", "state_dir", "storage_errors"]
 
+_NOT_THERE = frozenset(
+    {errno.EACCES, errno.EEXIST, errno.EFBIG, errno.EIO, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.ENOTDIR}
+    | {errno.EPERM, errno.EROFS}
+)
+"""What the system says of a place where nothing can be written."""
+
 _RANDOM = "[a-z0-9_]{8}"
 """What ``tempfile`` puts into a name."""
 
@@ -62,7 +68,7 @@ def storage_errors(path: Path) -> Iterator[None]:
             raise StorageError(
                 f"no space left while writing {path}", hint="free some space, or choose another folder"
             ) from error
-        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.EEXIST):
+        if error.errno in _NOT_THERE:
             raise StorageError(
                 f"cannot write {path}: {error.strerror}", hint="choose a folder that you may write"
             ) from error
@@ -142,7 +148,10 @@ def _sweep(folder: Path, name: re.Pattern[str]) -> None:
 def _part(target: Path, make: Callable[[str, str], str]) -> Iterator[Path]:
     """What will become ``target``, beside it and locked; those that were left half-made there are removed first."""
     _sweep(target.parent, re.compile(rf"{re.escape('.' + target.name)}\.{_RANDOM}\.part"))
-    path, lock = _claim(lambda: make(f".{target.name}.", ".part"))
+    try:
+        path, lock = _claim(lambda: make(f".{target.name}.", ".part"))
+    except FileNotFoundError as error:  # the folder is there, and takes no files: such as /proc
+        raise StorageError(f"cannot write {target}: {error.strerror}", hint="choose another folder") from error
     try:
         yield path
     finally:

@@ -6,6 +6,7 @@ is imported inside the command that needs it.
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import sys
@@ -14,7 +15,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from mobilekit import interrupts
-from mobilekit.errors import MobilekitError, SetupError, UnsupportedModelError
+from mobilekit.errors import MobilekitError, SetupError, UnsupportedModelError, UsageError
 
 __all__ = ["make_app", "run"]
 
@@ -87,10 +88,30 @@ def _internal(error: Exception) -> None:
 
     from mobilekit.paths import state_dir
 
-    path = state_dir("crashes") / "last.txt"
-    path.write_text("".join(traceback.format_exception(error)))
     print(f"error: internal error: {type(error).__name__}: {error}", file=sys.stderr)
-    print(f"hint: this is a bug in mobilekit; please report it with {path}", file=sys.stderr)
+    told = "".join(traceback.format_exception(error))
+    try:
+        path = state_dir("crashes") / "last.txt"
+        path.write_text(told, encoding="utf-8", errors="backslashreplace")
+    except (MobilekitError, OSError, RuntimeError):  # no home, no room, no right to write: then here
+        print(f"hint: this is a bug in mobilekit; please report it with this:\n{told}", file=sys.stderr)
+    else:
+        print(f"hint: this is a bug in mobilekit; please report it with {path}", file=sys.stderr)
+
+
+_OF_THE_MACHINE = {
+    errno.EACCES: "you may not read or write it: give another, or change its permissions",
+    errno.EDQUOT: "free some space",
+    errno.EIO: "the disk fails: use another",
+    errno.ELOOP: "it is a link to itself: give another path",
+    errno.EMFILE: "raise the limit of open files: ulimit -n 1024",
+    errno.ENAMETOOLONG: "give a shorter path",
+    errno.ENFILE: "close other programs: the system has too many files open",
+    errno.ENOSPC: "free some space",
+    errno.EPERM: "you may not read or write it: give another, or change its permissions",
+    errno.EROFS: "nothing can be written there: give another folder",
+}
+"""What the machine says and no bug of ours causes, and the remedy."""
 
 
 def _exit_code(error: BaseException) -> int:
@@ -111,6 +132,12 @@ def _exit_code(error: BaseException) -> int:
     if isinstance(code := getattr(error, "exit_code", None), int) and hasattr(error, "show"):
         error.show()
         return code
+    if isinstance(error, OSError) and error.errno in _OF_THE_MACHINE and error.filename is not None:
+        from mobilekit.cli._common import remark
+
+        remark(f"error: {error.filename}: {error.strerror}")
+        remark(f"hint: {_OF_THE_MACHINE[error.errno]}")
+        return UsageError.exit_code if error.errno in (errno.ELOOP, errno.ENAMETOOLONG) else SetupError.exit_code
     _internal(error)
     return SetupError.exit_code
 

@@ -71,7 +71,7 @@ class Partial:
                     if "timed" in raw:
                         timed = raw["timed"]
                         self.timed = RunResult(**{**timed, "latencies_ns": tuple(timed["latencies_ns"])})
-                except (ValueError, KeyError, TypeError):
+                except (ValueError, KeyError, TypeError, RecursionError):
                     break
                 whole += len(line)
             os.truncate(self.path, whole)

@@ -109,7 +109,7 @@ def _raw(path: Path) -> object:
 
     try:
         return json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UsageError(f"{path} cannot be read: {error}", hint="give what --json wrote") from error
 
 
@@ -131,6 +131,8 @@ def read_report(path: Path) -> ValidationReport:
 
     try:
         return loads(path.read_text("utf-8"))
+    except UsageError as error:
+        raise UsageError(f"{path}: {error.message}", hint=error.hint or "give what validate --json wrote") from error
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"{path} cannot be read: {error}", hint="give what validate --json wrote") from error
 

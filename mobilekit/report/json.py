@@ -33,7 +33,7 @@ def loads(text: str) -> ValidationReport:
     try:
         raw = json.loads(text)
         major, minor = (int(part) for part in f"{raw['schema_version']}.0".split(".")[:2])
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise UsageError(f"this is no validation report: {error}") from error
     known, newest = (int(part) for part in SCHEMA_VERSION.split("."))
     if major < known:

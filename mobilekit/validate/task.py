@@ -42,9 +42,10 @@ class TaskMetric:
             value = float(self.function(actual, expected))
         except UsageError:
             raise
-        except Exception as error:  # the user's function raises what it likes
+        except (Exception, SystemExit) as error:  # the user's function raises what it likes
+            _let_signals_through(error)
             raise UsageError(
-                f"the metric {self.name} cannot judge these outputs: {error}", hint=f"--metric: {KNOWN}"
+                f"the metric {self.name} cannot judge these outputs: {_said(error)}", hint=f"--metric: {KNOWN}"
             ) from error
         if not math.isfinite(value):
             raise UsageError(f"the metric {self.name} gave {value}", hint="it must give a finite number")
@@ -81,6 +82,17 @@ def parse_metric(text: str, size: tuple[int, int] = (0, 0)) -> TaskMetric:
     return TaskMetric(name, least, known[name])
 
 
+def _said(error: BaseException) -> str:
+    return f"it left with sys.exit({error.code!r})" if isinstance(error, SystemExit) else str(error) or repr(error)
+
+
+def _let_signals_through(error: BaseException) -> None:
+    """A polite kill unwinds as ``SystemExit`` of 128 and more; a smaller one is the user's code leaving, which must not
+    end in the exit code of a verdict that nobody gave."""
+    if isinstance(error, SystemExit) and isinstance(error.code, int) and error.code > 128:
+        raise error
+
+
 def _load(name: str) -> _Function:
     module, _, attribute = name.partition(":")
     # As `python -m` does: what lies in the current folder can be named.
@@ -88,8 +100,11 @@ def _load(name: str) -> _Function:
     sys.path.insert(0, here)
     try:
         found = getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise UsageError(f"cannot load the metric {name}: {error}", hint="module:function, importable here") from error
+    except (Exception, SystemExit) as error:  # the user's module does what it likes
+        _let_signals_through(error)
+        raise UsageError(
+            f"cannot load the metric {name}: {_said(error)}", hint="module:function, importable here"
+        ) from error
     finally:
         sys.path.remove(here)
     if not callable(found):

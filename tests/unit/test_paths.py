@@ -156,3 +156,11 @@ def test_scratch_of_the_dead_is_removed_and_that_of_the_living_is_not(
     processes[1].kill()
     for process in processes:
         process.communicate()
+
+
+def test_places_that_take_no_files_are_said_to_be() -> None:
+    for place in (Path("/proc/x"), Path("a" * 300)):
+        with pytest.raises(StorageError), atomic_file(place):
+            pass
+        with pytest.raises(StorageError), atomic_dir(place):
+            pass

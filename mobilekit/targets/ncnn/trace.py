@@ -75,7 +75,7 @@ def read_trace(path: Path) -> Trace:
             raise ValueError(f"schema {raw['schema_version']} is newer than {_VERSION}")
         blobs = {str(name): TracedBlob(str(entry[0]), _sizes(entry[1:])) for name, entry in raw["blobs"].items()}
         weights = {str(name): _sizes(sizes) for name, sizes in raw["weights"].items()}
-    except (OSError, ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, IndexError, AttributeError, RecursionError) as error:
         raise BundleError(f"cannot read {path}: {error}", hint="export the model again") from error
     return Trace(blobs, weights)
 

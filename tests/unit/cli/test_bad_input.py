@@ -215,3 +215,30 @@ def test_the_model_on_disk_is_untouched(tmp_path: Path, model: Path) -> None:
     assert mobilekit("export", model, "-o", "out", cwd=tmp_path).returncode == 0
     assert model.read_bytes() == before
     onnx.checker.check_model(onnx.load(model))
+
+
+@pytest.mark.parametrize("command", ["inspect", "export", "validate", "run"])
+def test_a_path_that_is_too_long(tmp_path: Path, command: str) -> None:
+    done = mobilekit(command, "a" * 300, *(["-o", "o"] if command == "export" else []), cwd=tmp_path)
+    refused(done, 2, "give a shorter path")
+    assert "internal" not in done.stderr
+
+
+def test_a_crash_is_told_where_no_file_of_it_can_be_kept(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    crash = "from mobilekit.cli.main import _internal; _internal(ValueError('odd'))"
+    done = subprocess.run(
+        [sys.executable, "-c", crash],
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[3]), "MOBILEKIT_STATE": str(tmp_path / "file")},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "internal error: ValueError: odd" in done.stderr
+    assert "please report it" in done.stderr
+
+
+def test_reports_nested_too_deeply(tmp_path: Path) -> None:
+    (tmp_path / "deep.json").write_text("[" * 100_000)
+    refused(mobilekit("report", "deep.json", "-o", "r.html", cwd=tmp_path), 2, "deep.json")

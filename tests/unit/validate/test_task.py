@@ -69,6 +69,23 @@ def test_the_users_own_function(tmp_path, monkeypatch):
         parse_metric("own_metric_of_tests:nothing")(SCORES, SCORES)
 
 
+def test_code_of_the_user_that_leaves_is_no_verdict(tmp_path, monkeypatch):
+    (tmp_path / "leaving_metric_of_tests.py").write_text("import sys\ndef f(actual, expected):\n    sys.exit(0)\n")
+    (tmp_path / "leaving_module_of_tests.py").write_text("import sys\nsys.exit(0)\n")
+    (tmp_path / "broken_module_of_tests.py").write_text("def (\n")
+    (tmp_path / "killed_metric_of_tests.py").write_text("def f(actual, expected):\n    raise SystemExit(143)\n")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UsageError, match=r"cannot judge these outputs: it left with sys\.exit\(0\)"):
+        parse_metric("leaving_metric_of_tests:f")(SCORES, SCORES)
+    with pytest.raises(UsageError, match=r"cannot load the metric .*: it left with sys\.exit\(0\)"):
+        parse_metric("leaving_module_of_tests:f")
+    for module in ("broken_module_of_tests", "../up"):
+        with pytest.raises(UsageError, match="cannot load the metric"):
+            parse_metric(f"{module}:f")
+    with pytest.raises(SystemExit):  # what a polite kill unwinds as
+        parse_metric("killed_metric_of_tests:f")(SCORES, SCORES)
+
+
 def test_truth_of_classes_and_of_texts(tmp_path):
     file = tmp_path / "labels.csv"
     file.write_text("file,label\ncat.png, Cat\ndog.png,2\n")
