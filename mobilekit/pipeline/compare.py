@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Literal, cast
 
 from mobilekit.errors import DeviceError, UsageError
 from mobilekit.pipeline.place import is_virtual
+from mobilekit.pipeline.report import read_report
 from mobilekit.pipeline.settings import run_options, setting_at
 from mobilekit.pipeline.turns import FIRST_LOOK, Contender, Timed, answers, as_report, in_turns
 from mobilekit.pipeline.validate import ValidateOptions, validate_bundle
@@ -125,7 +126,7 @@ def compare(
     if not recorded:
         how = replace(how, warmup=0, iterations=1)
     progress.step("reading A" if recorded else "validating A")
-    first = _recorded(Path(a)) if recorded else validate_bundle(a, device, how, progress)
+    first = read_report(Path(a)) if recorded else validate_bundle(a, device, how, progress)
     progress.step("validating B")
     second = validate_bundle(b, device, how, progress)
     for report in (first, second):
@@ -216,17 +217,6 @@ def _unlike(first: ValidationReport, second: ValidationReport) -> str:
     if a == b or not (first.settings.tuned or second.settings.tuned):
         return ""
     return f"each as it was tuned: A with {a}, B with {b} (--no-tuned: both as ncnn chooses)"
-
-
-def _recorded(path: Path) -> ValidationReport:
-    from mobilekit.report.json import loads
-
-    try:
-        return loads(path.read_text("utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(
-            f"{path} cannot be read: {error}", hint="give a bundle, or a report of validate --json"
-        ) from error
 
 
 def _p50(report: ValidationReport) -> float | None:
