@@ -33,7 +33,10 @@ def _scaler(it: Build) -> None:
 
 def _linear(it: Build, rows: int) -> Value:
     """``x`` times the transposed coefficients, plus the intercepts."""
-    weights, bias = _numbers(it, "coefficients").reshape(rows, -1), _numbers(it, "intercepts")
+    weights, bias = _numbers(it, "coefficients"), _numbers(it, "intercepts")
+    if rows < 1 or not weights.size or weights.size % rows:
+        raise UnclearError(f"its {weights.size} coefficients are no {rows} rows", "export the model again")
+    weights = weights.reshape(rows, -1)
     made = it("MatMul", _real(it), it.const(np.ascontiguousarray(weights.T)))
     return it("Add", made, it.const(bias)) if bias.size else made
 

@@ -73,3 +73,11 @@ def test_trees_are_refused_by_name(tmp_path: Path) -> None:
     with pytest.raises(UnsupportedModelError) as refused:
         prepared(made, tmp_path, verify=False)
     assert "decision trees" in refused.value.findings[0].reason
+
+
+@pytest.mark.parametrize("targets", [0, 5])
+def test_coefficients_that_do_not_fit_are_refused(tmp_path: Path, targets: int) -> None:
+    made = model([node("LinearRegressor", ["x"], ["y"], coefficients=WEIGHTS, targets=targets)], 3)
+    with pytest.raises(UnsupportedModelError) as refused:
+        prepared(made, tmp_path, verify=False)
+    assert "coefficients" in refused.value.findings[0].reason
