@@ -123,7 +123,7 @@ def _exit_code(error: BaseException) -> int:
         print("error: there is not enough memory for this model", file=sys.stderr)
         print("hint: give smaller input shapes, or close other programs", file=sys.stderr)
         return SetupError.exit_code
-    if isinstance(error, BrokenPipeError):
+    if isinstance(error, BrokenPipeError) or isinstance(error.__context__, BrokenPipeError):  # click leaves with 1
         sys.stderr.close()
         return 128 + signal.SIGPIPE
     if not isinstance(error, Exception):
@@ -132,18 +132,29 @@ def _exit_code(error: BaseException) -> int:
     if isinstance(code := getattr(error, "exit_code", None), int) and hasattr(error, "show"):
         error.show()
         return code
-    if isinstance(error, OSError) and error.errno in _OF_THE_MACHINE and error.filename is not None:
+    if isinstance(error, OSError) and error.errno in _OF_THE_MACHINE:
         from mobilekit.cli._common import remark
 
-        remark(f"error: {error.filename}: {error.strerror}")
+        remark(f"error: {error.filename or 'what it reads or prints'}: {error.strerror}")
         remark(f"hint: {_OF_THE_MACHINE[error.errno]}")
         return UsageError.exit_code if error.errno in (errno.ELOOP, errno.ENAMETOOLONG) else SetupError.exit_code
     _internal(error)
     return SetupError.exit_code
 
 
+def _open_streams() -> None:
+    """A closed stream becomes the null device: else the next file opened gets its number, and all that is printed."""
+    while (handle := os.open(os.devnull, os.O_RDWR)) <= 2:
+        pass
+    os.close(handle)
+    # Python leaves None for what is closed, which has none of a stream's methods.
+    sys.stdout = sys.stdout or open(1, "w", encoding="utf-8", closefd=False)  # noqa: SIM115
+    sys.stderr = sys.stderr or open(2, "w", encoding="utf-8", closefd=False)  # noqa: SIM115
+
+
 def run() -> NoReturn:
     """Entry point: run the command line and leave with the exit code of design decision 8."""
+    _open_streams()
     interrupts.install()
     # numpy's BLAS starts a thread a core when it is imported (a third of its time); nothing here multiplies matrices.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")

@@ -242,3 +242,34 @@ def test_a_crash_is_told_where_no_file_of_it_can_be_kept(tmp_path: Path) -> None
 def test_reports_nested_too_deeply(tmp_path: Path) -> None:
     (tmp_path / "deep.json").write_text("[" * 100_000)
     refused(mobilekit("report", "deep.json", "-o", "r.html", cwd=tmp_path), 2, "deep.json")
+
+
+@pytest.mark.parametrize(
+    ("where", "code"),
+    [(">&-", 0), ("2>&-", 0), (">&- 2>&-", 0), ("<&- >&- 2>&-", 0), (">/dev/full", 4)],
+)
+def test_streams_that_take_nothing(tmp_path: Path, model: Path, where: str, code: int) -> None:
+    command = f"'{sys.executable}' -m mobilekit inspect '{model}' {where}"
+    done = subprocess.run(
+        ["bash", "-c", command],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[3]), "PYTHONUNBUFFERED": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == code, done.stderr
+    assert "internal error" not in done.stderr + done.stdout
+
+
+def test_a_pipe_that_nobody_reads(tmp_path: Path, model: Path) -> None:
+    read, write = os.pipe()
+    os.close(read)
+    command = [sys.executable, "-m", "mobilekit", "inspect", str(model)]
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[3]), "PYTHONUNBUFFERED": "1"}
+    try:
+        done = subprocess.run(command, cwd=tmp_path, env=environment, stdout=write, stderr=subprocess.PIPE, check=False)
+    finally:
+        os.close(write)
+    assert done.returncode == 128 + signal.SIGPIPE, done.stderr
+    assert b"error" not in done.stderr
