@@ -41,6 +41,8 @@ def decided(sweep: Sweep, best: Trial | None, found: LatencyDifference | None) -
         enough = math.ceil(max(sweep.options.budget_s, sweep.short_of_s / (1 - SCREENING)))
         more = f"{enough} seconds or more" if enough > sweep.options.budget_s else "more seconds"
         return "undecided", f"{best.setting} looks faster, but no time was left to make sure: give --budget {more}"
+    if found is None and untried:
+        return "undecided", f"of {count} none was faster at first sight: give --budget more seconds"
     if found is None:
         return "default", f"keep the default, {default.setting}: of {count} none was faster at first sight"
     most = f"{found.high - 1:+.1%}" if found.high < _FAR else "far above"

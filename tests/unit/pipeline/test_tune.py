@@ -235,9 +235,9 @@ def test_no_time_to_make_sure_says_how_much_it_takes(bundle: Path, timed: Callab
 
     timed(cost)
     sentence = tune_bundle(bundle, "local", replace(ONE, budget_s=90)).sentence
-    # A session is ten runs (one of each side to see how long it takes, four rounds of both), an answer takes six, and
+    # A session is twelve runs (one of each side to see how long it takes, five rounds of both), an answer six, and
     # 40% of a budget are for them.
-    assert "no time was left to make sure: give --budget 150 seconds or more" in sentence
+    assert "no time was left to make sure: give --budget 180 seconds or more" in sentence
 
 
 def test_candidates_are_all_combinations_and_the_default_is_none_of_them() -> None:
