@@ -376,6 +376,13 @@ class Manifest(_Strict):
         """JSON-able values."""
         return asdict(self)
 
+    @property
+    def picks(self) -> bool:
+        """Whether the ncnn model picks rows by score, so that ties may exchange them."""
+        return self.ncnn is not None and not _PICKING.isdisjoint(self.ncnn.custom_layers)
+
+
+_PICKING = frozenset({"MkTopK", "MkNonMaxSuppression"})
 
 MANIFEST = "manifest.json"
 RUN = "run.json"

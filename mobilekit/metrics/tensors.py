@@ -47,8 +47,8 @@ class TensorError:
     ``evidence`` is False where the expected tensor is empty, zero, constant or not finite: agreement with it says
     nothing about the computation. ``expected_spread`` is the relative L2 error that the expected tensor's own mean
     would have, were it given everywhere; 1 for a single number. ``constant_psnr_db`` is the PSNR of the same.
-    ``nonfinite_actual`` and ``nonfinite_expected`` count
-    NaN and infinities.
+    ``nonfinite_actual`` and ``nonfinite_expected`` count NaN and infinities. ``moved`` rows stand in another place,
+    near by; ``in_order_l2`` is the relative L2 with them put back (:mod:`mobilekit.metrics.order`).
     """
 
     max_abs: float
@@ -65,6 +65,8 @@ class TensorError:
     expected_spread: float = 1.0
     constant_psnr_db: float = -math.inf
     by_data: bool = False
+    moved: int = 0
+    in_order_l2: float = math.inf
 
 
 def differs(
@@ -98,6 +100,19 @@ def _other_shape(actual: Array, expected: Array) -> TensorError:
 
 def compare(actual: Array, expected: Array) -> TensorError:
     """Measure ``actual`` against ``expected``, both of any shape and any real dtype (bool counts as 0 and 1)."""
+    measured = _measure(actual, expected)
+    if not _DISORDER < measured.relative_l2 < math.inf:
+        return measured
+    from mobilekit.metrics.order import put_back
+
+    back, moved = put_back(actual, expected)
+    return replace(measured, moved=moved, in_order_l2=_measure(back, expected).relative_l2) if moved else measured
+
+
+_DISORDER = 1e-5
+
+
+def _measure(actual: Array, expected: Array) -> TensorError:
     import numpy as np
 
     if actual.shape != expected.shape:
@@ -244,6 +259,7 @@ def worst(errors: Iterable[TensorError]) -> TensorError:
         expected_spread=max(e.expected_spread for e in every),
         constant_psnr_db=min(e.constant_psnr_db for e in every),
         by_data=all(e.by_data for e in every if e.mismatch),
+        moved=max(e.moved for e in every),
     )
 
 

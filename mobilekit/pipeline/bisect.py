@@ -511,4 +511,4 @@ def _limits(bundle: Bundle, form: NumberFormat, cost: Costs, options: BisectOpti
         atol={} if options.atol is None else {EVERY: options.atol},
     )
     names = [info.name for info in manifest.outputs]
-    return Limits(names, form, cost, overrides=overrides, allowance=manifest.rtol, wrong=wrong)
+    return Limits(names, form, cost, overrides=overrides, allowance=manifest.rtol, wrong=wrong, picks=manifest.picks)

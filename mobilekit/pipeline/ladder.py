@@ -415,10 +415,18 @@ class _Judge:
         allowance = self._bundle.manifest.rtol
         if rung.form is None:
             fixed = tolerance_for(rung.precision).at_least(allowance)
+            fixed = replace(fixed, picks=self._bundle.manifest.picks)
             return {name: self._overrides.over(fixed, name) for name in names}
         if rung.form not in self._limits:
             cost = self._stack.enter_context(cost_of(self._bundle, rung.form))
-            self._limits[rung.form] = Limits(names, rung.form, cost, overrides=self._overrides, allowance=allowance)
+            self._limits[rung.form] = Limits(
+                names,
+                rung.form,
+                cost,
+                overrides=self._overrides,
+                allowance=allowance,
+                picks=self._bundle.manifest.picks,
+            )
         return self._limits[rung.form].of(sample.tensors, errors, self._timeout_s)
 
 

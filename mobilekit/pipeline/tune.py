@@ -436,7 +436,9 @@ class Sweep:
             overrides = Overrides(rtol={} if self.options.rtol is None else {EVERY: self.options.rtol})
             cost = self._costs.enter_context(cost_of(self.bundle, form))
             names = [info.name for info in manifest.outputs]
-            self._limits[form] = Limits(names, form, cost, overrides=overrides, allowance=manifest.rtol)
+            self._limits[form] = Limits(
+                names, form, cost, overrides=overrides, allowance=manifest.rtol, picks=manifest.picks
+            )
         return self._limits[form]
 
     def _run(self, setting: Setting, warmup: int, iterations: int) -> RunOptions:

@@ -179,6 +179,7 @@ def validate_bundle(
                 overrides=overrides,
                 allowance=manifest.rtol,
                 wrong=wrong,
+                picks=manifest.picks,
             )
             partial = _partial(opened, facts, reference, options, setting, task, progress)
             samples = _Kept(recorded or files or seeded, MOST_SAMPLES if options.ladder else 1)

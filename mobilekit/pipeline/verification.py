@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -59,7 +60,7 @@ def verify(
     from mobilekit.validate.tolerance import Judgement, Verdict, judge, overall, tolerance_for
 
     run = RunOptions(fp16=options.precision == "fp16", timeout_s=options.timeout_s)
-    tolerance = tolerance_for(options.precision).at_least(manifest.rtol)
+    tolerance = replace(tolerance_for(options.precision).at_least(manifest.rtol), picks=manifest.picks)
     measured: dict[str, list[TensorError]] = {info.name: [] for info in manifest.outputs}
     judged: dict[str, list[Judgement]] = {info.name: [] for info in manifest.outputs}
     names: list[str] = []
@@ -89,6 +90,8 @@ def verify(
             for name, error in errors.items():
                 measured[name].append(error)
                 judged[name].append(verdicts[name])
+                if error.moved and verdicts[name].verdict is Verdict.PASS:
+                    progress.note(f"output {name!r}, {sample.name}: {verdicts[name].reason}")
     if without:
         progress.note(
             f"the original answers NaN or infinity throughout to {', '.join(without)}; other inputs were taken"
@@ -183,7 +186,7 @@ def _int8_limits(
 
     form = NumberFormat("int8")
     with cost_of(Bundle(root, manifest), form) as cost:
-        limits = Limits(list(errors), form, cost, allowance=manifest.rtol)
+        limits = Limits(list(errors), form, cost, allowance=manifest.rtol, picks=manifest.picks)
         found = limits.of(sample.tensors, errors, options.timeout_s)
         if cost.unknown:
             progress.note(f"fixed limits hold: what int8 must give could not be computed ({cost.unknown})")

@@ -59,6 +59,7 @@ class Limits:
     ``form`` without a ``cost``: a precision of :func:`~mobilekit.validate.tolerance.tolerance_for`, whose fixed limits
     hold. ``allowance``: the relative L2 that a right conversion of this model may be off anyway (the manifest's
     ``rtol``). ``wrong``: what of the model is known to be wrong, so that no answer of it is right.
+    ``picks``: as of :class:`Tolerance`.
     """
 
     def __init__(
@@ -70,6 +71,7 @@ class Limits:
         overrides: Overrides | None = None,
         allowance: float | None = None,
         wrong: str = "",
+        picks: bool = False,
     ) -> None:
         self._outputs = tuple(outputs)
         self._form = form
@@ -78,6 +80,7 @@ class Limits:
         self._overrides.check(self._outputs)
         self._allowance = allowance
         self._wrong = wrong
+        self._picks = picks
         self._measured = 0
         self._strictest: dict[str, Tolerance] = {}
         loosest = (
@@ -118,6 +121,8 @@ class Limits:
 
     def _finished(self, base: Mapping[str, Tolerance]) -> dict[str, Tolerance]:
         return {
-            name: replace(self._overrides.over(tolerance.at_least(self._allowance), name), wrong=self._wrong)
+            name: replace(
+                self._overrides.over(tolerance.at_least(self._allowance), name), wrong=self._wrong, picks=self._picks
+            )
             for name, tolerance in base.items()
         }

@@ -29,6 +29,9 @@ A model may be less sure than its precision. Where one fails, the reference runs
 reference may be. (A saturated sigmoid does this: values of 1e-7 are rounding noise to either side.) Above 0.1 the
 reference says nothing. A limit that the user names holds as it is.
 
+A model that picks rows by score (TopK, NonMaxSuppression) may find neighbours in the other order where their scores
+tie: rows that are right once they are put back (:mod:`mobilekit.metrics.order`) are right.
+
 Where the reference carries no evidence (zero, constant, not finite) no relative error means anything. Such an output
 fails where its largest absolute error is above ``atol``, and else says nothing, as does one that is constant to within
 its limit: a constant would pass. If all are so, the verdict is inconclusive.
@@ -105,7 +108,7 @@ class Tolerance:
     ``atol`` bounds the largest absolute error where the reference carries no evidence; elsewhere it has no say.
     ``cost`` is the relative L2 that ``form`` causes by itself, where it was measured; an error above ``rtol`` and
     within ``coarse`` says only that the format is too coarse here. ``wrong``: why no
-    result is right, however near it is.
+    result is right, however near it is. ``picks``: the model picks rows by score, and ties may exchange them.
     """
 
     rtol: float | None
@@ -117,6 +120,7 @@ class Tolerance:
     cost: float | None = None
     coarse: float = 0.0
     wrong: str = ""
+    picks: bool = False
 
     @property
     def reach(self) -> float:
@@ -261,7 +265,7 @@ def judge(error: TensorError, tolerance: Tolerance, doubt: float = 0.0) -> Judge
         return Judgement(Verdict.FAIL, tolerance.wrong)
     # Every comparison is written so that a NaN fails.
     if tolerance.rtol is not None and not error.relative_l2 <= tolerance.rtol:
-        return _beyond(error.relative_l2, tolerance, tolerance.rtol, doubt)
+        return _beyond(error, tolerance, tolerance.rtol, doubt)
     if tolerance.cosine is not None and not error.cosine >= tolerance.cosine:
         return Judgement(Verdict.FAIL, f"cosine {error.cosine:.9f} is below {tolerance.cosine:.9f}")
     if tolerance.psnr_db is not None and not error.psnr_db >= tolerance.psnr_db:
@@ -285,9 +289,16 @@ def _constant_passes(error: TensorError, tolerance: Tolerance) -> bool:
     return tolerance.psnr_db is None or error.constant_psnr_db >= tolerance.psnr_db
 
 
-def _beyond(found: float, tolerance: Tolerance, rtol: float, doubt: float) -> Judgement:
+def _beyond(error: TensorError, tolerance: Tolerance, rtol: float, doubt: float) -> Judgement:
     """An error above the limit: is it the format's, or the reference's own? A limit that the user names is not widened
     by either."""
+    found = error.relative_l2
+    if tolerance.picks and error.moved and error.in_order_l2 <= rtol:
+        return Judgement(
+            Verdict.PASS,
+            f"{error.moved} rows stand in another order, as ties in what the model picks by may; put back, relative L2 "
+            f"{error.in_order_l2:.3g} is within {rtol:.3g}",
+        )
     if tolerance.basis == "explicit":
         unsure = f"; ONNX Runtime itself is off by {doubt:.2g} with other kernels" if found <= 2 * doubt else ""
         return Judgement(Verdict.FAIL, f"relative L2 {found:.3g} is above {rtol:.3g}{unsure}")
