@@ -6,7 +6,7 @@ usage: int8.py --calib DIR --pictures DIR [--method minmax --method percentile] 
 Each model is exported in float32, and in int8 with each method, calibrated with the pictures in ``--calib``; accuracy
 is that over ``--pictures``, which calibration does not see, against ONNX Runtime on the original. Latency is the median
 of the ratios of neighbouring runs in turn, on two threads of this machine; instructions are arm64's, of one inference
-on one thread.
+on one thread. ``--json``: each row is written as soon as it is measured and takes the place of the same one there.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import os
 import statistics
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +25,10 @@ sys.path.insert(0, str(Path(__file__).parent))
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # read when ncnn is loaded
 
 import numpy as np
-from _peers import counting_harness, instructions, machine
+from _peers import command, counting_harness, instructions, machine
 from _runtimes import in_turn, ncnn_model
 
-MODELS = ("mobilenet_v2", "efficientnet_lite0", "pp_lcnet_orientation", "pp_ocr_cls", "open_nsfw", "yolov8n_nudenet")
+MODELS = ("mobilenet_v2", "efficientnet_lite0", "pp_lcnet_orientation", "pp_ocr_cls")
 
 
 def exported(model: str, folder: Path, method: str | None, calib: Path, *, depthwise: bool = False) -> Any:
@@ -84,10 +84,9 @@ def accuracy(actual: Sequence[dict[str, Any]], right: Sequence[dict[str, Any]]) 
     }
 
 
-def row(model: str, arguments: argparse.Namespace) -> list[dict[str, Any]]:
+def rows_of(model: str, arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
     from mobilekit.validate.inputs import file_samples
 
-    rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as name:
         plain = exported(model, Path(name) / "fp32", None, arguments.calib)
         manifest = plain.manifest
@@ -108,26 +107,34 @@ def row(model: str, arguments: argparse.Namespace) -> list[dict[str, Any]]:
             low, middle, high = np.percentile(ratios, [25, 50, 75])
             now = instructions(harness, *files)
             int8 = narrow.manifest.ncnn.int8
-            rows.append(
-                {
-                    "model": model,
-                    "method": method,
-                    "depthwise": arguments.depthwise,
-                    "int8_layers": len(int8.scales),
-                    "kept_float": len(int8.kept),
-                    "calibrated_with": int8.samples,
-                    "pictures": len(samples),
-                    **accuracy(answers(narrow, samples), right),
-                    "bytes_fp32": first[1].stat().st_size,
-                    "bytes_int8": files[1].stat().st_size,
-                    "latency_ratio": round(float(middle), 3),
-                    "latency_ratio_quartiles": [round(float(low), 3), round(float(high), 3)],
-                    "instructions_fp32": count,
-                    "instructions_int8": now,
-                }
-            )
-            print(json.dumps(rows[-1]), flush=True)
-    return rows
+            yield {
+                "model": model,
+                "method": method,
+                "depthwise": arguments.depthwise,
+                "int8_layers": len(int8.scales),
+                "kept_float": len(int8.kept),
+                "calibrated_with": int8.samples,
+                "pictures": len(samples),
+                **accuracy(answers(narrow, samples), right),
+                "bytes_fp32": first[1].stat().st_size,
+                "bytes_int8": files[1].stat().st_size,
+                "latency_ratio": round(float(middle), 3),
+                "latency_ratio_quartiles": [round(float(low), 3), round(float(high), 3)],
+                "instructions_fp32": count,
+                "instructions_int8": now,
+                "load": round(os.getloadavg()[0], 1),
+                "command": command(),
+            }
+
+
+_KEY = ("model", "method", "depthwise")
+
+
+def keep(row: dict[str, Any], path: Path) -> None:
+    known = json.loads(path.read_text("utf-8"))["rows"] if path.exists() else []
+    rows = {tuple(each[key] for key in _KEY): each for each in [*known, row]}
+    about = {key: value for key, value in machine().items() if key in ("cpu", "cores", "python")}
+    path.write_text(json.dumps({"machine": about, "rows": list(rows.values())}, indent=1) + "\n", "utf-8")
 
 
 def main() -> None:
@@ -140,9 +147,11 @@ def main() -> None:
     parser.add_argument("--loops", type=int, default=40)
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
-    rows = [each for model in arguments.models for each in row(model, arguments)]
-    if arguments.json is not None:
-        arguments.json.write_text(json.dumps({"machine": machine(), "rows": rows}, indent=1) + "\n")
+    for model in arguments.models:
+        for row in rows_of(model, arguments):
+            print(json.dumps(row), flush=True)
+            if arguments.json is not None:
+                keep(row, arguments.json)
 
 
 if __name__ == "__main__":
