@@ -107,12 +107,12 @@ def test_what_mixes_samples_stays_in_the_model(op: str, tmp_path: Path) -> None:
 
 def test_a_refusal_names_the_node_that_mixes_samples(tmp_path: Path) -> None:
     nodes = [
-        Node("Conv", ["x", "w"], ["c"], name="conv"),
+        Node("ConvTranspose", ["x", "w"], ["c"], name="conv"),
         Node("ReduceMean", ["c", "axis"], ["m"], name="mean", keepdims=1),
         Node("Sub", ["c", "m"], ["y"]),
     ]
-    weights = {"w": RNG.standard_normal((2, 3, 1, 3, 3)).astype(np.float32), "axis": np.array([0])}
-    model = of_nodes(nodes, {"x": (2, 3, 4, 5, 5)}, {"y": (2, 2, 4, 3, 3)}, weights, opset=18)
+    weights = {"w": RNG.standard_normal((3, 2, 1, 3, 3)).astype(np.float32), "axis": np.array([0])}
+    model = of_nodes(nodes, {"x": (2, 3, 4, 5, 5)}, {"y": (2, 2, 4, 7, 7)}, weights, opset=18)
     with pytest.raises(UnsupportedModelError) as caught:
         export_model(save(model, tmp_path / "m.onnx"), tmp_path / "out")
     assert "ReduceMean at mean: it reduces over the batch" in caught.value.hint
