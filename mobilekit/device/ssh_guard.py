@@ -13,7 +13,9 @@ below FOLDER and says ``{"room": PATH}``. Then it answers requests, a JSON objec
     and waits for a line: ``{"files": {NAME: SIZE}}``, those that are new in the folder, or ``{"returncode": N}`` (null:
     time ran out) where the server ended.
 
-What programs print as errors comes as it is. When its input ends, for whatever reason, the program is killed with all
+What programs print as errors comes as it is, on a stream of its own, and so may come later than the answer. An answer
+with a ``returncode`` therefore says ``"said": N``, and the line ``SAID N`` among the errors ends what was printed until
+then. When its input ends, for whatever reason, the program is killed with all
 that it started, and the room is removed.
 """
 
@@ -33,6 +35,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+SAID = "mobilekit-guard said "
 _STDOUT_BYTES = 1 << 20
 _STALE_S = 24 * 3600
 _PREFIX = "room-"
@@ -50,6 +53,7 @@ class _Guard:
         self._lines: queue.Queue[bytes] = queue.Queue()
         self._job: Path | None = None
         self._ended = False
+        self._said = 0
 
     def serve(self) -> None:
         requests: queue.Queue[dict[str, Any]] = queue.Queue()
@@ -58,7 +62,7 @@ class _Guard:
         while True:
             request = requests.get()
             try:
-                self._say(self._answer(request))
+                self._say(self._told(self._answer(request)))
             except OSError as error:
                 self._say({"error": str(error)})
 
@@ -75,6 +79,15 @@ class _Guard:
             sys.stdout.flush()
         except OSError:  # nobody listens
             self.end()
+
+    def _told(self, answer: dict[str, Any]) -> dict[str, Any]:
+        """The answer, once the end of what was printed as errors is marked: whoever printed it has ended."""
+        if "returncode" not in answer:
+            return answer
+        self._said += 1
+        sys.stderr.write(f"\n{SAID}{self._said}\n")
+        sys.stderr.flush()
+        return {**answer, "said": self._said}
 
     def _answer(self, request: dict[str, Any]) -> dict[str, Any]:
         if "run" in request:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -28,6 +30,7 @@ from mobilekit.progress import SILENT, Progress
 __all__ = ["FoundPython", "RemoteStore", "Room", "find_pythons"]
 
 _ANSWER_S = 60.0
+_ERRORS_S = 10.0
 _HASHES = """
 mkdir -p "$1" && cd "$1" || exit 1
 shift
@@ -96,12 +99,13 @@ class Room:
     ) -> None:
         self._machine, self._store, self._python, self._heard = machine, store, python, heard
         self._session: Session | None = None
+        self._said, self._change = 0, threading.Condition()
         self.folder = ""
 
     def __enter__(self) -> Room:
         script = Path(ssh_guard.__file__)
         there = self._store.ensure([script])[script]
-        self._session = self._machine.open([self._python, "-I", there, self._store.folder], heard=self._heard)
+        self._session = self._machine.open([self._python, "-I", there, self._store.folder], heard=self._hear)
         try:
             self.folder = str(self._answer(_ANSWER_S)["room"])
         except BaseException:
@@ -120,7 +124,7 @@ class Room:
         """Run a command to its end; what it prints. Raises as :meth:`job` does, also for a non-zero exit code."""
         answer = self._ask({"run": list(argv), "timeout_s": timeout_s}, timeout_s)
         if answer["returncode"] != 0:
-            raise self._ended(answer["returncode"], what, timeout_s)
+            raise self._ended(answer, what, timeout_s)
         return str(answer["stdout"])
 
     def job(
@@ -136,7 +140,7 @@ class Room:
         request = {"job": name, "files": dict(files), "server": list(server), "fresh": fresh, "timeout_s": timeout_s}
         answer = self._ask(request, timeout_s)
         if "returncode" in answer:
-            raise self._ended(answer["returncode"], what, timeout_s)
+            raise self._ended(answer, what, timeout_s)
         try:
             return {str(file): int(size) for file, size in answer["files"].items()}
         except (KeyError, AttributeError, TypeError, ValueError, OverflowError) as error:
@@ -148,11 +152,25 @@ class Room:
         """Copy the room's file ``name`` to ``local``."""
         self._machine.pull(f"{self.folder}/{name}", local, size_bytes=size_bytes, progress=progress)
 
-    def _ended(self, code: int | None, what: str, timeout_s: float) -> ChildError | DeviceStorageError:
+    def _hear(self, line: str) -> bool:
+        if line.startswith(ssh_guard.SAID):
+            with suppress(ValueError), self._change:
+                self._said = int(line[len(ssh_guard.SAID) :])
+                self._change.notify_all()
+            return True
+        return self._heard is not None and self._heard(line)
+
+    def _ended(self, answer: Mapping[str, Any], what: str, timeout_s: float) -> ChildError | DeviceStorageError:
+        code, said_until = answer["returncode"], answer.get("said")
         what = f"{what} on {self._machine.serial}"
         if code is None:
             return ChildTimeoutError(what, limit_s=timeout_s, hint="raise the limit with --timeout")
         assert self._session is not None
+        if isinstance(
+            said_until, int
+        ):  # errors come on a stream of their own, the last of them perhaps after the answer
+            with self._change:
+                self._change.wait_for(lambda: self._said >= said_until, _ERRORS_S)
         said = "\n".join(self._session.stderr.splitlines()[-3:])
         if full := storage_error(self._machine.serial, said):
             return full
