@@ -16,13 +16,14 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from mobilekit.errors import BundleError
+from mobilekit.errors import BundleError, UsageError
 from mobilekit.preprocess import Preprocess
 from mobilekit.tensors import format_shape
 from mobilekit.tuning import Tuned
@@ -49,6 +50,7 @@ __all__ = [
     "NcnnRows",
     "TensorInfo",
     "TensorRTArtifact",
+    "check_outside",
     "file_entries",
     "is_bundle",
     "manifest_text",
@@ -453,6 +455,14 @@ def is_bundle(path: Path) -> bool:
     except (OSError, ValueError, RecursionError):
         return False
     return isinstance(found, dict) and {"schema_version", "mobilekit_version", "model"} <= found.keys()
+
+
+def check_outside(folder: Path) -> None:
+    """Raises :class:`UsageError` where ``folder`` would lie inside a bundle: that one is replaced as a whole, and with
+    it what else was put there."""
+    for parent in Path(os.path.realpath(folder)).parents:  # a loop of links is no error here
+        if is_bundle(parent):
+            raise UsageError(f"{folder} is inside the bundle {parent}", hint="give a folder outside of it")
 
 
 def file_entries(root: Path, known: Mapping[str, str] | None = None) -> tuple[FileEntry, ...]:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from mobilekit.report.model import ValidationReport
 
-__all__ = ["MIGRATIONS", "SCHEMA", "Entry", "History", "location"]
+__all__ = ["MIGRATIONS", "SCHEMA", "Entry", "History", "location", "must_be_there"]
 
 SCHEMA = 1
 MIGRATIONS: Mapping[int, Sequence[str]] = {}
@@ -72,6 +72,15 @@ def location(given: str | None) -> str | None:
     if scheme[1] == "sqlite":
         return text
     raise UsageError(f"a history in {scheme[1]}:// is not known", hint="a file, or postgresql://user@host/database")
+
+
+def must_be_there(given: str | None) -> None:
+    """Raises :class:`UsageError` where ``given`` names a SQLite file that is absent: nothing can be read from it, and
+    opening would make it."""
+    url = location(given) if given else None
+    file = None if url is None or not url.startswith("sqlite:") else url.removeprefix("sqlite:///")
+    if file and not Path(file).exists():
+        raise UsageError(f"there is no history at {file}", hint="mobilekit validate --history makes one")
 
 
 class History:

@@ -430,8 +430,9 @@ def _cpu_s() -> float:
 
 
 def _check_output(folder: Path, *, replace: bool) -> None:
-    from mobilekit.bundle import is_bundle
+    from mobilekit.bundle import check_outside, is_bundle
 
+    check_outside(folder)
     if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
         raise UsageError(f"{folder} is not a folder", hint="give another folder with -o")
     if folder.is_dir() and any(folder.iterdir()) and not is_bundle(folder) and not replace:

@@ -42,9 +42,11 @@ def record(
 def list_runs(
     history: str | None = None, *, model: str | None = None, device: str | None = None, limit: int = 50
 ) -> Sequence[Entry]:
-    """The newest first. Raises what :class:`mobilekit.history.store.History` does."""
-    from mobilekit.history.store import History, location
+    """The newest first. Raises :class:`UsageError` where ``history`` names a file that is absent, and what
+    :class:`mobilekit.history.store.History` does."""
+    from mobilekit.history.store import History, location, must_be_there
 
+    must_be_there(history)
     url = location(history)
     if url is None:
         return []
@@ -53,8 +55,9 @@ def list_runs(
 
 
 def recorded_report(number: int, history: str | None = None) -> ValidationReport:
-    from mobilekit.history.store import History, location
+    from mobilekit.history.store import History, location, must_be_there
 
+    must_be_there(history)
     url = location(history)
     if url is None:
         raise UsageError("there is no history to look into", hint="leave --history none away")

@@ -137,9 +137,10 @@ def show_recording(folder: str | Path) -> RecordReport:
 
 
 def _check_output(folder: Path, bundle: Bundle, *, replace: bool) -> None:
-    from mobilekit.bundle import is_bundle
+    from mobilekit.bundle import check_outside, is_bundle
     from mobilekit.validate.recording import is_recording
 
+    check_outside(folder)
     if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
         raise UsageError(f"{folder} is not a folder", hint="give another folder with -o")
     if is_bundle(folder) or bundle.root.resolve().is_relative_to(folder.resolve()):

@@ -100,12 +100,13 @@ def repair_bundle(
     the budget does not suffice. Raises :class:`UsageError` where ``output`` is there and what
     :func:`~mobilekit.pipeline.bisect.bisect_bundle` raises.
     """
-    from mobilekit.bundle import open_bundle
+    from mobilekit.bundle import check_outside, open_bundle
     from mobilekit.pipeline.place_plan import PREPARED
     from mobilekit.validate.tolerance import Verdict
 
     options = options or RepairOptions()
     source, folder = Path(bundle), Path(output)
+    check_outside(folder)
     if choose_target(open_bundle(source), target, device) == "tensorrt":
         from mobilekit.pipeline.repair_plan import repair_plan
 

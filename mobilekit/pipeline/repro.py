@@ -46,10 +46,11 @@ def write_repro(session: Session, report: BisectionReport, folder: Path) -> None
     import numpy as np
 
     from mobilekit import __version__
-    from mobilekit.bundle import Manifest, ModelInfo, TensorInfo, sha256_of, write_manifest
+    from mobilekit.bundle import Manifest, ModelInfo, TensorInfo, check_outside, sha256_of, write_manifest
     from mobilekit.tensors import save_npy
 
     assert report.first is not None
+    check_outside(folder)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UsageError(f"{folder} is there already", hint="give --bundle-repro a folder that is empty or new")
     unit = session.net.units[report.first.blob]

@@ -121,9 +121,16 @@ def _top(k: int, actual: NamedTensors, expected: NamedTensors) -> float:
     from mobilekit.metrics.agreement import top_k_agreement
     from mobilekit.metrics.tensors import class_scores
 
-    names = [name for name, array in expected.items() if class_scores(array) is not None]
-    if not names:
+    scores = {name: found for name, array in expected.items() if (found := class_scores(array)) is not None}
+    if not scores:
         raise ValueError("no output is a list of class scores")
+    most = max(found.shape[1] for found in scores.values())
+    if k >= most:  # all classes are among the k best of either side
+        raise UsageError(
+            f"--metric top{k} is always 1: the model tells {most} classes apart",
+            hint="--metric top1" + (f", or up to top{most - 1}" if most > 2 else ""),
+        )
+    names = [name for name, found in scores.items() if k < found.shape[1]]
     return min(top_k_agreement(actual[name], expected[name], k) for name in names)
 
 

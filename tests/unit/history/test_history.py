@@ -111,6 +111,20 @@ def test_strange_names_and_numbers_are_kept(url: str) -> None:
         assert opened.report(number).outputs[0].relative_l2 == float("inf")
 
 
+def test_a_file_that_is_absent_is_said_and_not_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    absent = tmp_path / "typo.sqlite"
+    for arguments in ([], ["--json"], ["--show", "1"], ["--plot", str(tmp_path / "runs.html")]):
+        done = mobilekit("history", "--history", str(absent), *arguments)
+        assert done.returncode == 2, done.stderr
+        assert f"there is no history at {absent}" in done.stderr
+    assert list(tmp_path.iterdir()) == []
+    # The default place is absent until the first run is kept, and that is no mistake.
+    monkeypatch.setenv("MOBILEKIT_HISTORY", str(absent))
+    done = mobilekit("history")
+    assert done.returncode == 0
+    assert "no runs are kept yet" in done.stderr
+
+
 def test_names_longer_than_a_column_stay_apart(url: str) -> None:
     long = [report(model="m" * 600 + end) for end in "ab"]
     with History(url) as opened:

@@ -11,6 +11,8 @@ from onnx import helper
 from mobilekit.bundle import open_bundle
 from mobilekit.errors import StorageError, UnsupportedModelError, UsageError, VerificationError
 from mobilekit.pipeline.export import ExportOptions, export_model
+from mobilekit.pipeline.record import record_reference
+from mobilekit.pipeline.repair import repair_bundle
 from mobilekit.targets.ncnn import NcnnTarget
 from tests.models import conv_classifier, of_nodes, save
 
@@ -94,6 +96,22 @@ def test_a_folder_with_something_else_is_left_alone(model: Path, tmp_path: Path)
     assert (folder / "chapter1.tex").read_text() == "years of work"
     with pytest.raises(UsageError, match="not a folder"):
         export_model(model, model)
+
+
+def test_nothing_is_put_inside_a_bundle(model: Path, tmp_path: Path) -> None:
+    bundle = tmp_path / "bundle"
+    export_model(model, bundle, ExportOptions(verify=False))
+    before = sorted(bundle.rglob("*"))
+    (tmp_path / "link").symlink_to(bundle / "ncnn")
+    for inside in (bundle / "again", bundle / "ncnn" / "deep" / "er", tmp_path / "link" / "x"):
+        with pytest.raises(UsageError, match="is inside the bundle"):
+            export_model(model, inside, ExportOptions(verify=False, replace=True))
+        with pytest.raises(UsageError, match="is inside the bundle"):
+            record_reference(bundle, inside)
+        with pytest.raises(UsageError, match="is inside the bundle"):
+            repair_bundle(bundle, inside, "local")
+    assert sorted(bundle.rglob("*")) == before
+    export_model(model, bundle, ExportOptions(verify=False))  # the bundle itself is replaced, as ever
 
 
 def test_labels_must_fit(model: Path, tmp_path: Path) -> None:

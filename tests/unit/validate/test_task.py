@@ -55,6 +55,16 @@ def test_a_metric_that_does_not_suit_says_so():
         parse_metric("detect")(picture, picture)
 
 
+def test_as_many_best_classes_as_there_are_say_nothing():
+    for text in ("top3", "top99=0.99"):
+        with pytest.raises(UsageError, match="is always 1: the model tells 3 classes apart") as caught:
+            parse_metric(text)(OTHER, SCORES)
+        assert "up to top2" in (caught.value.hint or "")
+    # Of two outputs, the one with fewer classes is left out.
+    pair = {"gender": np.array([[0.2, 0.8]], np.float32)}
+    assert parse_metric("top2")({**OTHER, **pair}, {**SCORES, **pair}) == 0.5
+
+
 def test_the_users_own_function(tmp_path, monkeypatch):
     (tmp_path / "own_metric_of_tests.py").write_text(
         "def share(actual, expected):\n    return (actual['y'] == expected['y']).mean()\n"
