@@ -138,8 +138,9 @@ class FreeAxis(_Strict):
 class TensorInfo(_Strict):
     """A model input or output as exported: ONNX name, numpy dtype name, shape.
 
-    ``limit``: the integers of this input point into a table of so many rows; ``None`` where they do not. Axes in
-    ``free`` may have other sizes than ``shape`` says, which then is what the model was exported with by default.
+    ``limit``: the integers of this input point into a table of so many rows, or are a mask's 0 and 1 (2); ``None``
+    where neither is known. Axes in ``free`` may have other sizes than ``shape`` says, which then is what the model was
+    exported with by default.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""How far an input's integers may point: what seeded inputs have to stay below."""
+"""How far an input's integers may point, and which say yes or no: what seeded inputs have to stay below."""
 
 from __future__ import annotations
 
@@ -7,12 +7,16 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from mobilekit.graph import Node, Value
 
-__all__ = ["index_limit"]
+__all__ = ["index_limit", "is_mask"]
 
 _PASSED_ON = frozenset(
     {"Cast", "Expand", "Flatten", "Gather", "Identity", "Reshape", "Slice", "Split", "Squeeze", "Tile", "Transpose",
      "Unsqueeze"}
 )  # fmt: skip
+
+
+_HUGE = 1e3
+"""What additive masks use at least to silence an element; BERT's is 1e4."""
 
 
 def index_limit(value: Value) -> int:
@@ -33,6 +37,46 @@ def index_limit(value: Value) -> int:
                         seen.add(id(made))
                         pending.append(made)
     return min(found, default=0)
+
+
+def is_mask(value: Value) -> bool:
+    """Whether ``value``, an integer input, says yes or no: scaled and shifted by constants, one of 0 and 1 comes to
+    nothing and the other to something huge, as an additive attention mask is made."""
+    pending: list[tuple[Value, float, float]] = [(value, 1.0, 0.0)]
+    seen = {id(value)}
+    while pending:
+        current, slope, shift = pending.pop()
+        for node in current.consumers:
+            made = node.outputs[0] if node.outputs else None
+            if node.domain or made is None or id(made) in seen:
+                continue
+            line = _line(node, current, slope, shift)
+            if line is None:
+                continue
+            if abs(line[0]) >= _HUGE and 0.0 in (line[1], line[0] + line[1]):
+                return True
+            seen.add(id(made))
+            pending.append((made, *line))
+    return False
+
+
+def _line(node: Node, x: Value, slope: float, shift: float) -> tuple[float, float] | None:
+    """Slope and shift of ``node``'s output over the input, where ``x`` is ``slope * input + shift``; ``None`` if it has
+    none."""
+    if node.op in _PASSED_ON:
+        return (slope, shift) if node.inputs[0] is x else None
+    if node.op not in ("Add", "Sub", "Mul") or len(node.inputs) != 2:
+        return None
+    first = node.inputs[0] is x
+    other = node.inputs[1 if first else 0]
+    if other is None or other is x or other.const is None or other.const.size != 1:
+        return None
+    number = float(other.const.reshape(-1)[0])
+    if node.op == "Mul":
+        return slope * number, shift * number
+    if node.op == "Add":
+        return slope, shift + number
+    return (slope, shift - number) if first else (-slope, number - shift)
 
 
 def _pointed_at(node: Node) -> int:

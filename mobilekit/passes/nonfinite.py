@@ -32,7 +32,10 @@ class NonFinite:
 
 
 def nonfinite_weights(graph: Graph) -> tuple[NonFinite, ...]:
-    """Those that a node reads, in bodies too, in the order of the graph. Reads every weight."""
+    """Those that a node reads, in bodies too, in the order of the graph. Reads every weight.
+
+    One of nothing but NaN that every reader is a ``Where`` of is left out: it marks what does not count.
+    """
     found = []
     seen: set[int] = set()
     for value in _constants(graph):
@@ -49,6 +52,8 @@ def nonfinite_weights(graph: Graph) -> tuple[NonFinite, ...]:
             if not np.isfinite(total):
                 nan += int(np.isnan(piece).sum())
                 infinite += int(np.isinf(piece).sum())
+        if nan == flat.size and all(node.op == "Where" and not node.domain for node in value.consumers):
+            continue
         if nan or infinite:
             found.append(NonFinite(value.name, flat.size, nan, infinite))
     return tuple(found)

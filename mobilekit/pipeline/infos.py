@@ -27,13 +27,12 @@ def tensor_info(value: Value, batch: Batch | None = None) -> TensorInfo:
 
 
 def _limit(value: Value) -> int:
-    from mobilekit.passes.indices import index_limit
+    from mobilekit.passes.indices import index_limit, is_mask
 
     if value.producer is not None:
         return 0
-    rows = 0
-    if not str(value.dtype).startswith("float"):
-        from mobilekit.targets.ncnn.emit import id_rows  # takes long to import, and few models need it
+    if not str(value.dtype).startswith(("int", "uint")):
+        return index_limit(value)
+    from mobilekit.targets.ncnn.emit import id_rows  # takes long to import, and few models need it
 
-        rows = id_rows(value)
-    return rows or index_limit(value)
+    return id_rows(value) or (2 if is_mask(value) else index_limit(value))

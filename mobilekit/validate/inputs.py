@@ -52,8 +52,8 @@ def seeded_inputs(specs: Sequence[TensorInfo], *, seed: int, preprocess: Preproc
     * the picture input that ``preprocess`` describes: pixels with the 1/f spectrum of natural pictures, 0 to 255,
       through its scale, mean and std;
     * other floating-point inputs: standard normal; ``uint8``: such pixels; ``int8``: the whole range;
-    * other integers: 0 to 7 (ids and indices of nearly any model), less where their ``limit`` is; 0 or 1 where the
-      name says ``mask``; ``bool``: even odds.
+    * other integers: 0 to 7 (ids and indices of nearly any model), less where their ``limit`` is (0 or 1 of a
+      mask); 0 or 1 where the name says ``mask``; ``bool``: even odds.
 
     Raises :class:`UsageError` for a dtype that no rule covers.
     """

@@ -78,6 +78,19 @@ def test_nan_that_no_output_reads_is_no_matter(tmp_path: Path) -> None:
     assert report.manifest.verified
 
 
+def test_nan_that_marks_what_does_not_count_is_no_damage(tmp_path: Path) -> None:
+    nodes = [
+        Node("Tanh", ["x"], ["t"]),
+        Node("Greater", ["x", "zero"], ["c"]),
+        Node("Where", ["c", "t", "marker"], ["y"]),
+    ]
+    weights = {"zero": np.array(0, np.float32), "marker": np.array(np.nan, np.float32)}
+    notes = Notes()
+    path = save(of_nodes(nodes, {"x": (5, 6)}, {"y": (5, 6)}, weights), tmp_path / "m.onnx")
+    assert export_model(path, tmp_path / "out", progress=notes).manifest.verified
+    assert not any("NaN" in note for note in notes.notes)
+
+
 def test_infinities_are_told(tmp_path: Path) -> None:
     notes = Notes()
     export_model(save(matmul(np.inf), tmp_path / "m.onnx"), tmp_path / "out", progress=notes)

@@ -12,7 +12,7 @@ from mobilekit.targets.ncnn.emit import Blob, Emission
 from mobilekit.targets.ncnn.node import NodeView, Refuse, static_shape
 from mobilekit.targets.ncnn.ops.activation import apply
 from mobilekit.targets.ncnn.ops.choose import choose
-from mobilekit.targets.ncnn.ops.elementwise import ADD, MAX, MUL, RSUB, SUB, Operand, binary, scalar
+from mobilekit.targets.ncnn.ops.elementwise import ADD, MAX, MIN, MUL, RSUB, SUB, Operand, binary, scalar
 from mobilekit.targets.ncnn.registry import emits
 
 __all__ = ["equal", "negate", "positive"]
@@ -95,7 +95,35 @@ def is_inf(node: NodeView, out: Emission) -> None:
 @emits("Where", since=16, data="any")
 def where(node: NodeView, out: Emission) -> None:
     condition, a, b = _operands(node)
-    out.bind(node.output(), choose(out, condition, a, b, node.out_shape()))
+    if _is_nan(a) != _is_nan(b):
+        out.bind(node.output(), _marked(out, condition, b if _is_nan(a) else a, _is_nan(b), node.out_shape()))
+    else:
+        out.bind(node.output(), choose(out, condition, a, b, node.out_shape()))
+
+
+def _is_nan(operand: Operand) -> bool:
+    value, _ = operand
+    array = None if isinstance(value, Blob) else value.const
+    return array is not None and array.dtype.kind == "f" and bool(np.isnan(array).all())
+
+
+def _marked(out: Emission, condition: Operand, value: Operand, where: bool, shape: tuple[int, ...]) -> Blob:
+    """``value`` where ``condition`` is ``where``, elsewhere NaN, which no minimum or maximum passes on surely."""
+    chosen, c_shape = condition
+    if isinstance(chosen, Blob) or chosen.const is None:
+        c = chosen if isinstance(chosen, Blob) else out.native(chosen)
+        endless = out.graph.constant("infinity", np.array(np.inf, np.float32))
+        signed = scalar(out, SUB if where else RSUB, c, 0.5)
+        low = scalar(out, MIN, binary(out, MUL, [(signed, c_shape), (endless, ())], c_shape), 0.0)
+        mark: Operand = (scalar(out, MUL, low, 0.0), c_shape)  # 0 stays 0, -inf becomes NaN
+    else:
+        mask = np.where(chosen.const.astype(bool) == where, np.float32(0), np.float32(np.nan))
+        mark = (out.graph.constant("marked", mask), c_shape)
+    reach = tuple(np.broadcast_shapes(value[1], c_shape))
+    marked = binary(out, ADD, [value, mark], reach)
+    if reach == shape:
+        return marked
+    return binary(out, ADD, [(marked, reach), (out.graph.constant("wide", np.zeros(shape, np.float32)), shape)], shape)
 
 
 @emits("Trilu", since=14, data="any")

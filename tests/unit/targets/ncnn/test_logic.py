@@ -77,6 +77,19 @@ def test_where_with_some_infinities_among_numbers() -> None:
     np.testing.assert_array_equal(found["y"], np.where(inputs["c"], inputs["a"], consts["b"]))
 
 
+@pytest.mark.parametrize("const", [(), ("c",), ("a",)])
+@pytest.mark.parametrize("swap", [False, True])
+@pytest.mark.parametrize("wide", [False, True])
+def test_where_marks_what_does_not_count_with_nan(wide: bool, swap: bool, const: tuple[str, ...]) -> None:
+    inputs = {"c": RNG.random((3, 4)) < 0.5, "a": rand(3, 4)}
+    consts = {name: inputs.pop(name) for name in const} | {"b": np.full((2, 3, 4) if wide else (), np.nan, np.float32)}
+    node = helper.make_node("Where", ["c", "b", "a"] if swap else ["c", "a", "b"], ["y"])
+    every = inputs | consts
+    found, _ = run_ncnn(model([node], inputs, ["y"], consts), inputs)
+    choices = (every["b"], every["a"]) if swap else (every["a"], every["b"])
+    np.testing.assert_array_equal(found["y"], np.where(every["c"], *choices))
+
+
 def test_casts_to_booleans() -> None:
     agrees(helper.make_node("Cast", ["x"], ["y"], to=9), {"x": np.array([[0, 0.5, -3, 0]], np.float32)})
 
