@@ -494,7 +494,7 @@ def _product(dims: Sequence[int]) -> int:
 
 
 def _form(weights: Literal["fp32", "fp16", "int8"], precision: Precision, facts: DeviceFacts) -> NumberFormat:
-    from mobilekit.pipeline.validate import number_format
+    from mobilekit.pipeline.formats import number_format
     from mobilekit.validate.rounding import NumberFormat
 
     if precision == "bf16":

@@ -40,6 +40,8 @@ _ROUNDING = 1e-6
 """Relative L2 that another order of summation gives: below it no error is larger than another."""
 _SAME_COUNT = 0.001
 """Fewer instructions than that are no change to anybody; what malloc does differently comes to a tenth of it."""
+_DOUBLED = 1.0
+"""A change that large cannot have been missed by anything that measures."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -388,7 +390,10 @@ def _sentence(
             Answer.SAME: f"B is as fast as A within {found.margin:.0%} ({found.same_low - 1:+.1%} to "
             f"{found.same_high - 1:+.1%} at {found.same_confidence:.1%} confidence)",
             Answer.INCONCLUSIVE: f"no answer: B's time differs from A's by {interval}; "
-            f"less than {found.detectable:.1%} could not have been told from none",
+            f"less than {found.detectable:.1%} could not have been told from none"
+            if found.detectable < _DOUBLED
+            else "no answer: nothing could have been seen, the times vary so much that not even twice the time could "
+            "have been told from the same",
         }[found.answer]
     if first.verdict is not second.verdict:
         said += f"; A's outputs: {first.verdict.value}, B's: {second.verdict.value}"

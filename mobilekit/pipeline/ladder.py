@@ -105,7 +105,7 @@ class _GpuAnswer:
         return result.outputs
 
     def told(self, rung: _Rung) -> _Rung:
-        from mobilekit.pipeline.validate import number_format
+        from mobilekit.pipeline.formats import number_format
         from mobilekit.report.vulkan import fallback
 
         assert self.facts.vulkan is not None

@@ -368,7 +368,7 @@ def plan_limits(
     bundle: Bundle, artifact: TensorRTArtifact, rtol: float | None, stack: ExitStack, *, atol: float | None = None
 ) -> Limits:
     """As a validation of the plan has them."""
-    from mobilekit.pipeline.validate import plan_format
+    from mobilekit.pipeline.formats import plan_format
     from mobilekit.validate.limits import EVERY, Limits, Overrides
     from mobilekit.validate.rounding import RoundingCost
 

@@ -266,7 +266,7 @@ def _verified(
     progress: Progress,
 ) -> tuple[dict[str, TensorError], bool]:
     """``models``: in float32, and in the number format."""
-    from mobilekit.pipeline.validate import plan_format
+    from mobilekit.pipeline.formats import plan_format
     from mobilekit.runners.base import RunOptions
     from mobilekit.runners.ort import OrtRunner
     from mobilekit.validate.doubt import Doubt

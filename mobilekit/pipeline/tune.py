@@ -425,8 +425,8 @@ class Sweep:
             yield sample
 
     def _limits_of(self, setting: Setting) -> Limits:
+        from mobilekit.pipeline.formats import number_format
         from mobilekit.pipeline.int8 import cost_of
-        from mobilekit.pipeline.validate import number_format
         from mobilekit.validate.limits import EVERY, Limits, Overrides
 
         manifest = self.bundle.manifest

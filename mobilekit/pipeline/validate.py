@@ -13,6 +13,7 @@ from mobilekit.errors import UsageError
 from mobilekit.pipeline.assemble import report_of, with_endurance
 from mobilekit.pipeline.emulated import instruction_report
 from mobilekit.pipeline.endurance import NOTHING_LONG, Endurance, LongTimings
+from mobilekit.pipeline.formats import number_format, plan_format
 from mobilekit.pipeline.ladder import MOST_SAMPLES, climb
 from mobilekit.pipeline.measure import Task, measure
 from mobilekit.pipeline.partial import Partial
@@ -27,7 +28,7 @@ from mobilekit.targets.tensorrt.runner import GpuOptions
 if TYPE_CHECKING:
     from mobilekit.bundle import Bundle, Manifest
     from mobilekit.pipeline.reference import Reference
-    from mobilekit.report.model import DeviceFacts, Precision, ValidationReport
+    from mobilekit.report.model import DeviceFacts, ValidationReport
     from mobilekit.report.sweep import SweepRow
     from mobilekit.runners.base import RunOptions, RunResult
     from mobilekit.targets.base import TargetName
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
     from mobilekit.validate.limits import Overrides
     from mobilekit.validate.rounding import NumberFormat
 
-__all__ = ["ValidateOptions", "number_format", "validate_bundle"]
+__all__ = ["ValidateOptions", "validate_bundle"]
 
 
 _ROUNDS = {"adb": (3, 20), "local": (3, 20), "virtual": (1, 3), "gpu": (3, 100), "prepared": (0, 1)}
@@ -347,34 +348,6 @@ def _task(bundle: Bundle, options: ValidateOptions) -> Task:
     text = manifest.task == "recognition" or any(metric.name == "text" for metric in metrics)
     truth = read_truth(options.truth, bundle.labels(), text=text) if options.truth is not None else None
     return Task(metrics, truth)
-
-
-def number_format(
-    weights: Literal["fp32", "fp16", "int8"], arithmetic: Literal["fp32", "fp16"], facts: DeviceFacts
-) -> NumberFormat:
-    """What a model is rounded to where ``facts`` says. ncnn computes in 16 bits on ARM and on GPUs alone; elsewhere the
-    option is about some weights."""
-    from mobilekit.validate.rounding import NumberFormat
-
-    if weights == "int8":
-        narrow = arithmetic == "fp16" and (
-            facts.abi.startswith(("arm", "aarch64")) if facts.vulkan is None else facts.vulkan.fp16
-        )
-        return NumberFormat("int8", "fp16" if narrow else "fp32")
-    if facts.vulkan is not None:
-        # Weights that are stored in halves are widened where the GPU has none.
-        narrow = arithmetic == "fp16" and facts.vulkan.fp16
-        return NumberFormat("fp16" if narrow else weights, "fp16" if narrow else "fp32")
-    narrow = arithmetic == "fp16" and facts.abi.startswith(("arm", "aarch64"))
-    # x86 keeps the weights of InnerProduct in halves then (``src/layer/x86/innerproduct_x86.cpp``).
-    return NumberFormat("fp16" if arithmetic == "fp16" else weights, "fp16" if narrow else "fp32")
-
-
-def plan_format(precision: Precision) -> NumberFormat | str:
-    """What a plan rounds to; the precision itself where its cost cannot be measured on a CPU (TF32, 8 bits)."""
-    from mobilekit.validate.rounding import NumberFormat
-
-    return NumberFormat(computed=precision) if precision in ("fp32", "fp16", "bf16") else precision
 
 
 def _overrides(options: ValidateOptions) -> Overrides:

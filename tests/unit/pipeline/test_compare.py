@@ -89,6 +89,19 @@ def test_a_recorded_run_is_compared_and_says_that_it_is_one(two: tuple[Path, Pat
     assert found.latency.answer in (Answer.WORSE, Answer.INCONCLUSIVE)
 
 
+def test_times_that_vary_beyond_all_measure_are_said_to_show_nothing(two: tuple[Path, Path], tmp_path: Path) -> None:
+    report = validate_bundle(two[0], "local", ValidateOptions(samples=1, threads=1, iterations=30))
+    assert report.latency is not None
+    wild = tuple(report.latency.p50_ms * 1000.0 ** (number // 3 % 2 * 2 - 1) for number in range(30))
+    latency = report.latency.model_copy(update={"values_ms": wild})
+    report_json.write(report.model_copy(update={"latency": latency}), tmp_path / "baseline.json")
+    found = compare(tmp_path / "baseline.json", two[0], "local", CompareOptions(samples=1, threads=1))
+    assert found.latency is not None
+    assert found.latency.answer is Answer.INCONCLUSIVE
+    assert "nothing could have been seen" in found.sentence
+    assert "%" not in found.sentence
+
+
 def test_recorded_runs_of_other_settings_are_not_compared(two: tuple[Path, Path], tmp_path: Path) -> None:
     report = validate_bundle(two[0], "local", ValidateOptions(samples=1, threads=2, iterations=20))
     report_json.write(report, tmp_path / "baseline.json")

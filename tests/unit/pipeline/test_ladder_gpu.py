@@ -25,8 +25,9 @@ from mobilekit.errors import (
 )
 from mobilekit.pipeline import place
 from mobilekit.pipeline.export import ExportOptions, export_model
+from mobilekit.pipeline.formats import number_format
 from mobilekit.pipeline.run import RunSettings, run
-from mobilekit.pipeline.validate import ValidateOptions, number_format, validate_bundle
+from mobilekit.pipeline.validate import ValidateOptions, validate_bundle
 from mobilekit.report.console import render
 from mobilekit.report.ladder import RungReport
 from mobilekit.report.model import DeviceFacts, ValidationReport
