@@ -69,6 +69,22 @@ def test_a_good_bundle_has_nothing_to_find(good: Path) -> None:
     assert (report.verdict.value, report.stage, report.first, report.runs) == ("pass", "none", None, 3)
 
 
+def test_outputs_of_which_one_is_made_of_another_are_both_looked_at(tmp_path: Path) -> None:
+    nodes = [
+        helper.make_node("Conv", ["x", "w"], ["scores"], name="conv"),
+        helper.make_node("Softmax", ["scores"], ["classes"], axis=1, name="soft"),
+    ]
+    model = of_nodes(nodes, {"x": (1, 3, 5, 5)}, {"classes": (1, 4, 5, 5), "scores": (1, 4, 5, 5)},
+                     {"w": rand(4, 3, 1, 1)})  # fmt: skip
+    export_model(save(model, tmp_path / "m.onnx"), tmp_path / "good", ExportOptions(verify=False))
+    editor = Editor(tmp_path / "good", tmp_path / "bad")
+    guilty = swap_kernel(editor, "conv", (4, 3))
+    report = bisect_bundle(editor.save(), "local")
+    assert [state.verdict.value for state in report.outputs] == ["fail", "fail"]
+    assert report.first is not None
+    assert [layer.name for layer in report.first.layers] == [guilty]
+
+
 @pytest.mark.parametrize("mode", ["auto", "accumulated", "local"])
 def test_the_guilty_layer_is_named_with_its_node_numbers_and_params(good: Path, tmp_path: Path, mode: str) -> None:
     editor = Editor(good, tmp_path / "bad")
