@@ -18,9 +18,9 @@ _LAYOUT = "com.microsoft.nchwc"
 
 
 def _rules() -> dict[tuple[str, str], Rule]:
-    from mobilekit.passes.contrib import attention, fused, ml, norm, quantised
+    from mobilekit.passes.contrib import attention, blocks, fused, ml, norm, quantised
 
-    return {**fused.RULES, **norm.RULES, **attention.RULES, **quantised.RULES, **ml.RULES}
+    return {**fused.RULES, **norm.RULES, **attention.RULES, **quantised.RULES, **blocks.RULES, **ml.RULES}
 
 
 _TABLE = _rules()

@@ -105,8 +105,20 @@ def _parametric_softplus(it: Build) -> None:
     it.bind(0, it("Mul", inner, it.like(it.attr("alpha", 1.0), x)))
 
 
+def _distances(it: Build) -> None:
+    """Of each row of ``(n, d)`` to each row of ``(m, d)``."""
+    a, b = it("Unsqueeze", it.input(0), it.const([1], "int64")), it("Unsqueeze", it.input(1), it.const([0], "int64"))
+    difference = it("Sub", a, b)
+    made = it("ReduceSum", it("Mul", difference, difference), it.const([2], "int64"), keepdims=0)
+    metric = it.attr("metric", "sqeuclidean")
+    if metric not in ("euclidean", "sqeuclidean"):
+        raise UnclearError(f"its metric {metric} is not known")
+    it.bind(0, it("Sqrt", made) if metric == "euclidean" else made)
+
+
 RULES: dict[tuple[str, str], Rule] = {
     (MICROSOFT, "BiasGelu"): _bias_gelu,
+    (MICROSOFT, "CDist"): _distances,
     (MICROSOFT, "ExpandDims"): _expand_dims,
     (MICROSOFT, "FastGelu"): _fast_gelu,
     (MICROSOFT, "FusedConv"): _fused_conv,

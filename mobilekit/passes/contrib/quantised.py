@@ -166,41 +166,6 @@ def _embed_layer_norm(it: Build) -> None:
     embed(it, tables, _real(it, 5, 11, 16), _real(it, 6, 12, 17), it.optional(7), None)
 
 
-# weights of few bits
-
-
-def _nbits(it: Build) -> None:
-    """``B`` is ``(N, blocks, bytes)``: rows of ``K`` numbers of ``bits`` bits, low bits first; a scale a block."""
-    k, n, bits, block = (int(it.attr(name, 0)) for name in ("K", "N", "bits", "block_size"))
-    bits = bits or 4
-    if it.optional(4) is not None:
-        raise UnclearError("its blocks are permuted")
-    blocks = -(-k // block)
-    numbers = _unpacked(it.constant(1, "weight").reshape(n, blocks, -1), bits)[..., :block]
-    scales = it.constant(2, "scale").astype(np.float32).reshape(n, blocks, 1)
-    given = it.optional(3)
-    if given is None:
-        zeros: Any = np.float32(1 << (bits - 1))
-    else:
-        data = it.constant(3, "zero point")
-        if data.dtype == np.uint8:
-            zeros = _unpacked(data.reshape(n, -1), bits)[:, :blocks].reshape(n, blocks, 1)
-        else:
-            zeros = data.astype(np.float32).reshape(n, blocks, 1)
-    real = ((numbers - zeros) * scales).reshape(n, blocks * block)[:, :k]
-    made = it("MatMul", it.input(0), it.const(np.ascontiguousarray(real.T), it.input(0).dtype or "float32"))
-    it.bind(0, it.add(made, it.optional(5)))
-
-
-def _unpacked(data: np.ndarray[Any, Any], bits: int) -> np.ndarray[Any, Any]:
-    """The last axis as numbers of ``bits`` bits, lowest first."""
-    if bits not in (2, 4, 8):
-        raise UnclearError(f"it packs numbers of {bits} bits")
-    shifts = np.arange(0, 8, bits, dtype=np.uint8)
-    parts = (data[..., None] >> shifts) & np.uint8((1 << bits) - 1)
-    return parts.reshape(*data.shape[:-1], -1).astype(np.float32)
-
-
 def _standard(op: str) -> Rule:
     def rule(it: Build) -> None:
         scale, zero = _flat(it, it.input(1)), _flat(it, it.optional(2))
@@ -216,7 +181,6 @@ RULES: dict[tuple[str, str], Rule] = {
     (MICROSOFT, "DynamicQuantizeLSTM"): _lstm,
     (MICROSOFT, "DynamicQuantizeMatMul"): _dynamic_matmul,
     (MICROSOFT, "MatMulIntegerToFloat"): _matmul_to_float,
-    (MICROSOFT, "MatMulNBits"): _nbits,
     (MICROSOFT, "QAttention"): _attention,
     (MICROSOFT, "QEmbedLayerNormalization"): _embed_layer_norm,
     (MICROSOFT, "QGemm"): _gemm,

@@ -354,6 +354,43 @@ def test_weights_in_blocks_of_four_bits(tmp_path: Path) -> None:
     assert_plain(model, feeds, tmp_path)
 
 
+@pytest.mark.parametrize("zero", [False, True])
+@pytest.mark.parametrize(("bits", "kind"), [(4, "bytes"), (8, "bytes"), (4, "int4"), (4, "uint4")])
+def test_rows_of_a_table_in_blocks(bits: int, kind: str, zero: bool, tmp_path: Path) -> None:
+    rows, width, block = 10, 64, 16
+    node = Node("GatherBlockQuantized", ["d", "i", "s", "z"][: 4 if zero else 3], ["y"], domain=MS)
+    node.attribute.extend(helper.make_attribute(name, value) for name, value in [("bits", bits), ("block_size", block)])
+    numbers, zeros = (RNG.integers(0, 8, (rows, size)).astype(np.uint8) for size in (width, width // block))
+    feeds = {"i": np.array([[0, 3, 9]], np.int64)}
+    model = model_of(node, feeds, None, {"s": np.abs(f32(rows, width // block)) + 0.1})
+    for name, array in [("d", numbers), ("z", zeros)] if zero else [("d", numbers)]:
+        if kind == "bytes":
+            stored = numpy_helper.from_array(array[:, ::2] | (array[:, 1::2] << 4) if bits == 4 else array, name)
+        else:
+            stored = helper.make_tensor(name, getattr(TensorProto, kind.upper()), array.shape, array - (kind == "int4"))
+        model.graph.initializer.append(stored)
+    model.opset_import[0].version, model.ir_version = 21, 10
+    assert_plain(model, feeds, tmp_path)
+
+
+@pytest.mark.parametrize("kind", [0, 1])
+def test_weights_in_codes_of_four_bits(kind: int, tmp_path: Path) -> None:
+    k, n, block = 48, 5, 16
+    node = Node("MatMulBnb4", ["x", "b", "a"], ["y"], domain=MS, K=k, N=n, block_size=block, quant_type=kind)
+    feeds, weights = {"x": f32(2, 3, k)}, {"b": RNG.integers(0, 256, n * k // 2).astype(np.uint8)}
+    assert_plain(model_of(node, feeds, None, {**weights, "a": np.abs(f32(n * k // block))}), feeds, tmp_path)
+
+
+@pytest.mark.parametrize("metric", ["euclidean", "sqeuclidean"])
+def test_distances_between_rows(metric: str, tmp_path: Path) -> None:
+    feeds = {"x": f32(4, 7)}
+    assert_plain(
+        model_of(Node("CDist", ["x", "c"], ["y"], domain=MS, metric=metric), feeds, None, {"c": f32(9, 7)}),
+        feeds,
+        tmp_path,
+    )
+
+
 @pytest.mark.parametrize("op", ["ConvInteger", "MatMulInteger"])
 def test_integer_products_of_inputs_that_are_integers(op: str, tmp_path: Path) -> None:
     feeds = {"x": u8(1, 3, 6, 6) if op == "ConvInteger" else u8(5, 7)}
