@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mobilekit.errors import REPORT_IT, ModelError
-from mobilekit.passes.batch_rules import RULES, Mixed, Place, Rule, Tracker
+from mobilekit.passes.batch_rules import RULES, Rule
+from mobilekit.passes.batch_tracker import Mixed, Place, Tracker
 from mobilekit.passes.schemas import Schemas, infer_node
 
 if TYPE_CHECKING:

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import resource
-import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, nullcontext, suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -14,12 +12,14 @@ from typing import TYPE_CHECKING, Literal
 from mobilekit.errors import MobilekitError, UnsupportedModelError, UsageError
 from mobilekit.paths import Scratch, atomic_dir
 from mobilekit.pipeline.blame import blamed
+from mobilekit.pipeline.clock import StageClock, peak_bytes
+from mobilekit.pipeline.export_manifest import batch_in_manifest, copy_source, freed, manifest_of, preprocess_of
 from mobilekit.pipeline.infos import tensor_info
 from mobilekit.pipeline.verification import original, verify
 from mobilekit.progress import SILENT, Progress
 
 if TYPE_CHECKING:
-    from mobilekit.bundle import Manifest, NcnnArtifact, NcnnBatch, NcnnInt8, TensorInfo
+    from mobilekit.bundle import Manifest, NcnnArtifact, NcnnInt8, TensorInfo
     from mobilekit.errors import Finding
     from mobilekit.graph import Graph, Value
     from mobilekit.importers.onnx import SourceModel
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     from mobilekit.pipeline.dynamic import DynamicModel, DynamicShape
     from mobilekit.pipeline.int8 import Calibration
     from mobilekit.pipeline.tensorrt import PlanBuild, PlanReport, PreparedPlan
-    from mobilekit.preprocess import Preprocess
     from mobilekit.runners.ort import OrtRunner
     from mobilekit.targets.base import TargetName
     from mobilekit.targets.ncnn.emit import Model
@@ -140,7 +139,7 @@ def _export(
     background: ExitStack,
     here: WorkerHost | None,
 ) -> ExportReport:
-    clock = _Clock()
+    clock = StageClock()
     with clock("imports"):  # only now, for they take long: a wrong name was said at once
         from mobilekit.importers.onnx import load
 
@@ -163,7 +162,7 @@ def _converted(
     source: SourceModel,
     resolved: ResolvedModel,
     options: ExportOptions,
-    clock: _Clock,
+    clock: StageClock,
     progress: Progress,
     background: ExitStack,
     here: WorkerHost | None,
@@ -187,25 +186,27 @@ def _converted(
 
             # TensorRT builds while the rest is written and verified, unless both at once need much memory.
             ahead = plan.host is here and source.size_bytes <= _OVERLAP_BYTES
-            build = PlanBuild(temporary, plan, _preprocess(resolved, options), ahead=ahead, progress=progress)
+            build = PlanBuild(temporary, plan, preprocess_of(resolved, options), ahead=ahead, progress=progress)
             with clock("tensorrt"):
                 building.enter_context(build)
         artifact = _write_ncnn(ncnn, temporary, options, clock, progress) if ncnn is not None else None
         with clock("bundle"):
-            hashes = _copy_source(source, temporary)
+            hashes = copy_source(source, temporary)
             inputs, outputs = _tensor_infos(ncnn, plan)
-            manifest = replace(_manifest(inputs, outputs, source, resolved, options, temporary, hashes), ncnn=artifact)
+            manifest = replace(
+                manifest_of(inputs, outputs, source, resolved, options, temporary, hashes), ncnn=artifact
+            )
             if ncnn is not None and ncnn.dynamic is not None:
-                manifest = _freed(manifest, ncnn.dynamic)
+                manifest = freed(manifest, ncnn.dynamic)
         errors: Mapping[str, TensorError] = {}
-        peaks = {"conversion": _peak_bytes()}
+        peaks = {"conversion": peak_bytes()}
         if options.verify and ncnn is not None:
             with clock("verify"):
                 progress.step("verifying against ONNX Runtime")
                 reference = reference or original(source, manifest)
                 errors, verified = verify(temporary, manifest, source, reference, options, progress)
                 manifest = replace(manifest, verified=verified)
-            peaks["verification"] = _peak_bytes()
+            peaks["verification"] = peak_bytes()
         elif ncnn is not None:
             from mobilekit.passes.nonfinite import listed, nonfinite_weights
 
@@ -247,7 +248,7 @@ class _PreparedNcnn:
 
 
 def _prepare_ncnn(
-    source: SourceModel, resolved: ResolvedModel, options: ExportOptions, clock: _Clock, progress: Progress
+    source: SourceModel, resolved: ResolvedModel, options: ExportOptions, clock: StageClock, progress: Progress
 ) -> _PreparedNcnn:
     prepared = _prepare_float(source, resolved, options, clock, progress)
     if options.precision != "int8":
@@ -256,13 +257,13 @@ def _prepare_ncnn(
 
     with clock("int8"):
         inputs = [tensor_info(value) for value in prepared.graph.inputs]
-        calibration, preprocess = check_calibration(options.calibration), _preprocess(resolved, options)
+        calibration, preprocess = check_calibration(options.calibration), preprocess_of(resolved, options)
         model, record = in_int8(prepared.graph, prepared.model, inputs, calibration, preprocess, progress)
     return replace(prepared, model=model, int8=record)
 
 
 def _prepare_float(
-    source: SourceModel, resolved: ResolvedModel, options: ExportOptions, clock: _Clock, progress: Progress
+    source: SourceModel, resolved: ResolvedModel, options: ExportOptions, clock: StageClock, progress: Progress
 ) -> _PreparedNcnn:
     from mobilekit.passes import prepare
     from mobilekit.pipeline.batch import choose_batch
@@ -294,7 +295,7 @@ def _prepare_float(
 
 
 def _write_ncnn(
-    prepared: _PreparedNcnn, root: Path, options: ExportOptions, clock: _Clock, progress: Progress
+    prepared: _PreparedNcnn, root: Path, options: ExportOptions, clock: StageClock, progress: Progress
 ) -> NcnnArtifact:
     from mobilekit.targets.ncnn import NcnnOptions, NcnnTarget
 
@@ -306,7 +307,7 @@ def _write_ncnn(
         int8 = artifact.int8
         if int8 is not None and prepared.int8 is not None:
             int8 = replace(prepared.int8, scales=int8.scales)
-        return replace(artifact, batch=_in_manifest(prepared.batch), int8=int8)
+        return replace(artifact, batch=batch_in_manifest(prepared.batch), int8=int8)
 
 
 def _start_tensorrt(options: ExportOptions, background: ExitStack) -> WorkerHost | None:
@@ -328,7 +329,7 @@ def _prepare_tensorrt(
     source: SourceModel,
     resolved: ResolvedModel,
     options: ExportOptions,
-    clock: _Clock,
+    clock: StageClock,
     progress: Progress,
     background: ExitStack,
     here: WorkerHost | None,
@@ -371,7 +372,7 @@ def _finish_plan(
     manifest: Manifest,
     source: SourceModel,
     options: ExportOptions,
-    clock: _Clock,
+    clock: StageClock,
 ) -> PlanReport:
     from mobilekit.bundle import Bundle
 
@@ -394,39 +395,12 @@ def _pass_verifier(
     from mobilekit.passes.verify import PassVerifier
     from mobilekit.validate.inputs import seeded_inputs
 
-    preprocess = _preprocess(resolved, options)
+    preprocess = preprocess_of(resolved, options)
 
     def feeds(values: Sequence[Value]) -> Mapping[str, Array]:
         return seeded_inputs([tensor_info(value) for value in values], seed=options.seed, preprocess=preprocess)
 
     return PassVerifier(feeds)
-
-
-def _peak_bytes() -> int:
-    """The largest resident set of this process, or of a child that has ended, until now."""
-    return 1024 * max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
-
-
-class _Clock:
-    """Wall seconds and CPU seconds (of this process and of children that have ended) of each stage."""
-
-    def __init__(self) -> None:
-        self.seconds: dict[str, float] = {}
-        self.cpu_seconds: dict[str, float] = {}
-
-    @contextmanager
-    def __call__(self, name: str) -> Iterator[None]:
-        started, cpu = time.perf_counter(), _cpu_s()
-        try:
-            yield
-        finally:
-            self.seconds[name] = round(self.seconds.get(name, 0.0) + time.perf_counter() - started, 4)
-            self.cpu_seconds[name] = round(self.cpu_seconds.get(name, 0.0) + _cpu_s() - cpu, 4)
-
-
-def _cpu_s() -> float:
-    usages = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
-    return sum(usage.ru_utime + usage.ru_stime for usage in usages)
 
 
 def _check_output(folder: Path, *, replace: bool) -> None:
@@ -455,15 +429,6 @@ def _fixed(resolved: ResolvedModel, options: ExportOptions) -> dict[str, FixedVa
     return given | dict(options.fixed)
 
 
-def _in_manifest(batch: Batch | None) -> NcnnBatch | None:
-    from mobilekit.bundle import BatchPlace, NcnnBatch
-
-    if batch is None:
-        return None
-    places = {name: BatchPlace(axis=place.axis, outer=place.outer) for name, place in batch.places.items()}
-    return NcnnBatch(size=batch.size, places=places)
-
-
 def _refuse_unsupported(
     target: str, findings: Sequence[Finding], source: SourceModel, mixing: Mixing | None = None
 ) -> None:
@@ -479,23 +444,6 @@ def _refuse_unsupported(
         )
 
 
-def _copy_source(source: SourceModel, root: Path) -> dict[str, str]:
-    """The model and its data files into ``root/source``; their sha256 by path below ``root``."""
-    from mobilekit.bundle import copy_hashed
-
-    hashes: dict[str, str] = {}
-    for relative in ("", *source.external_files):
-        origin = source.path.parent / relative if relative else source.path
-        copy = root / "source" / (relative or _source_name(source))
-        copy.parent.mkdir(parents=True, exist_ok=True)
-        hashes[copy.relative_to(root).as_posix()] = copy_hashed(origin, copy)
-    return hashes
-
-
-def _source_name(source: SourceModel) -> str:
-    return "model.onnx" if "model.onnx" not in source.external_files else "the-model.onnx"
-
-
 def _tensor_infos(
     ncnn: _PreparedNcnn | None, plan: PreparedPlan | None
 ) -> tuple[tuple[TensorInfo, ...], tuple[TensorInfo, ...]]:
@@ -505,96 +453,3 @@ def _tensor_infos(
         return plan.inputs, plan.outputs
     inputs, outputs = ncnn.graph.inputs, ncnn.graph.results
     return tuple(tensor_info(v, ncnn.batch) for v in inputs), tuple(tensor_info(v, ncnn.batch) for v in outputs)
-
-
-def _manifest(
-    inputs: tuple[TensorInfo, ...],
-    outputs: tuple[TensorInfo, ...],
-    source: SourceModel,
-    resolved: ResolvedModel,
-    options: ExportOptions,
-    root: Path,
-    hashes: Mapping[str, str],
-) -> Manifest:
-    from mobilekit import __version__
-    from mobilekit.bundle import FixedInput, Manifest, ModelInfo
-    from mobilekit.passes.precision import allowance
-    from mobilekit.tensors import save_npy
-
-    entry = resolved.entry
-    info = ModelInfo(
-        id=resolved.id,
-        file=f"source/{_source_name(source)}",
-        sha256=hashes[f"source/{_source_name(source)}"],
-        opset=source.opset,
-        license=entry.license if entry else "",
-        producer=source.producer,
-    )
-    labels = _read_labels(options.labels or resolved.labels, outputs)
-    if labels:
-        (root / "labels.txt").write_text("".join(f"{label}\n" for label in labels), encoding="utf-8")
-    fixed = []
-    for index, (name, array) in enumerate(source.fixed.items()):
-        (root / "fixed").mkdir(exist_ok=True)
-        save_npy(root / "fixed" / f"{index}.npy", array)
-        fixed.append(FixedInput(name=name, dtype=str(array.dtype), shape=array.shape, file=f"fixed/{index}.npy"))
-    rtol, reason = allowance(source.proto, fake_quant=source.fake_quant)
-    return Manifest(
-        mobilekit_version=__version__,
-        model=info,
-        inputs=inputs,
-        outputs=outputs,
-        fixed=tuple(fixed),
-        rtol=rtol or None,
-        rtol_reason=reason,
-        fake_quant=source.fake_quant,
-        preprocess=_preprocess(resolved, options),
-        labels="labels.txt" if labels else None,
-        task=entry.task if entry else "classification" if labels else "",
-    )
-
-
-def _freed(manifest: Manifest, dynamic: DynamicModel) -> Manifest:
-    """With the axes that are free, and the sizes to verify."""
-    return replace(
-        manifest,
-        inputs=tuple(replace(info, free=dynamic.inputs.get(info.name, ())) for info in manifest.inputs),
-        outputs=tuple(replace(info, free=dynamic.outputs.get(info.name, ())) for info in manifest.outputs),
-        sizes=dynamic.sizes,
-    )
-
-
-def _read_labels(path: Path | None, outputs: tuple[TensorInfo, ...]) -> tuple[str, ...]:
-    """Class names, checked against the classes of the first output where it looks like one score a class."""
-    if path is None:
-        return ()
-    try:
-        labels = tuple(path.read_text("utf-8").splitlines())
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"cannot read the labels {path}: {error}", hint="a text file, one class a line") from error
-    shape = outputs[0].shape
-    if len(outputs) == 1 and len(shape) == 2 and shape[-1] != len(labels):
-        raise UsageError(
-            f"{path} has {len(labels)} labels, but output {outputs[0].name!r} has {shape[-1]} classes",
-            hint="give one label a line, in the order of the classes",
-        )
-    return labels
-
-
-def _preprocess(resolved: ResolvedModel, options: ExportOptions) -> Preprocess | None:
-    if options.preprocess:
-        return _read_preprocess(options.preprocess)
-    return resolved.entry.preprocess if resolved.entry else None
-
-
-def _read_preprocess(path: Path) -> Preprocess:
-    import tomllib
-
-    from pydantic import TypeAdapter, ValidationError
-
-    from mobilekit.preprocess import Preprocess
-
-    try:
-        return TypeAdapter(Preprocess).validate_python(tomllib.loads(path.read_text("utf-8")))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, ValidationError) as error:
-        raise UsageError(f"cannot read the preprocessing {path}: {error}", hint="see docs/zoo.md") from error

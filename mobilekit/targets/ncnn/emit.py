@@ -1,9 +1,13 @@
-"""The walk over a legal graph that turns each node into ncnn layers, or into a finding."""
+"""The walk over a legal graph that turns each node into ncnn layers, or into a finding.
+
+What emitters (``ops/``) write with is imported from here: the parts of a model are those of
+:mod:`mobilekit.targets.ncnn.model`.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal
 
@@ -17,6 +21,7 @@ from mobilekit.precision.small import small_numbers
 from mobilekit.targets.ncnn.depth import depth_of
 from mobilekit.targets.ncnn.layers import LAYERS, OWN_LAYERS
 from mobilekit.targets.ncnn.layout import Dims, Groups, dims_of, kept_axes, match, merged, natural, unique
+from mobilekit.targets.ncnn.model import EXACT_INTEGER, Blob, Layer, Model, ParamValue, Weights, as_float, raw, tagged
 from mobilekit.targets.ncnn.node import NodeView, Refuse, static_shape
 from mobilekit.targets.ncnn.registry import REGISTRY, Entry
 
@@ -24,59 +29,30 @@ if TYPE_CHECKING:
     from mobilekit.graph import Graph, Node, Value
     from mobilekit.tensors import Array
 
-__all__ = ["Blob", "Emission", "Layer", "Model", "ParamValue", "Weights", "emit"]
+__all__ = [
+    "EXACT_INTEGER",
+    "Blob",
+    "Emission",
+    "Layer",
+    "Model",
+    "ParamValue",
+    "Weights",
+    "as_float",
+    "emit",
+    "id_rows",
+    "is_table",
+    "raw",
+    "tagged",
+]
 
 _MOST_ELEMENTS = 2**31 - 1
 """ncnn counts them in an ``int``."""
-
-ParamValue = int | float | str | Sequence[int] | Sequence[float]
-EXACT_INTEGER = 1 << 24
 _TAKEN = {"float": frozenset[str](), "exact": frozenset({"int32", "int64"})}
 _SAME_ELEMENTS = frozenset({"Cast", "Flatten", "Identity", "Reshape", "Squeeze", "Unsqueeze"})
 _INTEGERS = frozenset({"int8", "uint8", "int16", "uint16", "int32", "uint32", "int64", "uint64", "bool"})
 _WIDE_INTEGERS = _INTEGERS - {"bool", "int8", "uint8"}
 _FLOATS = frozenset({"float16", "float32", "float64"})
 _TAKEN["any"] = _INTEGERS | _FLOATS
-
-
-@dataclass(eq=False, slots=True)
-class Blob:
-    """One ncnn blob: its Mat dims (outermost first) and the ONNX tensor it is named after, if any.
-
-    ``holds``: the ONNX tensor whose elements it holds, in the same row-major order; a Reshape of it does so, too.
-    """
-
-    dims: Dims
-    tensor: str | None = None
-    holds: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Weights:
-    """One array of the ``.bin`` file: ``parts`` written one after another, under one tag if ``tagged``.
-
-    Tagged arrays (those that ncnn loads with type 0) may be stored as fp16, or are int8, as their ``parts`` then are.
-    """
-
-    parts: tuple[Array, ...]
-    tagged: bool
-    exact: bool = False
-    """Never to be stored as fp16."""
-
-
-@dataclass(eq=False, slots=True)
-class Layer:
-    type: str
-    name: str
-    inputs: list[Blob]
-    outputs: list[Blob]
-    params: dict[str, ParamValue]
-    weights: tuple[Weights, ...] = ()
-    exact: bool = False
-    """It carries whole numbers (or their bits), or numbers so small that half precision would lose them: it stays in
-    float32 on a device."""
-    mask: int = 0
-    """Features that are switched off for it, beside those that follow from ``exact``."""
 
 
 @dataclass(eq=False, slots=True)
@@ -93,26 +69,6 @@ class _Storage:
     """Of ids: how many rows the smallest table has that they point into."""
     numbers: _Storage | None = None
     """Of ids: the same as float32 numbers, once somebody computes with them."""
-
-
-@dataclass(frozen=True, slots=True)
-class Model:
-    """What came out: layers in order, how inputs and outputs stand, which node made which layers, what was refused."""
-
-    layers: tuple[Layer, ...]
-    inputs: tuple[tuple[NcnnBlob, Blob], ...]
-    outputs: tuple[tuple[NcnnBlob, Blob], ...]
-    nodes: dict[str, tuple[str, ...]]
-    findings: tuple[Finding, ...]
-    rows: Mapping[str, tuple[int, str]] = field(default_factory=dict)
-    """:attr:`mobilekit.graph.Graph.rows`"""
-    int8: Mapping[str, float] = field(default_factory=dict)
-    """Layers in int8: the scale of what each reads."""
-
-    @property
-    def custom_layers(self) -> tuple[str, ...]:
-        """The types of our own layers among them."""
-        return tuple(sorted({layer.type for layer in self.layers if layer.type in OWN_LAYERS}))
 
 
 class Emission:
@@ -528,26 +484,3 @@ def emit(graph: Graph, *, stock_only: bool = False) -> Model:
 def _size(dims: Dims) -> dict[str, ParamValue]:
     names = {1: ("w",), 2: ("h", "w"), 3: ("c", "h", "w"), 4: ("c", "d", "h", "w")}[len(dims)]
     return dict(zip(names, dims, strict=True))
-
-
-def as_float(array: Array, label: str) -> Array:
-    """``array`` as float32; integers and booleans exactly, or :class:`Refuse`."""
-    if array.dtype == np.float32:
-        return array
-    if array.dtype.kind in "iub":
-        if array.size and array.dtype.kind != "b" and max(abs(int(array.min())), abs(int(array.max()))) > EXACT_INTEGER:
-            raise Refuse(f"{label!r} holds integers above 2^24, which float32 cannot hold", "use smaller integers")
-        return array.astype(np.float32)
-    if array.dtype in (np.float16, np.float64):
-        return array.astype(np.float32)
-    raise Refuse(f"{label!r} is {array.dtype}, ncnn computes with float32", "cast it to float32")
-
-
-def raw(*parts: Array) -> Weights:
-    """An array without a tag (loaded by ncnn with type 1): always float32."""
-    return Weights(tuple(as_float(part, "a weight") for part in parts), tagged=False)
-
-
-def tagged(*parts: Array) -> Weights:
-    """An array with a tag (loaded by ncnn with type 0): float32, or fp16 on request."""
-    return Weights(tuple(as_float(part, "a weight") for part in parts), tagged=True)
