@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 JOBS ?= auto
 .DEFAULT_GOAL := help
-.PHONY: help demo test setup setup-dev lint unit e2e harness vulkan docs-check lowest newest bench clean
+.PHONY: help demo test setup setup-dev lint unit e2e harness vulkan lowest newest bench clean
 
 help: ## This list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 14

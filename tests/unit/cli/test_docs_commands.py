@@ -46,6 +46,25 @@ def test_documented_command_lines_parse(page: Path, line: str) -> None:
     parse(line)
 
 
+def options(command: object, path: tuple[str, ...] = ()) -> list[tuple[str, tuple[str, ...]]]:
+    """Each option of each command that is shown, with all its spellings."""
+    found = []
+    for name, inner in getattr(command, "commands", {}).items():
+        found += options(inner, (*path, name))
+    for param in getattr(command, "params", []):
+        if param.param_type_name == "option" and not param.hidden:
+            found.append((" ".join(path), (*param.opts, *param.secondary_opts)))
+    return found
+
+
+def test_every_option_is_on_some_page() -> None:
+    text = "\n".join(page.read_text() for page in PAGES)
+    words = set(re.findall(r"(?<![\w-])--?[a-z][\w-]*", text))
+    shown = options(typer.main.get_command(make_app()))
+    assert len(shown) > 100
+    assert [(path, spellings[0]) for path, spellings in shown if words.isdisjoint(spellings)] == []
+
+
 def test_a_wrong_option_would_be_noticed() -> None:
     with pytest.raises(Exception, match="no-such-option"):
         parse("mobilekit export model.onnx -o out --no-such-option")

@@ -6,6 +6,7 @@ import math
 
 from mobilekit.targets.ncnn.emit import Emission, ParamValue
 from mobilekit.targets.ncnn.node import NodeView, Refuse
+from mobilekit.targets.ncnn.ops import reduce
 from mobilekit.targets.ncnn.ops.window import dilated_average, dilated_maximum, refuse_wide
 from mobilekit.targets.ncnn.registry import emits
 
@@ -109,4 +110,7 @@ def global_pool(node: NodeView, out: Emission) -> None:
         dims = (planes, *spatial) if len(spatial) == 2 else (planes, 1, math.prod(spatial))
     kind = _AVERAGE if node.op == "GlobalAveragePool" else _MAX
     x = out.view(node.input(), dims)
+    if kind == _AVERAGE and math.prod(spatial) > reduce.LONG:
+        out.bind(node.output(), reduce.reduction_of_many(out, "mean", x, [1, 2], keep=False))
+        return
     out.bind(node.output(), out.layer("Pooling", [x], (planes,), pooling_type=kind, global_pooling=1))

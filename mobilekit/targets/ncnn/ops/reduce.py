@@ -58,6 +58,60 @@ def reduction(out: Emission, operation: str, blob: Blob, dims: Sequence[int], ke
     )
 
 
+LONG = 1 << 20
+"""More terms than that are added in stages: ncnn adds one after another in float32."""
+
+_LOST = 1 << 24
+"""From so many terms of one size on, each further one is less than half of the sum's last digit."""
+
+_STAGES = {
+    "sum": ("sum", "sum"),
+    "mean": ("mean", "mean"),
+    "l1": ("l1", "sum"),
+    "l2": ("sumsq", "sum"),
+    "sumsq": ("sumsq", "sum"),
+    "logsum": ("sum", "sum"),
+}
+"""The operation of the first stage and of those after it; :data:`_FINISH` is applied to what they come to."""
+
+_FINISH = {"l2": "Sqrt", "logsum": "Log"}
+
+
+def _halves(size: int) -> tuple[int, int]:
+    """Two factors of ``size``, as near to each other as it has any."""
+    low = next(low for low in range(math.isqrt(size), 0, -1) if size % low == 0)
+    return low, size // low
+
+
+def reduction_of_many(out: Emission, operation: str, blob: Blob, dims: Sequence[int], keep: bool = True) -> Blob:
+    """:func:`reduction`, by a dim at a time where there are many terms, and long dims in two halves."""
+    if operation not in _STAGES or math.prod(blob.dims[index] for index in dims) <= LONG:
+        return reduction(out, operation, blob, dims, keep)
+    first, others = _STAGES[operation]
+    result = blob
+    for stage, index in enumerate(sorted(dims, reverse=True)):
+        size, now = blob.dims[index], result.dims
+        one = (*now[:index], 1, *now[index + 1 :])
+        operation_now = others if stage else first
+        if size <= LONG:
+            result = reduction(out, operation_now, result, [index])
+            continue
+        low, high = _halves(size)
+        if high > _LOST:
+            raise Refuse(
+                f"ncnn adds its {size} terms one after another in float32, where more than 2^24 get lost, and they do "
+                "not divide into shorter sums of one length",
+                "reduce an even number of them, or parts of them first",
+            )
+        result = out.reshape(result, (math.prod(now[:index]), low, high, math.prod(now[index + 1 :])))
+        result = reduction(out, others, reduction(out, operation_now, result, [2]), [1])
+        result = out.reshape(result, one)
+    if operation in _FINISH:
+        result = apply(out, _FINISH[operation], result)
+    left = tuple(size for index, size in enumerate(blob.dims) if index not in dims) or (1,)
+    return result if keep else out.reshape(result, left)
+
+
 def reduced_groups(node: NodeView, out: Emission, axes: set[int]) -> Groups:
     """A grouping whose groups are wholly reduced or wholly kept (axes of size 1 may be either)."""
     value, shape = node.input(), node.shape()
@@ -119,12 +173,12 @@ def reduce(node: NodeView, out: Emission) -> None:
         # ncnn's own does not take the maximum off first and overflows.
         top = reduction(out, "max", x, where)
         shifted = out.layer("BinaryOp", [x, top], x.dims, op_type=SUB)
-        total = apply(out, "Log", reduction(out, "sum", apply(out, "Exp", shifted), where))
+        total = apply(out, "Log", reduction_of_many(out, "sum", apply(out, "Exp", shifted), where))
         result = out.layer("BinaryOp", [total, top], top.dims, op_type=ADD)
     else:
         # A number for each channel is a vector: what reads it (a dense layer, a product by channels) wants one.
         channels = len(dims) == 3 and where == [1, 2]
-        result = reduction(out, _OPS[node.op], x, where, keep and not channels)
+        result = reduction_of_many(out, _OPS[node.op], x, where, keep and not channels)
     out.bind(node.output(), result)
 
 

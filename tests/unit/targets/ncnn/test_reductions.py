@@ -37,6 +37,33 @@ def test_reduce(kind, shape, keep, data) -> None:
     agrees(node, {"x": x}, consts)
 
 
+@pytest.mark.parametrize("kind", REDUCE)
+@pytest.mark.parametrize("keep", [True, False])
+@pytest.mark.parametrize(("shape", "axes"), [((15,), [0]), ((1, 3, 6, 10), [2, 3]), ((4, 9), [1]), ((2, 4, 6), [0, 2])])
+def test_many_terms_are_added_in_stages(kind, keep, shape, axes, monkeypatch) -> None:
+    """ncnn adds one after another in float32, so that a long sum stops growing. What is long is short here."""
+    monkeypatch.setattr("mobilekit.targets.ncnn.ops.reduce.LONG", 4)
+    node = helper.make_node(f"Reduce{kind}", ["x", "axes"], ["y"], keepdims=int(keep))
+    x = np.abs(rand(*shape)) + np.float32(0.5)
+    text = agrees(node, {"x": x}, {"axes": np.array(axes, np.int64)})
+    assert (text.count("\nReduction ") > 1) == (kind not in ("Max", "Min", "Prod"))
+
+
+def test_the_mean_of_a_large_map_is_taken_in_stages(monkeypatch) -> None:
+    node = helper.make_node("GlobalAveragePool", ["x"], ["y"])
+    assert "Pooling" in agrees(node, {"x": rand(1, 3, 6, 10) + 1})
+    monkeypatch.setattr("mobilekit.targets.ncnn.ops.reduce.LONG", 50)
+    assert "Pooling" not in agrees(node, {"x": rand(1, 3, 6, 10) + 1})
+
+
+@pytest.mark.parametrize(("count", "taken"), [(1 << 28, True), (16_777_259, False)])  # the latter is prime
+def test_a_sum_that_cannot_be_split_is_refused_where_terms_would_get_lost(count, taken) -> None:
+    node = helper.make_node("ReduceSum", ["x", "axes"], ["y"])
+    shape_only = np.broadcast_to(np.float32(1), (count,))
+    found = findings(model([node], {"x": shape_only}, ["y"], {"axes": np.array([0])}))
+    assert not found if taken else "one after another in float32" in found[0].reason
+
+
 def test_log_sum_exp_of_large_numbers() -> None:
     node = helper.make_node("ReduceLogSumExp", ["x", "axes"], ["y"])
     agrees(node, {"x": np.array([[500.0, 499.0], [-900.0, -901.0]], np.float32)}, {"axes": np.array([1])})
