@@ -104,6 +104,8 @@ def parse_named_value(text: str) -> tuple[str, FixedValue]:
 
 def load_npy(path: Path) -> Array:
     """Read one array; never unpickles. Raises :class:`UsageError` where the file is no plain ``.npy``."""
+    from tokenize import TokenError
+
     import numpy as np
 
     try:
@@ -120,7 +122,7 @@ def load_npy(path: Path) -> Array:
         raise UsageError(
             f"{path} says that it holds an array larger than memory", hint="the file is damaged: write it again"
         ) from None
-    except (ValueError, EOFError, OSError) as error:
+    except (ValueError, EOFError, OSError, SyntaxError, TokenError) as error:  # numpy parses the header as Python
         said = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UsageError(f"{path} is not a readable .npy file: {said}", hint="write it with numpy.save") from error
     return array

@@ -157,6 +157,11 @@ def measure(
                         outcome = runner.run(sample.tensors, once if timed else run)
                     except VerificationError as error:
                         outcome = error
+            except UsageError as error:  # an input that cannot be read, perhaps after hundreds that could
+                if partial is None or not records:
+                    raise
+                hint = f"then go on with --resume: what was done ({len(records)} samples) is kept"
+                raise UsageError(error.message, hint=f"{error.hint}; {hint}" if error.hint else hint) from error
             except (ChildError, DeviceError) as error:
                 if partial is None or not records:
                     raise

@@ -114,6 +114,10 @@ def run(
     known = inputs_of_plan(manifest, plan_of(bundle)) if on_plan else manifest.inputs
     infos = _sized(known, settings.shapes)
     tensors = {name: _load(file, infos[name], manifest) for name, file in files.items()}
+    for given, array in tensors.items():
+        if bad := _not_finite(array):
+            # ncnn's activations and maxima may swallow a NaN, so that the answer looks like one.
+            progress.note(f"the input {given!r} holds {bad} values that are NaN or infinite: do not trust the answer")
     progress.step("running the model")
     with _runner(bundle, name, settings, progress) as (runner, facts):
         if facts is None:
@@ -326,6 +330,12 @@ def _runner(
         return
     with open_place(bundle, LOCAL, target="ncnn", vulkan=settings.vulkan, progress=progress) as found:
         yield found
+
+
+def _not_finite(array: Array) -> int:
+    import numpy as np
+
+    return int(np.count_nonzero(~np.isfinite(array))) if array.dtype.kind == "f" else 0
 
 
 def _save(outputs: NamedTensors, folder: Path) -> dict[str, Path]:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 from mobilekit.report.figures import limit_of, relative, why, worst_of
+from mobilekit.report.fit import Fitting
 from mobilekit.validate.tolerance import Verdict
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
+    from rich.table import Table
     from rich.text import Text
 
     from mobilekit.report.ladder import LadderReport
@@ -20,6 +23,8 @@ __all__ = ["doubts", "kernels_off", "plain", "render"]
 _STYLE = {Verdict.PASS: "bold green", Verdict.FAIL: "bold red", Verdict.INCONCLUSIVE: "bold yellow"}
 _MOST_OUTPUTS = 16
 _MOST_ANSWERS = 5
+_DISPENSABLE = ("max abs", "cosine", "top-1", "limit", "relative L2")
+"""Columns of the outputs' table, the first to go first."""
 _DRIFT = 0.1
 _THROTTLED = 0.1
 
@@ -42,7 +47,7 @@ def render(report: ValidationReport) -> RenderableType:
     facts.add_column(overflow="fold")
     for name, value in _facts(report):
         facts.add_row(Text(name), value if not isinstance(value, str) else Text(value))
-    parts: list[RenderableType] = [facts, _outputs(report.outputs)]
+    parts: list[RenderableType] = [facts, Fitting(partial(_outputs, report.outputs), _DISPENSABLE)]
     if len(report.outputs) > 1:
         telling = [output for output in report.outputs if output.verdict is not Verdict.PASS]
         parts += [Text(plain(f"{one.name}: {one.verdict.value}: {why(one)}", 300)) for one in telling[:_MOST_OUTPUTS]]
@@ -209,17 +214,25 @@ def _answers(report: ValidationReport) -> list[str]:
     return lines
 
 
-def _outputs(outputs: Sequence[OutputReport]) -> RenderableType:
+def _outputs(outputs: Sequence[OutputReport], without: Collection[str]) -> Table:
     from rich.box import ROUNDED
     from rich.table import Table
     from rich.text import Text
 
     table = Table(box=ROUNDED)
-    table.add_column("output", overflow="fold", min_width=12)
-    top1 = any(output.top1_agreement is not None for output in outputs)
-    for name in ("relative L2", "limit", "max abs", "cosine", *(["top-1"] if top1 else [])):
-        table.add_column(name, justify="right", no_wrap=True)
-    table.add_column("verdict")
+    table.add_column("output", overflow="fold", min_width=10)
+    cells: dict[str, Callable[[OutputReport], str]] = {
+        "relative L2": lambda output: relative(output, output.relative_l2, ".2e"),
+        "limit": lambda output: limit_of(output, ".2e"),
+        "max abs": lambda output: _number(output.max_abs),
+        "cosine": lambda output: relative(output, output.cosine, ".7f"),
+    }
+    if any(output.top1_agreement is not None for output in outputs):
+        cells["top-1"] = lambda output: "" if output.top1_agreement is None else f"{output.top1_agreement:.0%}"
+    cells = {name: cell for name, cell in cells.items() if name not in without}
+    for name in cells:
+        table.add_column(name, justify="right", no_wrap=True, min_width=len(name))
+    table.add_column("verdict", no_wrap=True)
     ranked = outputs
     if len(outputs) > _MOST_OUTPUTS:
         ranked = sorted(outputs, key=lambda o: (o.verdict is not Verdict.FAIL, not o.evidence, -o.relative_l2))
@@ -227,11 +240,7 @@ def _outputs(outputs: Sequence[OutputReport]) -> RenderableType:
     for output in ranked:
         table.add_row(
             Text.assemble(plain(output.name), ("\n" + ("x".join(map(str, output.shape)) or "scalar"), "dim")),
-            relative(output, output.relative_l2, ".2e"),
-            limit_of(output, ".2e"),
-            _number(output.max_abs),
-            relative(output, output.cosine, ".7f"),
-            *(["" if output.top1_agreement is None else f"{output.top1_agreement:.0%}"] if top1 else []),
+            *(cell(output) for cell in cells.values()),
             Text(output.verdict.value, style=_STYLE[output.verdict]),
         )
     if len(outputs) > len(ranked):

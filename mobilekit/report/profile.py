@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Literal
 
 from mobilekit.report.base import Frozen
+from mobilekit.report.fit import Fitting
 from mobilekit.report.model import DeviceFacts
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
+    from rich.table import Table
 
 __all__ = ["SCHEMA_VERSION", "LayerProfile", "Peak", "ProfileReport", "by_type", "render"]
 
 SCHEMA_VERSION = "1.0"
 _MOST_ROWS = 30
+_DISPENSABLE = ("GB/s", "MMAC", "GFLOP/s", "ONNX nodes", "of roof")
+"""Columns, the first to go first where the terminal is narrow."""
 
 
 class Peak(Frozen):
@@ -69,26 +74,8 @@ def render(report: ProfileReport) -> RenderableType:
     from rich.table import Table
     from rich.text import Text
 
-    from mobilekit.report.console import plain
-
-    table = Table(box=SIMPLE, title=Text(f"mobilekit profile: {plain(report.model)}"))
-    for name in ("layer", "type", "ONNX nodes"):
-        table.add_column(name, overflow="ellipsis", no_wrap=True)
-    for name in ("ms", "share", "MMAC", "GFLOP/s", "GB/s", "of roof"):
-        table.add_column(name, justify="right", no_wrap=True)
     ranked = sorted(report.layers, key=lambda layer: layer.mean_ms, reverse=True)
-    for layer in ranked[:_MOST_ROWS]:
-        table.add_row(
-            Text(plain(layer.name, 40)),
-            layer.type,
-            Text(plain(", ".join(layer.nodes), 60)),
-            f"{layer.mean_ms:.3f}",
-            f"{layer.share:.1%}",
-            "-" if not layer.macs else f"{layer.macs / 1e6:.2f}",
-            _figure(layer.gflops),
-            _figure(layer.gbytes_s),
-            "-" if layer.of_roof is None else f"{layer.of_roof:.0%} {layer.bound or ''}",
-        )
+    table = Fitting(partial(_table, report.model, ranked[:_MOST_ROWS]), _DISPENSABLE)
     kinds = Table(box=SIMPLE)
     kinds.add_column("type")
     for name in ("layers", "ms", "share"):
@@ -102,6 +89,40 @@ def render(report: ProfileReport) -> RenderableType:
     if report.device.virtual:
         lines.append("a virtual device: shares and times are the emulator's")
     return Group(table, *([Text(f"and {more} more layers")] if more > 0 else []), kinds, Text("\n".join(lines)))
+
+
+def _table(model: str, layers: Sequence[LayerProfile], without: Collection[str]) -> Table:
+    from rich.box import SIMPLE
+    from rich.table import Table
+    from rich.text import Text
+
+    from mobilekit.report.console import plain
+
+    table = Table(box=SIMPLE, title=Text(f"mobilekit profile: {plain(model)}"))
+    words: dict[str, Callable[[LayerProfile], str]] = {
+        "layer": lambda layer: plain(layer.name, 40),
+        "type": lambda layer: plain(layer.type, 40),
+        "ONNX nodes": lambda layer: plain(", ".join(layer.nodes), 60),
+    }
+    figures: dict[str, Callable[[LayerProfile], str]] = {
+        "ms": lambda layer: f"{layer.mean_ms:.3f}",
+        "share": lambda layer: f"{layer.share:.1%}",
+        "MMAC": lambda layer: "-" if not layer.macs else f"{layer.macs / 1e6:.2f}",
+        "GFLOP/s": lambda layer: _figure(layer.gflops),
+        "GB/s": lambda layer: _figure(layer.gbytes_s),
+        "of roof": lambda layer: "-" if layer.of_roof is None else f"{layer.of_roof:.0%} {layer.bound or ''}",
+    }
+    words, figures = ({name: cell for name, cell in all_.items() if name not in without} for all_ in (words, figures))
+    for name in words:
+        table.add_column(name, min_width=10)
+    for name, cell in figures.items():
+        # Names give way, figures do not.
+        widest = max([len(name), *(len(cell(layer)) for layer in layers)])
+        table.add_column(name, justify="right", no_wrap=True, min_width=widest)
+    for layer in layers:
+        names = [Text(cell(layer), no_wrap=True, overflow="ellipsis") for cell in words.values()]
+        table.add_row(*names, *(cell(layer) for cell in figures.values()))
+    return table
 
 
 def by_type(layers: Sequence[LayerProfile]) -> dict[str, tuple[int, float]]:

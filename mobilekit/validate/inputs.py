@@ -212,7 +212,9 @@ def file_samples(
             hint="leave only inputs in the folder",
         )
     if not known:
-        raise UsageError(f"{folder} holds no pictures and no .npy files", hint="put at least one there")
+        below = any(path.is_dir() for path in entries)
+        hint = "its subfolders are not looked into" if below else "put at least one there"
+        raise UsageError(f"{folder} holds no pictures and no .npy files", hint=hint)
     return (Sample(readable(path.name), {specs[0].name: _read(path, specs[0], preprocess)}) for path in known)
 
 

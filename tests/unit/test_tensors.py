@@ -51,7 +51,20 @@ def test_a_pickle_is_never_loaded(tmp_path: Path) -> None:
         load_npy(tmp_path / "evil.npy")
 
 
-@pytest.mark.parametrize("content", [b"", b"\x93NUMPY", b"random bytes, long enough to be looked at"])
+HEADER = b"\x93NUMPY\x01\x00v\x00{'descr': '<f4', 'fortran_order': False, 'shape': (9, ), "
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"\x93NUMPY",
+        b"random bytes, long enough to be looked at",
+        HEADER.ljust(127) + b"\n" + bytes(36),  # no end of the dictionary
+        HEADER.replace(b"False", b"F\0lse") + b"}".ljust(55) + b"\n" + bytes(36),
+        HEADER.replace(b"(9, )", b"(9**9") + b"}".ljust(55) + b"\n" + bytes(36),
+    ],
+)
 def test_bytes_that_are_no_array_are_refused(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "x.npy").write_bytes(content)
     with pytest.raises(UsageError):

@@ -12,7 +12,7 @@ from onnx import helper
 
 import mobilekit.pipeline.validate as validating
 from mobilekit.bundle import open_bundle, write_manifest
-from mobilekit.errors import DeviceLostError, HarnessTimeoutError
+from mobilekit.errors import DeviceLostError, HarnessTimeoutError, UsageError
 from mobilekit.pipeline.export import export_model
 from mobilekit.pipeline.record import RecordOptions, record_reference
 from mobilekit.pipeline.validate import ValidateOptions, validate_bundle
@@ -90,6 +90,28 @@ def test_what_was_done_is_told_and_not_done_again(bundle, fails, error):
     ran = fails(-1)
     validate_bundle(bundle, "local", ValidateOptions(**OPTIONS, resume=True))
     assert len(ran) == 5, "nothing is left of a validation that ended well"
+
+
+def test_a_damaged_file_among_many_costs_only_itself(bundle, fails, tmp_path):
+    folder = tmp_path / "inputs"
+    folder.mkdir()
+    for number in range(4):
+        np.save(folder / f"{number}.npy", np.random.default_rng(number).standard_normal((1, 3, 8, 8)).astype("f4"))
+    good = (folder / "3.npy").read_bytes()
+    (folder / "3.npy").write_bytes(good[:-9])
+    options = ValidateOptions(inputs=folder, iterations=2, warmup=0)
+    with pytest.raises(UsageError, match=r"3\.npy is not a readable") as caught:
+        validate_bundle(bundle, "local", options)
+    assert "--resume: what was done (3 samples) is kept" in caught.value.hint
+    (folder / "3.npy").write_bytes(good)
+    ran = fails(-1)
+    report = validate_bundle(bundle, "local", replace(options, resume=True))
+    assert len(ran) == 1
+    assert report.samples == ("0.npy", "1.npy", "2.npy", "3.npy")
+    (folder / "0.npy").write_bytes(b"")
+    with pytest.raises(UsageError) as caught:  # nothing was done yet
+        validate_bundle(bundle, "local", options)
+    assert "--resume" not in caught.value.hint
 
 
 def test_other_settings_begin_anew_and_a_cut_line_is_left_out(bundle, fails, tmp_path):

@@ -15,6 +15,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from mobilekit.bundle import Manifest, ModelInfo, TensorInfo, open_bundle, write_manifest
+from mobilekit.cli._common import terminal_progress
 from mobilekit.cli.main import make_app
 from mobilekit.errors import BundleError, UsageError
 from mobilekit.pipeline.export import ExportOptions, export_model
@@ -118,6 +119,16 @@ def test_labels_of_the_wrong_length_name_both_numbers(tmp_path: Path) -> None:
     path = npy(tmp_path / "x.npy", np.zeros((1, 4), dtype=np.float32))
     with pytest.raises(BundleError, match=r"2 labels.*4 classes"):
         run(root, [str(path)], REFERENCE)
+
+
+def test_an_input_that_is_not_finite_is_remarked(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root = reference_bundle(tmp_path / "b", adder({"x": TensorProto.FLOAT}, ("y",)))
+    values = np.array([[1, 2, np.nan, -np.inf]], dtype=np.float32)
+    with terminal_progress() as progress:
+        run(root, [str(npy(tmp_path / "x.npy", values))], REFERENCE, progress)
+        assert "the input 'x' holds 2 values that are NaN or infinite" in capsys.readouterr().err
+        run(root, [str(npy(tmp_path / "y.npy", np.ones_like(values)))], REFERENCE, progress)
+        assert "NaN" not in capsys.readouterr().err
 
 
 def test_outputs_are_summed_up_and_written(tmp_path: Path) -> None:

@@ -12,8 +12,9 @@ from rich.console import Console
 from mobilekit.errors import UsageError
 from mobilekit.report import console, json
 from mobilekit.report.model import AnswerPair
+from mobilekit.report.profile import render as profile_text
 from mobilekit.validate.tolerance import Verdict
-from tests.unit.report.reports import output, report
+from tests.unit.report.reports import output, profile, report
 
 
 def shown(value, width=120):
@@ -111,6 +112,39 @@ def test_many_outputs_are_shortened_to_the_worst():
     assert "the 16 worst of 40" in text
     assert "o39" in text
     assert "o3 " not in text
+
+
+@pytest.mark.parametrize("width", [40, 60, 80, 120])
+def test_a_narrow_terminal_shows_each_verdict_whole(width):
+    outputs = (output("probabilities/of:0", verdict=Verdict.INCONCLUSIVE, top1_agreement=0.5), output("b"))
+    text = shown(report(outputs=outputs), width)
+    ends = [line.split("│")[-2].strip() for line in text.splitlines() if line.rstrip().endswith("│")]
+    assert "inconclusive" in ends
+    assert "pass" in ends
+    assert ("top-1" in text) is (width >= 80)
+    assert ("max abs" in text) is (width == 120)
+
+
+@pytest.mark.parametrize("width", [60, 80, 120])
+def test_a_profile_cuts_names_and_no_figures(width):
+    stream = io.StringIO()
+    one = profile().layers[0]
+    slow = one.model_copy(
+        update={
+            "name": "/a/rather/long/name",
+            "mean_ms": 1234.5678,
+            "share": 0.873,
+            "of_roof": 0.421,
+            "bound": "memory",
+        }
+    )
+    value = profile().model_copy(update={"layers": (slow, one)})
+    Console(file=stream, width=width).print(profile_text(value))
+    row = next(line for line in stream.getvalue().splitlines() if "1234.568" in line)
+    assert "87.3%" in row
+    assert ("42% memory" in row) is (width >= 80)
+    header = next(line for line in stream.getvalue().splitlines() if "share" in line)
+    assert ("GB/s" in header) is (width == 120)
 
 
 def test_a_report_without_latency_outputs_or_answers_still_renders():
