@@ -6,6 +6,7 @@ from typing import Literal
 
 from mobilekit.report.base import Frozen
 from mobilekit.report.model import DeviceFacts, ReferenceFacts
+from mobilekit.targets.base import TargetName
 from mobilekit.validate.tolerance import Verdict
 
 __all__ = ["BISECTION_SCHEMA", "BisectionReport", "LayerLine", "OutputState", "Point", "Suspect", "TensorRange"]
@@ -77,7 +78,7 @@ class BisectionReport(Frozen):
     schema_version: str = BISECTION_SCHEMA
     kind: Literal["bisection"] = "bisection"
     mobilekit_version: str
-    target: Literal["ncnn", "tensorrt"] = "ncnn"
+    target: TargetName = "ncnn"
     model: str
     model_sha256: str
     precision: str

@@ -19,6 +19,7 @@ from mobilekit.report.metrics import AccuracyReport, MetricReport
 from mobilekit.report.stopped import StoppedReport
 from mobilekit.report.sweep import SweepRow
 from mobilekit.report.vulkan import VulkanFacts
+from mobilekit.targets.base import TargetName
 from mobilekit.tuning import Cluster
 from mobilekit.validate.tolerance import Verdict
 
@@ -181,7 +182,7 @@ class ValidationReport(Frozen):
     model: str
     model_sha256: str
     model_license: str = ""
-    target: Literal["ncnn", "tensorrt"] = "ncnn"
+    target: TargetName = "ncnn"
     precision: Precision
     device: DeviceFacts
     reference: ReferenceFacts

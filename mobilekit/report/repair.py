@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 from mobilekit.report.base import Frozen
 from mobilekit.report.bisection import OutputState
 from mobilekit.report.model import DeviceFacts, Precision
+from mobilekit.targets.base import TargetName
 from mobilekit.validate.tolerance import Verdict
 
 __all__ = ["KeptLayer", "RepairReport", "Trade", "render"]
@@ -44,7 +43,7 @@ class RepairReport(Frozen):
 
     schema_version: str = REPAIR_SCHEMA
     mobilekit_version: str
-    target: Literal["ncnn", "tensorrt"] = "ncnn"
+    target: TargetName = "ncnn"
     model: str
     precision: Precision
     device: DeviceFacts
