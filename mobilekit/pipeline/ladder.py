@@ -14,12 +14,10 @@ comes the bundle itself as "ncnn host int8", and the device after that.
 from __future__ import annotations
 
 import math
-import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
-from dataclasses import dataclass, field, replace
-from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from mobilekit.errors import (
     BundleError,
@@ -34,19 +32,19 @@ from mobilekit.errors import (
     UsageError,
     VerificationError,
 )
+from mobilekit.pipeline.ladder_rungs import GPU, Climber, GpuAnswer, Rung, stage_graph
 from mobilekit.progress import SILENT, Progress
 from mobilekit.runners.base import RunOptions
 from mobilekit.validate.rounding import NumberFormat
 
 if TYPE_CHECKING:
     from mobilekit.bundle import Bundle
-    from mobilekit.graph import Graph
     from mobilekit.metrics.tensors import TensorError
     from mobilekit.pipeline.reference import Reference
     from mobilekit.report.ladder import LadderReport, RungOutput, RungReport
     from mobilekit.report.model import DeviceFacts
     from mobilekit.runners.base import Runner
-    from mobilekit.tensors import Array, NamedTensors
+    from mobilekit.tensors import NamedTensors
     from mobilekit.validate.inputs import Sample
     from mobilekit.validate.limits import Limits, Overrides
     from mobilekit.validate.tolerance import Judgement, Tolerance
@@ -54,15 +52,9 @@ if TYPE_CHECKING:
 __all__ = ["MOST_SAMPLES", "climb"]
 
 MOST_SAMPLES = 3
-_GPU = "device gpu"
-_INT8 = "ncnn host int8"
-_DEVICE = "device cpu"
 _FLOAT64_MACS = 5_000_000_000
 """Convolutions take a second for 2e8 to 5e8 of them; what other operators take is up to the time limit."""
 _FLOAT64_S = 120.0
-
-_Answer = Callable[[Mapping[str, "Array"]], "NamedTensors"]
-
 _OMITTED = (
     BundleError,
     ChildError,
@@ -75,189 +67,6 @@ _OMITTED = (
     VerificationError,
 )
 """What leaves a rung out. A device that goes away is another matter."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Rung:
-    """``form`` is ``None`` for formats whose cost is not measured: ``precision`` has fixed limits then."""
-
-    name: str
-    title: str
-    before: str
-    open: Callable[[], AbstractContextManager[_Answer]]
-    form: NumberFormat | None = field(default_factory=NumberFormat)
-    precision: str = "fp32"
-
-
-@dataclass(frozen=True, slots=True)
-class _GpuAnswer:
-    """An answer, and what is known of its rung once the GPU is: :meth:`told` adds it."""
-
-    runner: Runner
-    options: RunOptions
-    facts: DeviceFacts
-    weights: Literal["fp32", "fp16", "int8"]
-    on_cpu: dict[str, int] = field(default_factory=dict)
-
-    def __call__(self, inputs: Mapping[str, Array]) -> NamedTensors:
-        result = self.runner.run(inputs, self.options)
-        self.on_cpu.update(result.layers_on_cpu)
-        return result.outputs
-
-    def told(self, rung: _Rung) -> _Rung:
-        from mobilekit.pipeline.formats import number_format
-        from mobilekit.report.vulkan import fallback
-
-        assert self.facts.vulkan is not None
-        form = number_format(self.weights, "fp16" if self.options.fp16 else "fp32", self.facts)
-        title = f"{self.facts.runner} on {self.facts.vulkan.name}, {fallback(self.on_cpu)}"
-        return replace(rung, title=title, form=form)
-
-
-@dataclass(frozen=True, slots=True)
-class _Climber:
-    bundle: Bundle
-    runner: Runner
-    facts: DeviceFacts
-    device_form: NumberFormat
-    run: RunOptions
-    progress: Progress
-
-    def rungs(self) -> tuple[_Rung, ...]:
-        manifest = self.bundle.manifest
-        assert manifest.ncnn is not None
-        int8 = manifest.ncnn.int8 is not None
-        stored = NumberFormat() if int8 else NumberFormat(manifest.ncnn.precision)
-        plan = manifest.tensorrt.precision if manifest.tensorrt is not None else "fp32"
-        forms = {"fp32": NumberFormat(), "fp16": NumberFormat("fp16", "fp16")}
-        prepared = NumberFormat() if plan == "tf32" else forms.get(plan)  # ONNX Runtime has no TF32 on a CPU
-        return (
-            _Rung("simplified", "ONNX Runtime, folded and inlined", "onnx runtime", lambda: self._graph(legal=False)),
-            _Rung("legalised", "ONNX Runtime, what is converted", "simplified", lambda: self._graph(legal=True)),
-            _Rung(
-                "ncnn host",
-                "ncnn on this machine, the same layers in float" if int8 else "ncnn on this machine",
-                "legalised",
-                lambda: self._in_float(bf16=False) if int8 else self._host(bf16=False),
-                stored,
-            ),
-            _Rung(
-                "ncnn host fp16",
-                "ncnn on this machine, fp16",
-                "ncnn host",
-                lambda: _left_out("ncnn computes in fp16 on ARM only: here it would be the rung before again"),
-            ),
-            _Rung(
-                "ncnn host bf16",
-                "ncnn on this machine, bf16",
-                "ncnn host",
-                lambda: self._in_float(bf16=True) if int8 else self._host(bf16=True),
-                NumberFormat(stored.weights, "bf16"),
-            ),
-            _Rung(
-                _INT8,
-                "ncnn on this machine, int8",
-                "ncnn host",
-                lambda: self._host(bf16=False) if int8 else _left_out("the bundle holds no int8 ncnn model"),
-                NumberFormat("int8"),
-            ),
-            _Rung(
-                _DEVICE,
-                f"{self.facts.runner} on {self.facts.model}",
-                _INT8 if int8 else "ncnn host",
-                self._device,
-                self.device_form,
-            ),
-            _Rung(
-                _GPU,
-                f"{self.facts.model}, Vulkan",
-                "device cpu",
-                self._gpu,
-            ),
-            _Rung(
-                "tensorrt prepared",
-                f"ONNX Runtime, what the plan is built from ({plan})",
-                "legalised",
-                lambda: self._plan("prepared"),
-                prepared,
-                plan,
-            ),
-            _Rung("tensorrt", "the plan", "tensorrt prepared", lambda: self._plan("gpu"), forms.get(plan), plan),
-        )
-
-    @contextmanager
-    def _graph(self, *, legal: bool) -> Iterator[_Answer]:
-        with _GraphRung(self.bundle, legal=legal, timeout_s=self.run.timeout_s) as rung:
-            yield rung.answer
-
-    @contextmanager
-    def _host(self, *, bf16: bool) -> Iterator[_Answer]:
-        from mobilekit.runners.batch import sample_by_sample
-        from mobilekit.runners.ncnn_host import NcnnHostRunner
-
-        root, options = self.bundle.root, RunOptions(bf16=bf16, timeout_s=self.run.timeout_s)
-        with sample_by_sample(
-            self.bundle.manifest, lambda one: NcnnHostRunner(root, one, progress=self.progress)
-        ) as runner:
-            yield lambda inputs: runner.run(inputs, options).outputs
-
-    @contextmanager
-    def _in_float(self, *, bf16: bool) -> Iterator[_Answer]:
-        """The bundle's ncnn model before its layers became int8."""
-        from mobilekit.pipeline.int8 import legal_graph
-        from mobilekit.targets.ncnn import NcnnOptions, NcnnTarget
-
-        manifest = self.bundle.manifest
-        assert manifest.ncnn is not None
-        if self.bundle.free:
-            raise UsageError("the float model of many sizes is not made again")
-        graph = legal_graph(self.bundle, {info.name: info.shape for info in manifest.inputs}, whole=False)
-        with tempfile.TemporaryDirectory(prefix="mobilekit-ladder-") as name:
-            artifact = NcnnTarget().build(graph, Path(name) / "ncnn", NcnnOptions(fixed_sizes=True))
-            artifact = replace(artifact, batch=manifest.ncnn.batch)
-            bundle = replace(self.bundle, root=Path(name), manifest=replace(manifest, ncnn=artifact))
-            with replace(self, bundle=bundle)._host(bf16=bf16) as answer:
-                yield answer
-
-    def wrong(self, rung: str, samples: Sequence[Sample], on_device: str) -> str:
-        """What is wrong with the int8 layers of ``rung`` by themselves; ``on_device`` is known already."""
-        from mobilekit.pipeline.int8_layers import wrong_layers
-        from mobilekit.pipeline.place import LOCAL
-
-        if rung != _INT8:
-            return on_device if rung == _DEVICE else ""
-        if self.facts.kind == "local" and not self.run.fp16:
-            return on_device
-        with suppress(ModelError):
-            return wrong_layers(self.bundle, LOCAL, samples[0], RunOptions(timeout_s=self.run.timeout_s), self.progress)
-        return ""
-
-    @contextmanager
-    def _device(self) -> Iterator[_Answer]:
-        options = replace(self.run, warmup=0, iterations=1, vulkan=False)
-        yield lambda inputs: self.runner.run(inputs, options).outputs
-
-    @contextmanager
-    def _gpu(self) -> Iterator[_Answer]:
-        """In a session of its own: a driver may take the harness down with it."""
-        from mobilekit.pipeline.place import LOCAL, open_place
-
-        assert self.bundle.manifest.ncnn is not None
-        from mobilekit.device.harness.locate import locate_vulkan
-
-        device = LOCAL if self.facts.kind == "local" else self.facts.serial
-        if device == LOCAL and locate_vulkan() is None:
-            raise SetupError("no harness with Vulkan is built here: mobilekit harness build --vulkan")
-        options = replace(self.run, vulkan=True, warmup=0, iterations=1)
-        with open_place(self.bundle, device, target="ncnn", vulkan=True, progress=self.progress) as (runner, facts):
-            yield _GpuAnswer(runner, options, facts, self.bundle.manifest.ncnn.precision)
-
-    @contextmanager
-    def _plan(self, device: str) -> Iterator[_Answer]:
-        from mobilekit.pipeline.place_plan import open_plan
-
-        with open_plan(self.bundle, device, progress=self.progress) as (runner, _):
-            yield lambda inputs: runner.run(inputs, RunOptions(timeout_s=self.run.timeout_s)).outputs
 
 
 def climb(
@@ -285,7 +94,7 @@ def climb(
     progress.step("ladder: the reference")
     first = [reference.answer(sample.tensors, run.timeout_s) for sample in samples]
     answers: dict[str, Sequence[NamedTensors]] = {"onnx runtime": first}
-    climber = _Climber(bundle, runner, facts, form, run, progress)
+    climber = Climber(bundle, runner, facts, form, run, progress)
     title = f"{reference.facts.name} {reference.facts.version}, the original"
     reports = [_float64(bundle, samples, first, run, progress), _report("onnx runtime", title)]
     with ExitStack() as stack:
@@ -295,9 +104,9 @@ def climb(
             try:
                 with rung.open() as answer:
                     found = [answer(sample.tensors) for sample in samples]
-                    rung = answer.told(rung) if isinstance(answer, _GpuAnswer) else rung
+                    rung = answer.told(rung) if isinstance(answer, GpuAnswer) else rung
             except HarnessError as error:
-                if rung.name != _GPU:
+                if rung.name != GPU:
                     raise
                 answers[rung.name] = answers[rung.before]
                 slow = isinstance(error, HarnessTimeoutError)
@@ -326,20 +135,13 @@ def climb(
     )
 
 
-@contextmanager
-def _left_out(why: str) -> Iterator[_Answer]:
-    if why:
-        raise UsageError(why)
-    yield dict
-
-
 def _report(name: str, title: str, *, before: str = "", omitted: str = "") -> RungReport:
     from mobilekit.report.ladder import RungReport
 
     return RungReport(name=name, title=title, before=before, omitted=omitted)
 
 
-def _unlike(rung: _Rung, bundle: Bundle, why: str) -> RungReport:
+def _unlike(rung: Rung, bundle: Bundle, why: str) -> RungReport:
     """A rung whose answer cannot be read as the model's outputs at all (integers that are none, say: in bfloat16 that
     is no fault), or that gives none: a GPU's driver that dies."""
     from mobilekit.report.ladder import RungOutput, RungReport
@@ -373,7 +175,7 @@ class _Judge:
         self._limits: dict[NumberFormat, Limits] = {}
 
     def report(
-        self, rung: _Rung, found: Sequence[NamedTensors], before: Sequence[NamedTensors], wrong: str = ""
+        self, rung: Rung, found: Sequence[NamedTensors], before: Sequence[NamedTensors], wrong: str = ""
     ) -> RungReport:
         from mobilekit.metrics.tensors import compare
         from mobilekit.report.ladder import RungReport
@@ -406,7 +208,7 @@ class _Judge:
             verdict=overall(Judgement(output.verdict, "") for output in reports),
         )
 
-    def _tolerances(self, rung: _Rung, sample: Sample, errors: Mapping[str, TensorError]) -> Mapping[str, Tolerance]:
+    def _tolerances(self, rung: Rung, sample: Sample, errors: Mapping[str, TensorError]) -> Mapping[str, Tolerance]:
         from mobilekit.pipeline.int8 import cost_of
         from mobilekit.validate.limits import Limits
         from mobilekit.validate.tolerance import tolerance_for
@@ -447,65 +249,6 @@ def _output(name: str, every: Sequence[tuple[float, float, Tolerance, Judgement]
         verdict=verdict,
         reason=judgements[bad].reason,
     )
-
-
-class _GraphRung:
-    """A graph on the way to the target, in ONNX Runtime; made again for each set of input shapes."""
-
-    def __init__(self, bundle: Bundle, *, legal: bool, timeout_s: float) -> None:
-        self._bundle, self._legal, self._timeout_s = bundle, legal, timeout_s
-        self._stack = ExitStack()
-        self._runners: dict[tuple[tuple[str, tuple[int, ...]], ...], Runner] = {}
-
-    def __enter__(self) -> _GraphRung:
-        self._folder = Path(self._stack.enter_context(tempfile.TemporaryDirectory(prefix="mobilekit-ladder-")))
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self._stack.close()
-
-    def answer(self, inputs: Mapping[str, Array]) -> NamedTensors:
-        key = tuple(sorted((name, array.shape) for name, array in inputs.items()))
-        if key not in self._runners:
-            self._runners[key] = self._stack.enter_context(self._runner(dict(key)))
-        return self._runners[key].run(inputs, RunOptions(timeout_s=self._timeout_s)).outputs
-
-    def _runner(self, shapes: Mapping[str, tuple[int, ...]]) -> Runner:
-        from mobilekit.runners.batch import BatchRunner
-        from mobilekit.runners.ort import OrtRunner
-
-        manifest = self._bundle.manifest
-        batch = manifest.ncnn.batch if manifest.ncnn is not None and self._legal else None
-        path = self._folder / f"{len(self._runners)}.onnx"
-        graph = _graph(self._bundle, shapes, legal=self._legal, one_sample=batch is not None)
-        _write(graph, path)
-        # Unoptimised: what is judged is this graph, not what ONNX Runtime would make of it.
-        runner = OrtRunner(path, optimise=False)
-        return runner if batch is None else BatchRunner(runner, manifest, batch)
-
-
-def _graph(bundle: Bundle, shapes: Mapping[str, tuple[int, ...]], *, legal: bool, one_sample: bool) -> Graph:
-    from mobilekit.importers.onnx import load
-    from mobilekit.passes import lifted, prepare, prepare_sample
-
-    source = replace(load(bundle.source, bundle.fixed()), fake_quant=bundle.manifest.fake_quant)
-    resize = bool(bundle.free)
-    if not legal:
-        return lifted(source, shapes, resize=resize)
-    if not one_sample:
-        return prepare(source, shapes, resize=resize)
-    found = prepare_sample(source, shapes)
-    if not isinstance(found, tuple):
-        raise UsageError("the model of one sample cannot be made again")
-    return found[0]
-
-
-def _write(graph: Graph, path: Path) -> None:
-    import onnx
-
-    from mobilekit.importers.convert import to_proto
-
-    onnx.save(to_proto(graph), path)
 
 
 def _float64(
@@ -579,4 +322,4 @@ def _beside(
 def _macs(bundle: Bundle, shapes: Mapping[str, tuple[int, ...]]) -> int:
     from mobilekit.passes.cost import macs
 
-    return sum(macs(_graph(bundle, shapes, legal=False, one_sample=False)).values())
+    return sum(macs(stage_graph(bundle, shapes, legal=False, one_sample=False)).values())
