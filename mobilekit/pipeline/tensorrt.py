@@ -127,10 +127,12 @@ def exact_graph(
     from mobilekit.passes.base import apply_rules
     from mobilekit.passes.legalise.batchnorm import FoldAffine
     from mobilekit.passes.legalise.drop import DropNoOp
+    from mobilekit.passes.legalise.fourier import LowerDft, LowerStft
     from mobilekit.precision.quantise import is_quantised
     from mobilekit.targets.tensorrt.prepare import prepare
 
     graph = prepare(source, shapes, profiles, progress=progress)
+    apply_rules(graph, [LowerDft(), LowerStft()])
     if not is_quantised(graph):
         # TensorRT folds batch norms itself; calibration must see what remains.
         apply_rules(graph, [DropNoOp(), FoldAffine()])
@@ -363,8 +365,8 @@ def write_model(graph: Graph, path: Path) -> None:
 
 
 def runnable(model: Path, precision: str, folder: Path) -> Path:
-    """A model that ONNX Runtime's CPU kernels can run: itself, or bfloat16 emulated by rounding."""
-    if precision != "bf16":
+    """A model that ONNX Runtime's CPU kernels run in that precision: itself, or 16 bits emulated by rounding."""
+    if precision not in ("fp16", "bf16"):
         return model
     import onnx
 

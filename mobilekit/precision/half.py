@@ -8,7 +8,7 @@ float16 the logarithms and quotients of small numbers (:mod:`mobilekit.precision
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -18,6 +18,7 @@ import onnx
 from mobilekit.errors import Finding, UnsupportedModelError
 from mobilekit.graph import Graph, Node, Value
 from mobilekit.importers.tensors import elem_type
+from mobilekit.precision.rounding import MOVES
 from mobilekit.precision.small import small_numbers
 
 if TYPE_CHECKING:
@@ -47,7 +48,8 @@ _WIDE = frozenset(
 )
 """Quantisation has its own types; the others square, multiply up or sum long rows."""
 
-_FOLLOWING = frozenset({"Add", "Max", "ReduceMean", "ReduceSum", "Reciprocal", "Sqrt"})
+_SUMS = frozenset({"ReduceMean", "ReduceSum"})
+_FOLLOWING = _SUMS | {"Add", "Div", "Max", "Mul", "Reciprocal", "Reshape", "Sqrt", "Squeeze", "Sub", "Unsqueeze"}
 """Stay float32 behind a node that did, where all else they read is constant: the way from a square to its root."""
 
 
@@ -135,6 +137,8 @@ class _Converter:
             return self._keep_nodes[node.label]
         if node.op in self._keep and not node.domain:
             return self._keep[node.op]
+        if _is_summed_square(node):
+            return "it squares what is summed up"
         if node.op in _WIDE and not node.domain:
             return "its numbers outgrow 16 bits" if "Linear" not in node.op else "it has types of its own"
         if not all(self._makes(node, index) for index, value in enumerate(node.outputs) if value is not None):
@@ -206,6 +210,16 @@ class _Converter:
             self._order.append(Node(f"{value.name} to float32", "Cast", [inner], [value], {"to": elem_type(_FLOAT)}))
 
 
+def _is_summed_square(node: Node) -> bool:
+    """A product with itself that is added up, as in a variance that is written out."""
+    first = node.inputs[0] if node.inputs else None
+    return (
+        node.op == "Mul"
+        and first is node.inputs[1]
+        and any(reader.op in _SUMS for value in node.outputs if value is not None for reader in value.consumers)
+    )
+
+
 def _allows(schema: onnx.defs.OpSchema, formals: Any, index: int, dtype: str) -> bool:
     """Whether the formal parameter at ``index`` (the last one may be variadic) may be of ``dtype``."""
     if not formals:
@@ -244,29 +258,66 @@ def _out_of_range(array: Array, dtype: str) -> str:
 
 
 def emulated(graph: Graph) -> None:
-    """Make a bfloat16 graph computable in float32, in place: each node works in float32 and its result is rounded to
-    bfloat16 and back. For ONNX Runtime, which has no bfloat16 kernels on a CPU."""
-    narrow = "bfloat16"
+    """Make a graph of 16-bit floats computable in float32, in place: each node works in float32 and its result is
+    rounded to its type and back. Inputs and outputs keep their types.
+
+    For ONNX Runtime on a CPU, which has no bfloat16 kernels and few float16 ones: around nodes that it has none for it
+    goes to float32 by itself, but leaves out every Cast between them, and with those the rounding and the range.
+    """
     order: list[Node] = []
+    for value in graph.inputs:
+        if value.dtype in _NARROW and value.consumers:
+            wide = Value(graph.fresh(f"{value.name}_wide"), _FLOAT, value.shape)
+            _reroute(graph, value, wide)
+            order.append(Node("", "Cast", [value], [wide], {"to": elem_type(_FLOAT)}))
     for node in graph.nodes:
         order.append(node)
         for index, value in enumerate(node.inputs):
-            if value is not None and value.const is not None and value.dtype == narrow:
+            if value is not None and value.const is not None and value.dtype in _NARROW:
                 graph.set_input(node, index, graph.constant(value.name, value.const.astype(np.float32)))
-        makes_narrow = [value for value in node.outputs if value is not None and value.dtype == narrow]
-        if makes_narrow and node.op != "Cast":
+        narrow = [value for value in node.outputs if value is not None and value.dtype in _NARROW]
+        if narrow and node.op != "Cast":
             for name in ("to", "dtype"):
-                if node.attrs.get(name) == elem_type(narrow):
+                if node.attrs.get(name) in [elem_type(dtype) for dtype in _NARROW]:
                     node.attrs[name] = elem_type(_FLOAT)
             if isinstance(data := node.attrs.get("value"), np.ndarray):
                 node.attrs["value"] = data.astype(np.float32)
-        for value in makes_narrow:
-            made = Value(graph.fresh(f"{value.name}_made"), narrow if node.op == "Cast" else _FLOAT, value.shape)
-            node.outputs = [made if out is value else out for out in node.outputs]
-            made.producer, value.producer, value.dtype = node, None, _FLOAT
-            if node.op != "Cast":
-                rounded = Value(graph.fresh(f"{value.name}_rounded"), narrow, value.shape)
-                order.append(Node("", "Cast", [made], [rounded], {"to": elem_type(narrow)}))
-                made = rounded
-            order.append(Node("", "Cast", [made], [value], {"to": elem_type(_FLOAT)}))
+        for value in narrow:
+            order += _rounding(graph, node, value)
     graph.rebuild(order)
+
+
+_NARROW = ("float16", "bfloat16")
+
+
+def _rounding(graph: Graph, node: Node, value: Value) -> Iterator[Node]:
+    """What stands behind ``node`` so that whoever reads ``value``, which is narrow, reads it rounded and in float32."""
+    dtype = value.dtype
+    assert dtype is not None
+    rounds = node.op != "Cast"  # which does by itself
+    output = graph.is_output(value)
+    if not output and rounds and node.op in MOVES and not node.domain:
+        value.dtype = _FLOAT
+        return
+    made = Value(graph.fresh(f"{value.name}_made"), _FLOAT if rounds else dtype, value.shape)
+    node.outputs = [made if out is value else out for out in node.outputs]
+    made.producer, value.producer = node, None
+    if rounds:
+        rounded = Value(graph.fresh(f"{value.name}_rounded"), dtype, value.shape)
+        yield Node("", "Cast", [made], [rounded], {"to": elem_type(dtype)})
+        made = rounded
+    if output:
+        wide = Value(graph.fresh(f"{value.name}_wide"), _FLOAT, value.shape)
+        _reroute(graph, value, wide)
+        yield Node("", "Cast", [made], [wide], {"to": elem_type(_FLOAT)})
+        yield Node("", "Identity", [made], [value])
+        return
+    value.dtype = _FLOAT
+    yield Node("", "Cast", [made], [value], {"to": elem_type(_FLOAT)})
+
+
+def _reroute(graph: Graph, old: Value, new: Value) -> None:
+    for node in list(old.consumers):
+        for index, read in enumerate(node.inputs):
+            if read is old:
+                graph.set_input(node, index, new)

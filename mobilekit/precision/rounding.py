@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from mobilekit.tensors import Array
 
-__all__ = ["DRAW", "RoundedModel", "RoundedType", "round_everywhere"]
+__all__ = ["DRAW", "MOVES", "RoundedModel", "RoundedType", "round_everywhere"]
 
 RoundedType = Literal["float32", "float16", "bfloat16"]
 
@@ -48,7 +48,7 @@ _LARGEST_BYTES = 1_900_000_000
 
 _FLOAT, _HALF = 1, 10
 
-_MOVES = frozenset(
+MOVES = frozenset(
     {
         "Concat",
         "Constant",
@@ -108,7 +108,7 @@ def _graph(graph: GraphProto, outer: dict[str, int], weights: RoundedType, compu
             if node.op_type == "Constant" and weights != "float32" and attribute.t.data_type == _FLOAT:
                 attribute.t.CopyFrom(numpy_helper.from_array(_rounded(numpy_helper.to_array(attribute.t), weights)))
         nodes.append(node)
-        if computed is None or (node.op_type in _MOVES and node.domain in ("", "ai.onnx")):
+        if computed is None or (node.op_type in MOVES and node.domain in ("", "ai.onnx")):
             continue
         for index, name in enumerate(node.output):
             if name and types.get(name) == _FLOAT:

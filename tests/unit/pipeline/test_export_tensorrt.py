@@ -188,6 +188,19 @@ def test_a_wrong_number_format_is_never_written(
     assert not (tmp_path / "out").exists()
 
 
+def test_what_leaves_float16_inside_is_seen(tmp_path: Path) -> None:
+    """ONNX Runtime's CPU computes float16 nodes in float32, in which a factor and its inverse are nothing."""
+    nodes = [
+        helper.make_node("MatMul", ["x", "up"], ["large"], name="up"),
+        helper.make_node("MatMul", ["large", "down"], ["y"], name="down"),
+    ]
+    weights = {"up": np.eye(8, dtype=np.float32) * 6e4, "down": np.eye(8, dtype=np.float32) / 6e4}
+    path = save(of_nodes(nodes, {"x": (1, 8)}, {"y": (1, 8)}, weights), tmp_path / "m.onnx")
+    with pytest.raises(VerificationError, match="fp16"):
+        export_model(path, tmp_path / "out", ExportOptions(targets=("tensorrt",), tensorrt=TensorRTOptions("fp16")))
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_log_that_tells_of_no_layers_is_said_so(
     model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -79,6 +79,33 @@ def test_squares_and_what_follows_them_stay_in_float32(tmp_path: Path) -> None:
     assert np.linalg.norm(actual - expected) / np.linalg.norm(expected) < 2e-3
 
 
+def test_a_product_with_itself_that_is_summed_up_is_a_square(tmp_path: Path) -> None:
+    """Flax writes a variance as mean(x * x) - mean(x) ** 2, its means as sums and a factor."""
+    nodes = [
+        helper.make_node("Mul", ["x", "x"], ["sq"], name="square"),
+        helper.make_node("ReduceSum", ["sq", "axes"], ["sum"], name="sum"),
+        helper.make_node("Reshape", ["sum", "shape"], ["flat"], name="flat"),
+        helper.make_node("Mul", ["flat", "part"], ["mean"], name="mean"),
+        helper.make_node("Add", ["mean", "eps"], ["ve"], name="eps"),
+        helper.make_node("Sqrt", ["ve"], ["sd"], name="sqrt"),
+        helper.make_node("Div", ["x", "sd"], ["z"], name="div"),
+        helper.make_node("Mul", ["z", "z"], ["y"], name="alone"),
+    ]
+    weights = {
+        "axes": np.array([1], np.int64),
+        "shape": np.array([2, 1], np.int64),
+        "part": np.array([1 / 512], np.float32),
+        "eps": np.array([1e-6], np.float32),
+    }
+    model = of_nodes(nodes, {"x": (2, 512)}, {"y": (2, 512)}, weights)
+    graph = graph_of(model, tmp_path)
+    report = to_half(graph, "float16")
+    assert set(report.kept) == {"square", "sum", "flat", "mean", "eps", "sqrt"}
+    feeds = {"x": (np.random.default_rng(0).standard_normal((2, 512)) * 20).astype(np.float32)}
+    expected, actual = run(model, feeds)[0], emulated_run(to_proto(graph), feeds)[0]
+    assert np.linalg.norm(actual - expected) / np.linalg.norm(expected) < 2e-3
+
+
 @pytest.mark.parametrize(("constant", "said"), [(1e6, "cannot hold"), (-3.4e38, "cannot hold"), (1e-9, "is zero in")])
 def test_constants_out_of_range_keep_their_node(tmp_path: Path, constant: float, said: str) -> None:
     nodes = [
@@ -139,3 +166,71 @@ def test_bodies_are_refused(tmp_path: Path) -> None:
     graph = from_proto(of_nodes(nodes, {"x": (4,)}, {"y": (4,)}), tmp_path)
     with pytest.raises(UnsupportedModelError, match="If"):
         to_half(graph, "float16")
+
+
+def emulated_run(model: onnx.ModelProto, feeds: Mapping[str, np.ndarray]) -> list[np.ndarray]:
+    import onnxruntime as ort
+
+    graph = from_proto(model, Path())
+    infer(graph)
+    emulated(graph)
+    made = to_proto(graph)
+    onnx.checker.check_model(made, full_check=True)
+    settings = ort.SessionOptions()
+    settings.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    session = ort.InferenceSession(made.SerializeToString(), settings, providers=["CPUExecutionProvider"])
+    return list(session.run(None, dict(feeds)))
+
+
+HALF = onnx.TensorProto.FLOAT16
+
+
+def test_an_overflow_inside_shows_although_what_follows_undoes_it() -> None:
+    """In float32 throughout, as ONNX Runtime's CPU computes it, x * 1000 / 1000 is x."""
+    nodes = [
+        helper.make_node("Cast", ["x"], ["h"], to=HALF),
+        helper.make_node("Mul", ["h", "k"], ["big"]),
+        helper.make_node("Mul", ["big", "q"], ["back"]),
+        helper.make_node("Cast", ["back"], ["y"], to=onnx.TensorProto.FLOAT),
+    ]
+    constants = {"k": np.float16([1000]), "q": np.float16([0.001])}
+    model = of_nodes(nodes, {"x": (3,)}, {"y": (3,)}, constants)
+    x = np.array([1, 70, 2049], np.float32)
+    (y,) = emulated_run(model, {"x": x})
+    with np.errstate(over="ignore"):
+        expected = (x.astype(np.float16) * constants["k"] * constants["q"]).astype(np.float32)
+    assert np.array_equal(y, expected)
+    assert np.isinf(y[1])
+
+
+def test_one_rounding_in_one_node_shows() -> None:
+    """2048 + 1 is 2048 in float16: a counter stands still."""
+    nodes = [
+        helper.make_node("Cast", ["x"], ["h"], to=HALF),
+        helper.make_node("Add", ["h", "one"], ["sum"]),
+        helper.make_node("Sub", ["sum", "h"], ["d"]),
+        helper.make_node("Cast", ["d"], ["y"], to=onnx.TensorProto.FLOAT),
+    ]
+    model = of_nodes(nodes, {"x": (2,)}, {"y": (2,)}, {"one": np.float16([1])})
+    (y,) = emulated_run(model, {"x": np.array([1024, 2048], np.float32)})
+    assert y.tolist() == [1, 0]
+
+
+def test_inputs_and_outputs_of_16_bits_keep_their_types() -> None:
+    nodes = [
+        helper.make_node("Mul", ["x", "k"], ["y"]),
+        helper.make_node("MaxPool", ["y"], ["p"], kernel_shape=[2]),
+        helper.make_node("Div", ["y", "k"], ["z"]),
+    ]
+    shapes = {"x": (1, 1, 4)}, {"y": (1, 1, 4), "p": (1, 1, 3), "z": (1, 1, 4)}
+    model = of_nodes(nodes, *shapes, {"k": np.float16([3])})
+    for info in (*model.graph.input, *model.graph.output):
+        info.type.tensor_type.elem_type = HALF
+    x = np.array([[[1.001, 30000, 1e-7, 5]]], np.float16)
+    y, p, z = emulated_run(model, {"x": x})
+    with np.errstate(over="ignore"):
+        expected = x * np.float16(3)
+    assert (y.dtype, p.dtype, z.dtype) == (np.float16,) * 3
+    assert np.array_equal(y, expected)
+    assert np.array_equal(p, np.maximum(expected[..., :-1], expected[..., 1:]))
+    assert np.array_equal(z, expected / np.float16(3))

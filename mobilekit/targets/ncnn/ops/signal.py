@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 
 import numpy as np
-import numpy.typing as npt
 
+from mobilekit.passes.fourier import dft_matrix, one_sided_inverse
 from mobilekit.targets.ncnn.emit import Emission, tagged
 from mobilekit.targets.ncnn.node import NodeView, Refuse
 from mobilekit.targets.ncnn.ops.transpose import permute
@@ -14,23 +14,10 @@ from mobilekit.targets.ncnn.registry import emits
 
 _LARGEST_MATRIX = 1 << 24
 
-Matrix = npt.NDArray[np.float64]
-
 
 def _bounded(*sizes: int) -> None:
     if math.prod(sizes) > _LARGEST_MATRIX:
         raise Refuse("its length makes too large a matrix", "do this step in the application")
-
-
-def _matrix(length: int, bins: int, parts: int, results: int, *, inverse: bool) -> Matrix:
-    """(bins, results, length, parts): real and imaginary results from real (and imaginary) parts."""
-    angle = 2 * np.pi * (np.outer(np.arange(bins), np.arange(length)) % length) / length
-    if not inverse:
-        angle = -angle
-    cos, sin = np.cos(angle), np.sin(angle)
-    full = np.stack([np.stack([cos, -sin], -1), np.stack([sin, cos], -1)], 1)
-    matrix: Matrix = full[:, :results, :, :parts] / (length if inverse else 1)
-    return matrix
 
 
 @emits("DFT", since=20)
@@ -44,9 +31,9 @@ def dft(node: NodeView, out: Emission) -> None:
     if inverse and one_sided:
         if bins != length or given is None:
             length = bins
-        matrix = _one_sided_inverse(length, size, parts)
+        matrix = one_sided_inverse(length, size, parts)
     else:
-        matrix = _matrix(length, bins, parts, results, inverse=inverse)
+        matrix = dft_matrix(length, bins, parts, results, inverse=inverse)
         # A longer signal is cut, a shorter one goes on with zeros.
         matrix = matrix[:, :, :size]
     used = matrix.shape[2]
@@ -74,14 +61,6 @@ def _axis(node: NodeView, rank: int) -> int:
     return axis % rank
 
 
-def _one_sided_inverse(length: int, size: int, parts: int) -> Matrix:
-    """A real signal from the first half of its spectrum: each bin but the first (and the middle) counts twice."""
-    matrix = _matrix(length, length, 2, 1, inverse=True)[:, :, :size, :parts]
-    twice = np.array([1.0 if k == 0 or 2 * k == length else 2.0 for k in range(min(size, length // 2 + 1))])
-    weighed: Matrix = matrix[:, :, : len(twice)] * twice[:, None]
-    return weighed
-
-
 @emits("STFT", since=17)
 def stft(node: NodeView, out: Emission) -> None:
     batch, size, *tail = node.shape()
@@ -94,7 +73,7 @@ def stft(node: NodeView, out: Emission) -> None:
     _, frames, bins, _ = node.out_shape()
     node.ignore("onesided")  # the number of bins says it
     _bounded(bins, 2, length)
-    matrix = _matrix(length, bins, 1, 2, inverse=False)[..., 0]
+    matrix = dft_matrix(length, bins, 1, 2, inverse=False)[..., 0]
     if window is not None:
         matrix = matrix * np.asarray(window, np.float64).reshape(1, 1, -1)
     weight = matrix.astype(np.float32).reshape(bins * 2, 1, 1, length)
