@@ -4,7 +4,7 @@
 # 0 (all agree), 1 (something does not), 3 (nothing proven for some) or 4 (no GPU, or none that is served).
 #
 #   gpu_check.sh --stage DIR [--models A,B]     here: put wheels, models and this script into DIR (needs the network)
-#   gpu_check.sh --split DIR PIECES [MIB]       DIR as files of 60 MiB at most, to be carried one by one
+#   gpu_check.sh --split DIR PIECES [MIB]       DIR as files of 50 MiB at most, to be carried one by one
 #   gpu_check.sh --join PIECES DIR              there: DIR again, its sha256 verified
 #   DIR/gpu_check.sh [OPTIONS]                  there: the check itself; --help shows its options
 #   DIR/gpu_check.sh --budget 9m --resume       there, again and again: as much as 9 minutes take, behind what is done
@@ -37,13 +37,17 @@ stage() {
     say "collecting models"
     "$scratch/venv/bin/python" -m pip install -q --disable-pip-version-check --no-index \
         --find-links "$target/wheels" mobilekit
-    cp "$here/gpu_check.sh" "$here/gpu_check.py" "$target/"
-    "$scratch/venv/bin/python" "$target/gpu_check.py" stage "$target" "$@"
+    rm -rf "$target/gpu_check"
+    cp "$here/gpu_check.sh" "$target/"
+    mkdir -p "$target/gpu_check/gpucheck"
+    cp "$here/gpu_check/__main__.py" "$target/gpu_check/"
+    cp "$here"/gpu_check/gpucheck/*.py "$target/gpu_check/gpucheck/"
+    "$scratch/venv/bin/python" "$target/gpu_check" stage "$target" "$@"
     du -sh "$target/wheels" "$target/cache" >&2
 }
 
 split_up() {
-    from=$1 to=$2 mebibytes=${3:-60}
+    from=$1 to=$2 mebibytes=${3:-50}
     mkdir -p "$to"
     [ -z "$(ls -A "$to")" ] || give_up "$to is not empty" "name a new folder"
     # The shell tells only how the last of a pipe ended; half an archive would be split as well as a whole one.
@@ -113,6 +117,6 @@ case "${1:-}" in
         give_up "$here holds no wheels and models" "gpu_check.sh --stage DIR on a machine with the network, then DIR/gpu_check.sh"
     venv
     # What plans and models are cached in is the folder's own: nothing is fetched.
-    MOBILEKIT_CACHE=$here/cache exec "$here/venv/bin/python" "$here/gpu_check.py" run "$@"
+    MOBILEKIT_CACHE=$here/cache exec "$here/venv/bin/python" "$here/gpu_check" run "$@"
     ;;
 esac

@@ -20,7 +20,8 @@ from mobilekit.targets.tensorrt.host import LocalHost
 from tests.models import conv_classifier, save
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "gpu_check.sh"
-PROGRAM = SCRIPT.with_suffix(".py")
+PROGRAM = SCRIPT.with_suffix("")
+"""A folder that Python runs."""
 
 rtx = pytest.mark.skipif(not installed(FLAVOURS["rtx"]), reason="needs the extra [tensorrt]")
 
@@ -34,7 +35,10 @@ def launch(*command: object, cwd: Path | None = None) -> subprocess.CompletedPro
 
 @pytest.fixture(scope="module")
 def program() -> SimpleNamespace:
-    return SimpleNamespace(**runpy.run_path(str(PROGRAM), run_name="gpu_check"))
+    """Its functions and classes, whichever part they are in."""
+    runpy.run_path(str(PROGRAM), run_name="loaded by a test")
+    parts = [sys.modules[f"gpucheck.{name}"] for name in ("rows", "work", "check", "cli")]
+    return SimpleNamespace(**{name: value for part in parts for name, value in vars(part).items()})
 
 
 def test_a_folder_is_carried_in_pieces_and_is_the_same_again(tmp_path: Path) -> None:
@@ -82,8 +86,7 @@ def test_a_checkout_is_not_what_it_runs_in() -> None:
 
 
 def test_a_staged_folder_for_another_python_is_refused(tmp_path: Path) -> None:
-    for file in (SCRIPT, PROGRAM):
-        (tmp_path / file.name).write_bytes(file.read_bytes())
+    (tmp_path / SCRIPT.name).write_bytes(SCRIPT.read_bytes())
     (tmp_path / "python-version").write_text("2.0\n")
     done = launch("sh", tmp_path / "gpu_check.sh")
     assert done.returncode == 4
@@ -212,9 +215,9 @@ def test_a_machine_that_refuses_the_first_plan_is_not_asked_again(
         raise SetupError("the driver is too old", hint="update it")
 
     monkeypatch.setattr("mobilekit.pipeline.validate.validate_bundle", refuse)
-    inside = program.main.__globals__
-    monkeypatch.setitem(inside, "build", lambda model, precision, *_: program.Row(model, precision, "built"))
-    monkeypatch.setitem(inside, "choose", lambda flavour: (LocalHost().hello(), flavour or "rtx", ""))
+    check = sys.modules["gpucheck.check"]
+    monkeypatch.setattr(check, "build", lambda model, precision, *_: program.Row(model, precision, "built"))
+    monkeypatch.setattr(check, "choose", lambda flavour: (LocalHost().hello(), flavour or "rtx", ""))
     arguments = ["run", "--models", "magika,mtcnn_pnet", "--precisions", "fp32", "-o", str(tmp_path)]
     assert program.main(arguments) == 4
     facts = json.loads((tmp_path / "gpu_check.json").read_text())
