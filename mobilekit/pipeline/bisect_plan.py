@@ -148,7 +148,7 @@ class PlanSession:
         self._judgements: list[Judgement] = []
         self._badness = (False, 0.0)
         known = {name for name, kind in exact.tensors() if kind in ("tensor(float)", "tensor(float16)")}
-        self.model = Prepared.read(run.model, known | {info.name for info in bundle.manifest.inputs})
+        self.model = Prepared.read(run.model, known | {info.name for info in bundle.manifest.inputs}, run.typed)
         self.net = self.model.net
 
     @property

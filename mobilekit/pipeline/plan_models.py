@@ -29,9 +29,10 @@ _NODE = "Node"
 
 
 class Marked(Protocol):
-    """``model``: the file to make others of."""
+    """``model``: the file to make others of; ``typed``: what the plan is built from, whose tensors have its types."""
 
     model: Path
+    typed: Path
 
     def run(
         self, proto: onnx.ModelProto, inputs: Mapping[str, Array], timeout_s: float, *, whole: bool
@@ -55,7 +56,8 @@ class _InOnnxRuntime:
     def __init__(self, bundle: Bundle, artifact: TensorRTArtifact, folder: Path) -> None:
         from mobilekit.pipeline.tensorrt import runnable
 
-        self.model = runnable(bundle.root / artifact.onnx, artifact.precision, folder)
+        self.typed = bundle.root / artifact.onnx
+        self.model = runnable(self.typed, artifact.precision, folder)
         self._folder = folder
 
     def run(
@@ -75,7 +77,7 @@ class _OnGpu:
     def __init__(
         self, bundle: Bundle, artifact: TensorRTArtifact, runner: PlanRunner, folder: Path, progress: Progress
     ) -> None:
-        self.model = bundle.root / artifact.onnx
+        self.model = self.typed = bundle.root / artifact.onnx
         self._artifact, self._runner, self._folder, self._progress = artifact, runner, folder, progress
         self._count = 0
 
@@ -156,11 +158,13 @@ class Prepared:
     net: BlobNet
     operators: Mapping[str, str]
     _types: Mapping[str, int]
+    _formats: Mapping[str, int]
     _nodes: Mapping[str, onnx.NodeProto]
 
     @classmethod
-    def read(cls, path: Path, known: Collection[str]) -> Prepared:
-        """``known``: the tensors that the reference has."""
+    def read(cls, path: Path, known: Collection[str], typed: Path | None = None) -> Prepared:
+        """``known``: the tensors that the reference has. ``typed``: the model whose types the one at ``path``
+        emulates, where it does."""
         import onnx
 
         from mobilekit.targets.ncnn.reader import ParamLayer
@@ -173,9 +177,13 @@ class Prepared:
         for index, node in enumerate(graph.node):
             node.name = node.name if node.name and node.name not in taken else f"{node.op_type}#{index}"
             taken.add(node.name)
-        inferred = onnx.shape_inference.infer_shapes(proto).graph
-        infos = {info.name: info.type.tensor_type for info in [*inferred.value_info, *inferred.input, *inferred.output]}
+        infos = _infos(proto)
         types = {name: kind.elem_type for name, kind in infos.items()}
+        formats = types
+        if typed is not None and typed != path:
+            # By type alone, which the numbers of the weights have no part in.
+            inferred = _infos(onnx.load(str(typed), load_external_data=False))
+            formats = {name: kind.elem_type for name, kind in inferred.items()}
         floats = (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16)
         inputs = [info.name for info in graph.input]
         constants = {tensor.name for tensor in graph.initializer}
@@ -191,7 +199,7 @@ class Prepared:
             if name in infos and (types[name] in floats or name in inputs)
         }
         operators = {node.name: node.op_type for node in graph.node}
-        return cls(proto, BlobNet.of(layers, Trace(blobs, {}), known), operators, types, nodes)
+        return cls(proto, BlobNet.of(layers, Trace(blobs, {}), known), operators, types, formats, nodes)
 
     def with_outputs(self, names: Sequence[str]) -> onnx.ModelProto:
         """The whole model, with ``names`` as outputs besides its own."""
@@ -232,7 +240,9 @@ class Prepared:
                 arrived[parent] = f"{parent}/arrived"
                 graph.node.append(helper.make_node("Cast", [given], [arrived[parent]], to=own, name=given))
             elif array.dtype.kind == "f":
-                array = array.astype(helper.tensor_dtype_to_np_dtype(own))
+                for kind in (self._formats.get(parent, own), own):
+                    with np.errstate(over="ignore"):
+                        array = array.astype(helper.tensor_dtype_to_np_dtype(kind))
             kind = helper.np_dtype_to_tensor_dtype(array.dtype)
             graph.input.append(helper.make_tensor_value_info(given, kind, array.shape))
             fed[given] = array
@@ -255,6 +265,14 @@ class Prepared:
             graph, opset_imports=old.opset_import, ir_version=old.ir_version, functions=list(old.functions)
         )
         return model, fed
+
+
+def _infos(proto: onnx.ModelProto) -> dict[str, onnx.TypeProto.Tensor]:
+    """Type and shape of every tensor, by name."""
+    import onnx
+
+    graph = onnx.shape_inference.infer_shapes(proto).graph
+    return {info.name: info.type.tensor_type for info in [*graph.value_info, *graph.input, *graph.output]}
 
 
 def _reads(node: onnx.NodeProto) -> Iterator[str]:

@@ -2,7 +2,7 @@
 
 What stays float32: inputs and outputs, what an operator's schema wants as float32 (``Resize``'s scales), operators
 that have no 16-bit form, and nodes that would leave the format's range: those that read a constant which is too large
-for it or whose smallest numbers vanish in it, powers and sums of squares with what directly follows them, and in
+for it (what they make is held to its range) or whose smallest numbers vanish in it, powers and sums of squares with what directly follows them, and in
 float16 the logarithms and quotients of small numbers (:mod:`mobilekit.precision.small`).
 """
 
@@ -97,6 +97,7 @@ class _Converter:
         self._casts: dict[tuple[int, str], Value] = {}
         self._kept: dict[str, str] = {}
         self._wide: set[int] = set()
+        self._beyond: set[int] = set()
         self._small = small_numbers(graph) if dtype == "float16" else frozenset[int]()
         self._schemas: dict[str, onnx.defs.OpSchema | None] = {}
 
@@ -114,6 +115,8 @@ class _Converter:
             if reason:
                 self._kept[node.label] = reason
                 self._wide |= {id(value) for value in made}
+                if _CANNOT_HOLD in reason or any(id(value) in self._beyond for value in node.inputs):
+                    self._beyond |= {id(value) for value in made}
             else:
                 converted += 1
             for index in floats:
@@ -186,9 +189,19 @@ class _Converter:
             else:
                 made = Value(self._graph.fresh(f"{value.name}_{dtype}"), dtype, value.shape)
                 label = f"{value.name} to {dtype}"
-                self._order.append(Node(label, "Cast", [value], [made], {"to": elem_type(dtype)}))
+                source = self._within(value, dtype) if id(value) in self._beyond and dtype != _FLOAT else value
+                self._order.append(Node(label, "Cast", [source], [made], {"to": elem_type(dtype)}))
                 self._casts[key] = made
         return self._casts[key]
+
+    def _within(self, value: Value, dtype: str) -> Value:
+        """A mask's -3e38 becomes the lowest number that there is, and not infinity: a row that is masked throughout would
+        be NaN behind a Softmax."""
+        largest = np.array(_LARGEST[dtype], np.float32)
+        inner = Value(self._graph.fresh(f"{value.name}_within"), _FLOAT, value.shape)
+        limits = (self._graph.constant("lowest", -largest), self._graph.constant("largest", largest))
+        self._order.append(Node(f"{value.name} within {dtype}", "Clip", [value, *limits], [inner]))
+        return inner
 
     def _retype(self, node: Node, made: Iterable[Value], outputs: set[int]) -> None:
         """What the node makes is 16 bits wide from now on; a graph output keeps its type, behind a cast."""
@@ -239,6 +252,7 @@ def _rounded(array: Array, dtype: str) -> Array:
     return array.astype(dtype)
 
 
+_CANNOT_HOLD = "cannot hold"
 _LARGEST = {"float16": 65504.0, "bfloat16": 3.3895e38}
 _SMALLEST = {"float16": 2.0**-24, "bfloat16": 9.2e-41}
 
@@ -250,7 +264,7 @@ def _out_of_range(array: Array, dtype: str) -> str:
     magnitude = np.abs(array)
     finite = magnitude[np.isfinite(magnitude)]
     if finite.size and float(finite.max()) > _LARGEST[dtype]:
-        return f"it reads {float(finite.max()):.3g}, which {dtype} cannot hold"
+        return f"it reads {float(finite.max()):.3g}, which {dtype} {_CANNOT_HOLD}"
     nonzero = finite[finite > 0]
     if nonzero.size and float(nonzero.max()) < _SMALLEST[dtype]:
         return f"it reads {float(nonzero.max()):.3g}, which is zero in {dtype}"

@@ -106,6 +106,33 @@ def test_a_product_with_itself_that_is_summed_up_is_a_square(tmp_path: Path) -> 
     assert np.linalg.norm(actual - expected) / np.linalg.norm(expected) < 2e-3
 
 
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+@pytest.mark.parametrize("added", [False, True])
+def test_a_row_that_is_masked_throughout_stays_finite(dtype: str, added: bool, tmp_path: Path) -> None:
+    """Masks of transformers hold float32's lowest number, which is -inf in 16 bits, and Softmax of nothing else NaN."""
+    lowest = np.array(np.finfo(np.float32).min)
+    if added:
+        nodes = [
+            helper.make_node("Mul", ["m", "lowest"], ["far"], name="far"),
+            helper.make_node("Add", ["x", "far"], ["masked"], name="mask"),
+        ]
+    else:
+        nodes = [
+            helper.make_node("Cast", ["m"], ["b"], to=onnx.TensorProto.BOOL),
+            helper.make_node("Where", ["b", "lowest", "x"], ["masked"], name="mask"),
+        ]
+    nodes.append(helper.make_node("Softmax", ["masked"], ["y"], axis=-1))
+    model = of_nodes(nodes, {"x": (2, 4), "m": (2, 4)}, {"y": (2, 4)}, {"lowest": lowest})
+    graph = graph_of(model, tmp_path)
+    to_half(graph, dtype)  # type: ignore[arg-type]
+    x = np.random.default_rng(0).standard_normal((2, 4)).astype(np.float32)
+    mask = np.array([[0, 1, 0, 1], [1, 1, 1, 1]], np.float32)
+    expected = run(model, {"x": x, "m": mask})[0]
+    actual = emulated_run(to_proto(graph), {"x": x, "m": mask})[0]
+    assert np.isfinite(actual).all()
+    np.testing.assert_allclose(actual[0], expected[0], atol=1e-2)
+
+
 @pytest.mark.parametrize(("constant", "said"), [(1e6, "cannot hold"), (-3.4e38, "cannot hold"), (1e-9, "is zero in")])
 def test_constants_out_of_range_keep_their_node(tmp_path: Path, constant: float, said: str) -> None:
     nodes = [

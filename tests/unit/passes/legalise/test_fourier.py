@@ -75,9 +75,7 @@ def test_the_axis_was_an_attribute_before(tmp_path: Path) -> None:
         ((1, 64, 2), 7, 16, ["step", "window"], 0),
     ],
 )
-def test_stft(
-    shape: tuple[int, ...], frames: int, bins: int, inputs: list[str], onesided: int, tmp_path: Path
-) -> None:
+def test_stft(shape: tuple[int, ...], frames: int, bins: int, inputs: list[str], onesided: int, tmp_path: Path) -> None:
     window = np.hanning(16).astype(np.float32)
     every = {"step": np.array(8, np.int64), "window": window, "length": np.array(16, np.int64)}
     constants = {name: every[name] for name in inputs if name}
