@@ -2,8 +2,8 @@
 
 What stays float32: inputs and outputs, what an operator's schema wants as float32 (``Resize``'s scales), operators
 that have no 16-bit form, and nodes that would leave the format's range: those that read a constant which is too large
-for it (what they make is held to its range) or whose smallest numbers vanish in it, powers and sums of squares with what directly follows them, and in
-float16 the logarithms and quotients of small numbers (:mod:`mobilekit.precision.small`).
+for it (what they make is held to its range) or whose smallest numbers vanish in it, powers and sums of squares with
+what directly follows them, and in float16 the logarithms and quotients of small numbers (:mod:`mobilekit.precision.small`).
 """
 
 from __future__ import annotations
@@ -195,8 +195,8 @@ class _Converter:
         return self._casts[key]
 
     def _within(self, value: Value, dtype: str) -> Value:
-        """A mask's -3e38 becomes the lowest number that there is, and not infinity: a row that is masked throughout would
-        be NaN behind a Softmax."""
+        """A mask's -3e38 becomes the lowest number that there is, and not infinity: a row that is masked throughout
+        would be NaN behind a Softmax."""
         largest = np.array(_LARGEST[dtype], np.float32)
         inner = Value(self._graph.fresh(f"{value.name}_within"), _FLOAT, value.shape)
         limits = (self._graph.constant("lowest", -largest), self._graph.constant("largest", largest))
