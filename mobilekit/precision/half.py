@@ -3,7 +3,8 @@
 What stays float32: inputs and outputs, what an operator's schema wants as float32 (``Resize``'s scales), operators
 that have no 16-bit form, and nodes that would leave the format's range: those that read a constant which is too large
 for it (what they make is held to its range) or whose smallest numbers vanish in it, powers and sums of squares with
-what directly follows them, and in float16 the logarithms and quotients of small numbers (:mod:`mobilekit.precision.small`).
+what directly follows them, and in float16 the logarithms and quotients of small numbers
+(:mod:`mobilekit.precision.small`).
 """
 
 from __future__ import annotations

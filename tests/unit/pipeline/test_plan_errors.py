@@ -159,13 +159,14 @@ def test_a_builder_that_dies(
 
 @rtx
 def test_every_operator_that_is_not_known(tmp_path: Path) -> None:
+    """A Fourier transform of that length is no product with a matrix of a sensible size."""
     nodes = [
         helper.make_node("Swirl", ["x"], ["h"], name="first", domain="com.example"),
         helper.make_node("DFT", ["h"], ["y"], name="second"),
     ]
-    proto = of_nodes(nodes, {"x": (1, 8, 1)}, {"y": (1, 8, 2)})
+    proto = of_nodes(nodes, {"x": (1, 8192, 1)}, {"y": (1, 8192, 2)})
     proto.opset_import.append(helper.make_opsetid("com.example", 1))
-    proto.graph.value_info.append(helper.make_tensor_value_info("h", onnx.TensorProto.FLOAT, (1, 8, 1)))
+    proto.graph.value_info.append(helper.make_tensor_value_info("h", onnx.TensorProto.FLOAT, (1, 8192, 1)))
     error = refusal(save(proto, tmp_path / "models" / "m.onnx"), tmp_path, TensorRTOptions(), sized=False)
     assert isinstance(error, UnsupportedModelError)
     assert [(f.node, f.op) for f in error.findings] == [("first", "com.example.Swirl"), ("second", "DFT")]
