@@ -280,11 +280,11 @@ def emulated(graph: Graph) -> None:
     goes to float32 by itself, but leaves out every Cast between them, and with those the rounding and the range.
     """
     order: list[Node] = []
-    for value in graph.inputs:
-        if value.dtype in _NARROW and value.consumers:
-            wide = Value(graph.fresh(f"{value.name}_wide"), _FLOAT, value.shape)
-            _reroute(graph, value, wide)
-            order.append(Node("", "Cast", [value], [wide], {"to": elem_type(_FLOAT)}))
+    for given in graph.inputs:
+        if given.dtype in _NARROW and given.consumers:
+            wide = Value(graph.fresh(f"{given.name}_wide"), _FLOAT, given.shape)
+            _reroute(graph, given, wide)
+            order.append(Node("", "Cast", [given], [wide], {"to": elem_type(_FLOAT)}))
     for node in graph.nodes:
         order.append(node)
         for index, value in enumerate(node.inputs):
@@ -297,8 +297,8 @@ def emulated(graph: Graph) -> None:
                     node.attrs[name] = elem_type(_FLOAT)
             if isinstance(data := node.attrs.get("value"), np.ndarray):
                 node.attrs["value"] = data.astype(np.float32)
-        for value in narrow:
-            order += _rounding(graph, node, value)
+        for made in narrow:
+            order += _rounding(graph, node, made)
     graph.rebuild(order)
 
 

@@ -121,18 +121,15 @@ class LowerStft(Rule[_Stft]):
         out = node.outputs[0]
         if x is None or x.shape is None or out is None or out.shape is None or len(x.shape) not in (2, 3):
             return None
-        size, parts = x.shape[1], x.shape[2] if len(x.shape) == 3 else 1
+        size = x.shape[1]
+        parts = x.shape[2] if len(x.shape) == 3 else 1
         frames, bins = out.shape[1:3]
         if not (isinstance(size, int) and isinstance(parts, int) and isinstance(frames, int) and isinstance(bins, int)):
             return None
-        if scalar(step) is None or (window is not None and window.const is None):
+        if scalar(step) is None or any(given is not None and given.const is None for given in (window, length)):
             return None
-        if length is not None:
-            if scalar(length) is None:
-                return None
-            samples = int(scalar(length) or 0)
-        else:
-            samples = size if window is None or window.const is None else window.const.size
+        samples = size if window is None or window.const is None else window.const.size
+        samples = int(scalar(length) or samples)
         return _Stft(node, x, size, parts, int(scalar(step) or 1), samples, bins)
 
     def check(self, match: _Stft, edit: Edit) -> str:  # noqa: ARG002
