@@ -56,6 +56,7 @@ def prepare(
     *,
     simplify: bool = True,
     resize: bool = False,
+    stock_only: bool = False,
     folding: Folding | None = None,
     progress: Progress = SILENT,
     verifier: PassVerifier | None = None,
@@ -65,10 +66,11 @@ def prepare(
     ``shapes`` fixes the symbolic axes of inputs by name. Raises ``UsageError`` where a shape does not fit or one is
     missing, ``ModelError`` where the model is malformed, ``UnsupportedModelError`` where a shape depends on data.
     ``simplify=False`` leaves out onnxsim (our own folding and rules still run). With ``resize`` the shapes override
-    what the file says, fixed axes too. ``folding`` says what not to fold, and notes what was. ``verifier`` holds each
+    what the file says, fixed axes too. ``folding`` says what not to fold, and notes what was. ``stock_only``: what only
+    our own layers take as a whole is written out in plain operators where that can be done. ``verifier`` holds each
     rewrite against ONNX Runtime (:mod:`mobilekit.passes.verify`) and raises ``VerificationError``.
     """
-    graph = lifted(model, shapes, progress, resize=resize, folding=folding, verifier=verifier)
+    graph = lifted(model, shapes, progress, resize=resize, stock_only=stock_only, folding=folding, verifier=verifier)
     return _legal(graph, simplify=simplify, progress=progress, verifier=verifier)
 
 
@@ -77,6 +79,7 @@ def prepare_sample(
     shapes: Mapping[str, tuple[int, ...]],
     *,
     simplify: bool = True,
+    stock_only: bool = False,
     progress: Progress = SILENT,
     verifier: PassVerifier | None = None,
 ) -> tuple[Graph, Batch] | Mixing | None:
@@ -87,7 +90,7 @@ def prepare_sample(
     from mobilekit.importers.convert import to_proto
     from mobilekit.passes.batch import Batch, one_sample
 
-    graph = lifted(model, shapes, SILENT, keep_batches=True)
+    graph = lifted(model, shapes, SILENT, keep_batches=True, stock_only=stock_only)
     found = one_sample(graph)
     if not isinstance(found, Batch):
         return found
@@ -102,6 +105,7 @@ def lifted(
     progress: Progress = SILENT,
     *,
     keep_batches: bool = False,
+    stock_only: bool = False,
     resize: bool = False,
     folding: Folding | None = None,
     verifier: PassVerifier | None = None,
@@ -120,7 +124,14 @@ def lifted(
     if resize:
         shaping.resize_inputs(graph, shapes)
     shaping.fix_inputs(graph, shapes, progress)
-    infer.infer(graph, target_opset=CANONICAL_OPSET, keep_batches=keep_batches, folding=folding, bounds=Bounds(graph))
+    infer.infer(
+        graph,
+        target_opset=CANONICAL_OPSET,
+        keep_batches=keep_batches,
+        stock_only=stock_only,
+        folding=folding,
+        bounds=Bounds(graph),
+    )
     infer.require_static(graph)
     if verifier is not None:
         verifier.begin(model, graph)

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import math
 from collections import deque
+from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -50,15 +52,16 @@ def infer(
     *,
     target_opset: int | None = None,
     keep_batches: bool = False,
+    stock_only: bool = False,
     folding: Folding | None = None,
     bounds: Bounds | None = None,
     allowance: Allowance | None = None,
 ) -> None:
     """Fold, infer and (where ``target_opset`` is given) lift in one walk.
 
-    ``keep_batches``: recurrences over several sequences stay what they are. With ``bounds``, lengths that depend on
-    data but have an upper bound become that bound. ``allowance`` is what folding may still cost: bodies share their
-    model's.
+    ``keep_batches``: recurrences over several sequences stay what they are. ``stock_only``: those that only a layer of
+    our own takes are written out. With ``bounds``, lengths that depend on data but have an upper bound become that
+    bound. ``allowance`` is what folding may still cost: bodies share their model's.
 
     Raises ``UnsupportedModelError`` with every node that has no newer form, ``ModelError`` where operators and shapes
     contradict each other. Shapes that depend on data stay open: ask :func:`require_static`.
@@ -71,6 +74,7 @@ def infer(
     schemas = Schemas(target)
     lifting = target_opset is not None
     sequences = Sequences(graph)
+    written_out = partial(is_unrolled, keep_batches=keep_batches, stock_only=stock_only)
     refused: list[Finding] = []
     while pending:
         node, version = pending.popleft()
@@ -84,7 +88,7 @@ def infer(
             try:
                 inner = None
                 if lifting:
-                    inner = _opened(graph, lifted, version, target, keep_batches, bounds, sequences, allowance)
+                    inner = _opened(graph, lifted, version, target, written_out, bounds, sequences, allowance)
                 allowance.write_out(lifted, len(inner or ()))
             except UnsupportedModelError as error:
                 refused += error.findings
@@ -115,7 +119,7 @@ def _opened(
     node: Node,
     version: int,
     target: int,
-    keep_batches: bool,
+    written_out: Callable[[Node], bool],
     bounds: Bounds | None,
     sequences: Sequences,
     allowance: Allowance,
@@ -144,7 +148,7 @@ def _opened(
         return [(new, target) for new in apart]
     if is_expanded(graph, node):
         return expand(graph, node, target)
-    return [(new, target) for new in unroll(graph, node)] if is_unrolled(node, keep_batches=keep_batches) else None
+    return [(new, target) for new in unroll(graph, node)] if written_out(node) else None
 
 
 def _settle(

@@ -1,7 +1,7 @@
 """Recurrences of a known, small number of steps, written out step by step in plain operators.
 
 For what the fused layers of runtimes do not express: a batch, GRU cells that reset before the product, peepholes, and
-LinearAttention. Long sequences are left to the target.
+LinearAttention. Longer sequences are left to the target, which may have a layer of our own for them.
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ from mobilekit.graph import Graph, Node, Value
 
 __all__ = ["is_unrolled", "unroll"]
 
+_FEW_STEPS = 16
+"""Up to so many a composition is as good as a layer of our own, which the app would have to add."""
 _MOST_STEPS = 128
 _MOST_WEIGHTS = 1 << 24
 """Elements of recurrence weights, once a step: the file grows by as much."""
@@ -24,10 +26,11 @@ _ACTIVATIONS = {"LSTM": ["Sigmoid", "Tanh", "Tanh"], "GRU": ["Sigmoid", "Tanh"],
 _KNOWN = frozenset({"Sigmoid", "Tanh", "Relu"})
 
 
-def is_unrolled(node: Node, *, keep_batches: bool = False) -> bool:
+def is_unrolled(node: Node, *, keep_batches: bool = False, stock_only: bool = False) -> bool:
     """Whether ``node`` is a recurrence that is written out; all shapes are known.
 
-    ``keep_batches``: not because it has several sequences, which will be taken apart otherwise.
+    ``keep_batches``: not because it has several sequences, which will be taken apart otherwise. ``stock_only``: longer
+    ones too, as nothing else can do them.
     """
     if node.domain or (node.op not in _CELLS and node.op != "LinearAttention"):
         return False
@@ -41,7 +44,8 @@ def is_unrolled(node: Node, *, keep_batches: bool = False) -> bool:
     if not _understood(node):
         return False
     steps, batch, directions, hidden = _sizes(node)
-    if steps * directions > _MOST_STEPS or steps * directions * _CELLS[node.op] * hidden**2 > _MOST_WEIGHTS:
+    most = _MOST_STEPS if stock_only else _FEW_STEPS
+    if steps * directions > most or steps * directions * _CELLS[node.op] * hidden**2 > _MOST_WEIGHTS:
         return False
     return (
         (batch > 1 and not keep_batches)

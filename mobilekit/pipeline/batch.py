@@ -37,7 +37,7 @@ def choose_batch(
 
     if not any(value.shape and value.shape[0] != 1 for value in graph.inputs):
         return graph, None, None
-    found = prepare_sample(source, shapes, simplify=simplify, verifier=verifier)
+    found = prepare_sample(source, shapes, simplify=simplify, stock_only=stock_only, verifier=verifier)
     if found is None or isinstance(found, Mixing):
         return graph, None, found
     sample, batch = found
@@ -48,6 +48,7 @@ def choose_batch(
 
 def _is_no_worse(whole: Model, one: Model) -> bool:
     """At most twice the layers of one sample, which is what even a batch of two would run, and none in 3-D (images that
-    stand behind each other) that one sample does not need: ncnn's are slow."""
+    stand behind each other) that one sample does not need: ncnn's are slow. Nor layers of our own."""
     deeper = {layer.type for layer in whole.layers if layer.type.endswith("3D")} - {layer.type for layer in one.layers}
-    return len(whole.layers) <= 2 * len(one.layers) and not deeper
+    own = set(whole.custom_layers) - set(one.custom_layers)
+    return len(whole.layers) <= 2 * len(one.layers) and not deeper and not own

@@ -222,7 +222,14 @@ class _Search:
             ]
             folding = Folding()
             try:
-                prepare(self.source, self._shapes(steps, counts), simplify=False, resize=True, folding=folding)
+                prepare(
+                    self.source,
+                    self._shapes(steps, counts),
+                    simplify=False,
+                    resize=True,
+                    stock_only=self.stock_only,
+                    folding=folding,
+                )
             except (ModelError, UnsupportedModelError):
                 return frozenset()
             seen.append(folding.shapes)
@@ -251,7 +258,15 @@ class _Search:
             shapes, label = self._shapes(steps, counts), self._label(steps, counts)
             try:
                 folding = Folding(leave=self.leave)
-                graph = prepare(self.source, shapes, simplify=False, resize=True, folding=folding, progress=progress)
+                graph = prepare(
+                    self.source,
+                    shapes,
+                    simplify=False,
+                    resize=True,
+                    stock_only=self.stock_only,
+                    folding=folding,
+                    progress=progress,
+                )
             except (ModelError, UnsupportedModelError) as error:
                 attempt.graph = None
                 findings = getattr(error, "findings", ())
@@ -395,7 +410,7 @@ class _Search:
             seen = list(zip(*(shapes[number] for shapes in whole.outputs), strict=True))
             outputs[value.name] = tuple(FreeAxis(axis=a) for a, sizes in enumerate(seen) if len(set(sizes)) > 1)
         sizes = [self._shapes(steps, counts) for counts in self._verified(default, minima, whole)]
-        graph = prepare(self.source, sizes[0], simplify=False, resize=True)
+        graph = prepare(self.source, sizes[0], simplify=False, resize=True, stock_only=self.stock_only)
         return DynamicModel(
             graph, whole.model, {name: tuple(axes) for name, axes in inputs.items()}, outputs, tuple(sizes)
         )

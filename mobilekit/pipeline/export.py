@@ -281,7 +281,14 @@ def _prepare_float(
     with clock("prepare"):
         progress.step("simplifying")
         with _pass_verifier(resolved, options) as verifier:
-            graph = prepare(source, shapes, simplify=options.simplify, progress=progress, verifier=verifier)
+            graph = prepare(
+                source,
+                shapes,
+                simplify=options.simplify,
+                stock_only=options.stock_only,
+                progress=progress,
+                verifier=verifier,
+            )
         with _pass_verifier(resolved, options) as verifier:
             graph, batch, mixing = choose_batch(
                 graph, source, shapes, simplify=options.simplify, stock_only=options.stock_only, verifier=verifier

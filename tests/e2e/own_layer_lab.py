@@ -36,8 +36,11 @@ class Lab:
         params: Params | None = None,
         outputs: int = 1,
         options: LoadOptions | None = None,
+        weights: Sequence[Any] = (),
     ) -> list[Any]:
-        """The layer's outputs; ``inputs`` have the dims of their Mats (1 to 4 axes)."""
+        """The layer's outputs; ``inputs`` have the dims of their Mats (1 to 4 axes), ``weights`` are float32."""
+        tagged = (b"\0\0\0\0" + np.asarray(array, np.float32).tobytes() for array in weights)
+        (self._folder / "model.bin").write_bytes(b"".join(tagged))
         line = layer(kind, "layer", [f"in{i}" for i in range(len(inputs))], [f"out{i}" for i in range(outputs)], params)
         return self.graph([line], inputs, [f"out{i}" for i in range(outputs)], options)
 

@@ -3,25 +3,16 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import pytest
 
-from mobilekit.device.harness.client import HarnessSession
 from mobilekit.device.harness.protocol import LoadOptions
 from mobilekit.errors import HarnessError
-from tests.e2e.own_layer_lab import HOST_ABI, Lab, harness_for, layer, onnx
+from tests.e2e.own_layer_lab import Lab, layer, onnx
 
 pytestmark = pytest.mark.timeout(3600)  # the first to run may have to build the harness
-
-
-@pytest.fixture(scope="session", params=[HOST_ABI, *({"x86_64", "arm64-v8a"} - {HOST_ABI})])
-def lab(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
-    program, emulator = harness_for(request.param)
-    with HarnessSession.connect_local(program, emulator=emulator) as session:
-        yield Lab(session, tmp_path_factory.mktemp("model"))
 
 
 def _random(*shape: int, seed: int = 0) -> Any:
@@ -326,18 +317,19 @@ def test_cum_sum(
     _same(lab.run("MkCumSum", [x.reshape(mat)], {**params, 5: 1})[0], np.flip(product, axis) if reverse else product)
 
 
+@pytest.mark.parametrize("mode", ["avg", "max"])
 @pytest.mark.parametrize(("ratio", "half_pixel"), [(0, 1), (2, 1), (0, 0), (3, 0)])
-def test_roi_align_max(lab: Lab, ratio: int, half_pixel: int) -> None:
+def test_roi_align(lab: Lab, ratio: int, half_pixel: int, mode: str) -> None:
     x = _random(2, 3, 13, 9)
     rois = np.array([[0.5, 1, 8, 12], [-3, -4, 5, 30], [2, 3, 2.2, 3.1], [20, 20, 40, 30]], np.float32)
     batch = np.array([0, 1, 1, 0])
-    mode = "half_pixel" if half_pixel else "output_half_pixel"
+    kind = "half_pixel" if half_pixel else "output_half_pixel"
     (expected,) = onnx(
-        "RoiAlign", {"x": x, "r": rois, "b": batch}, mode="max", output_height=3, output_width=2, sampling_ratio=ratio,
-        spatial_scale=0.8, coordinate_transformation_mode=mode,
+        "RoiAlign", {"x": x, "r": rois, "b": batch}, mode=mode, output_height=3, output_width=2, sampling_ratio=ratio,
+        spatial_scale=0.8, coordinate_transformation_mode=kind,
     )  # fmt: skip
     params = {0: 2, 1: 3, 2: 13, 3: 9, 4: 3, 5: 2, 6: ratio, 7: 0.8, 8: half_pixel}
-    found = lab.run("MkRoiAlignMax", [x, rois, batch], params)[0]
+    found = lab.run("MkRoiAlign" if mode == "avg" else "MkRoiAlignMax", [x, rois, batch], params)[0]
     np.testing.assert_allclose(found.reshape(expected.shape), expected, atol=1e-5)
 
 
@@ -442,6 +434,7 @@ _OUT_OF_RANGE = [
     ("MkScatterElements", [np.zeros(5), np.array([5]), np.zeros(1)], {10: [5], 11: [1]}),
     ("MkScatterND", [np.zeros((4, 5)), np.array([-5, 0]), np.zeros(1)], {10: [4, 5]}),
     ("MkRoiAlignMax", [np.zeros((2, 4)), np.zeros(4), np.array([1])], {2: 2, 3: 4}),
+    ("MkRoiAlign", [np.zeros((2, 4)), np.array([0, 0, 1e9, 1]), np.array([0])], {2: 2, 3: 4}),
     ("MkDiv", [np.ones(3), np.array([1, 0, 2])], {3: 1}),
     ("MkNonZero", [np.ones(5)], {3: 4}),
 ]
@@ -479,6 +472,12 @@ _MISFITS = [
     ("MkMaxPoolIndices", [np.zeros(6)], {}),
     ("MkMaxPoolIndices", [np.zeros(6)], {0: 1, 10: [6], 11: [2, 2], 14: [5]}),
     ("MkLpPool", [np.zeros(6)], {0: 1, 10: [6], 11: [2147483647], 14: [5], 15: [2147483647]}),
+    ("MkRoiAlign", [np.zeros((2, 4)), np.zeros(4), np.zeros(1)], {2: 2, 3: 4, 6: 2147483647}),
+    ("MkGridSample", [np.zeros((3, 4)), np.zeros((5, 2))], {10: [3, 5]}),
+    ("MkGridSample", [np.zeros((3, 4)), np.zeros((5, 3))], {10: [3, 4]}),
+    ("MkGridSample", [np.zeros((3, 4)), np.zeros((5, 2))], {10: [3, 4], 3: 3}),
+    ("MkGridSample", [np.zeros((3, 4)), np.zeros((5, 2))], {0: 2147483647, 1: 2147483647, 10: [2147483647, 2]}),
+    ("MkGridSample", [np.zeros((3, 4)), np.zeros((4, 3))], {3: 2, 10: [3, 2, 2]}),
     ("MkTfIdf", [np.zeros(6)], {7: 2, 10: [1, 2], 11: [0], 12: [0, 5]}),
     ("MkTfIdf", [np.zeros(6)], {7: 2, 10: [1, 2], 11: [0, 3], 12: [0, 1]}),
 ]

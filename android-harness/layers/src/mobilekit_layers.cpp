@@ -43,7 +43,10 @@ ncnn::Layer* make_float32(void*) { return new Float32; }
     X("MkMaxPoolIndices", make_max_pool_indices)       \
     X("MkLpPool", make_lp_pool)                        \
     X("MkUnique", make_unique)                         \
-    X("MkTfIdf", make_tf_idf)
+    X("MkTfIdf", make_tf_idf)                          \
+    X("MkGridSample", make_grid_sample)                \
+    X("MkRoiAlign", make_roi_align)                    \
+    X("MkRecurrent", make_recurrent)
 
 int mobilekit_register_layers(ncnn::Net& net) {
 #define MK_REGISTER(type, make)                                                    \

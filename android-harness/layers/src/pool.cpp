@@ -1,4 +1,4 @@
-// MkMaxPoolIndices, MkLpPool: pooling over one to three spatial axes; MkRoiAlignMax.
+// MkMaxPoolIndices, MkLpPool: pooling over one to three spatial axes; MkRoiAlign, MkRoiAlignMax.
 #include <float.h>
 #include <limits.h>
 #include <math.h>
@@ -207,8 +207,10 @@ struct Sample {
     }
 };
 
-class RoiAlignMax : public OwnLayer {
+class RoiAlign : public OwnLayer {
 public:
+    explicit RoiAlign(bool largest) : largest_(largest) {}
+
     int load_param(const ncnn::ParamDict& pd) {
         MK_TRY(OwnLayer::load_param(pd));
         dims_.count = 4;
@@ -219,7 +221,8 @@ public:
         sampling_ratio_ = pd.get(6, 0);
         scale_ = pd.get(7, 1.f);
         half_pixel_ = pd.get(8, 1) != 0;
-        if (out_h_ < 1 || out_w_ < 1 || sampling_ratio_ < 0) return fail("an output of %d x %d, sampling ratio %d", out_h_, out_w_, sampling_ratio_);
+        if (out_h_ < 1 || out_w_ < 1 || sampling_ratio_ < 0 || sampling_ratio_ > 4096)
+            return fail("an output of %d x %d, sampling ratio %d", out_h_, out_w_, sampling_ratio_);
         return 0;
     }
 
@@ -283,11 +286,12 @@ private:
         return 0;
     }
 
-    // ONNX Runtime takes the largest of the four weighted corners of each sample, not of the interpolated samples.
+    // The mean of a cell's samples, or the largest: there ONNX Runtime takes the largest of the four weighted corners of
+    // each sample, not of the interpolated samples.
     void align(const float* image, int height, int width, const Region& region, float* to) const {
         for (int i = 0; i < out_h_; i++)
             for (int j = 0; j < out_w_; j++) {
-                float best = 0.f;
+                float best = 0.f, sum = 0.f;
                 bool any = false;
                 for (int y = 0; y < region.grid_h; y++) {
                     const float at_y = region.y + static_cast<float>(i) * region.cell_h +
@@ -302,17 +306,20 @@ private:
                             const float* low = image + static_cast<size_t>(row.low) * width;
                             const float* high = image + static_cast<size_t>(row.high) * width;
                             const float up = 1.f - row.rest, left = 1.f - column.rest;
-                            value = std::max(std::max(up * left * low[column.low], up * column.rest * low[column.high]),
-                                             std::max(row.rest * left * high[column.low], row.rest * column.rest * high[column.high]));
+                            const float a = up * left * low[column.low], b = up * column.rest * low[column.high];
+                            const float c = row.rest * left * high[column.low], d = row.rest * column.rest * high[column.high];
+                            value = largest_ ? std::max(std::max(a, b), std::max(c, d)) : a + b + c + d;
                         }
+                        sum += value;
                         best = any ? std::max(best, value) : value;
                         any = true;
                     }
                 }
-                *to++ = best;
+                *to++ = largest_ ? best : any ? sum / (static_cast<float>(region.grid_h) * static_cast<float>(region.grid_w)) : 0.f;
             }
     }
 
+    const bool largest_;
     Dims dims_;
     int out_h_, out_w_, sampling_ratio_;
     float scale_;
@@ -323,6 +330,7 @@ private:
 
 ncnn::Layer* make_max_pool_indices(void*) { return new MaxPoolIndices; }
 ncnn::Layer* make_lp_pool(void*) { return new LpPool; }
-ncnn::Layer* make_roi_align_max(void*) { return new RoiAlignMax; }
+ncnn::Layer* make_roi_align(void*) { return new RoiAlign(false); }
+ncnn::Layer* make_roi_align_max(void*) { return new RoiAlign(true); }
 
 }  // namespace mobilekit_layers

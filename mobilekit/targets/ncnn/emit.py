@@ -241,7 +241,15 @@ class Emission:
         )
         return outputs
 
-    def own(self, kind: str, inputs: Sequence[Blob], dims: Sequence[Dims], /, **params: ParamValue) -> list[Blob]:
+    def own(
+        self,
+        kind: str,
+        inputs: Sequence[Blob],
+        dims: Sequence[Dims],
+        weights: Sequence[Weights] = (),
+        /,
+        **params: ParamValue,
+    ) -> list[Blob]:
         """One of our own layers. It takes its inputs in whatever dims they have."""
         if self.stock_only:
             raise Refuse(
@@ -249,7 +257,7 @@ class Emission:
                 "export without --stock-only and add our layers to the app: mobilekit harness layers",
             )
         shapes = {f"dims{index}": each for index, each in enumerate(dims) if len(each) > 1}
-        return self.layers(kind, inputs, dims, **params, **shapes)
+        return self.layers(kind, inputs, dims, weights, **params, **shapes)
 
     def _fresh(self, stem: str) -> str:
         name = stem

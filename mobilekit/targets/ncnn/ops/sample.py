@@ -20,10 +20,15 @@ if TYPE_CHECKING:
     from mobilekit.tensors import Array
 
 _KINDS = {"linear": 1, "nearest": 1, "cubic": 3}
+_MODES = {"linear": 0, "nearest": 1, "cubic": 2}
 _PADDINGS = {"zeros": 1, "border": 2, "reflection": 3}
 
 
-@emits("GridSample", since=20)
+_MOST_ITEMS = 8
+"""Images, or regions, that stock layers do one by one where ours do all at once."""
+
+
+@emits("GridSample", since=20, own="MkGridSample", stock=True)
 def grid_sample(node: NodeView, out: Emission) -> None:
     (batch, *image), grid = node.shape(0), node.shape(1)[1:]
     mode, padding = node.str("mode", "linear"), node.str("padding_mode", "zeros")
@@ -34,7 +39,22 @@ def grid_sample(node: NodeView, out: Emission) -> None:
         raise Refuse(f"its padding mode {padding!r} is unknown", "pad with zeros, border or reflection")
     if len(image) not in (3, 4) or (mode == "cubic" and len(image) == 4):
         raise Refuse(f"ncnn does not sample so in {len(image) - 1} axes", "sample planes, or volumes linearly")
-    if mode == "nearest" and min(image[1:]) == 1:
+    single = mode == "nearest" and min(image[1:]) == 1
+    if not out.stock_only and (single or batch > (1 if out.takes_own else _MOST_ITEMS)):
+        blob = out.own(
+            "MkGridSample",
+            [out.native(node.input(0)), out.native(node.input(1))],
+            [out.natural_dims(node.output())],
+            batch=batch,
+            channels=image[0],
+            mode=_MODES[mode],
+            padding=_PADDINGS[padding] - 1,
+            align_corners=corners,
+            spatial=image[1:],
+        )[0]
+        out.bind(node.output(), blob)
+        return
+    if single:
         raise Refuse("it takes the nearest of a single element", "expand the image instead")
     places = math.prod(grid[:-1])
     positions = out.view(node.input(1), (batch, places, grid[-1]) if batch > 1 else grid)
@@ -90,17 +110,18 @@ def _rounded(out: Emission, grid: Blob, sizes: tuple[int, ...], corners: int) ->
     return scalar(out, SUB, scalar(out, MUL, along(DIV, where, extent - 1), 2.0), 1.0)
 
 
-@emits("RoiAlign", since=22, own="MkRoiAlignMax", stock=True)
+@emits("RoiAlign", since=22, data="any", own="MkRoiAlign MkRoiAlignMax", stock=True)
 def roi_align(node: NodeView, out: Emission) -> None:
     batch, channels, height, width = node.shape()
     count = node.shape(1)[0]
-    items = [int(item) for item in np.asarray(node.const(2, "batch indices")).reshape(-1)]
     rows, columns = node.int("output_height", 1), node.int("output_width", 1)
     aligned = node.str("coordinate_transformation_mode", "half_pixel") == "half_pixel"
     ratio, scale = node.int("sampling_ratio", 0), node.float("spatial_scale", 1.0)
-    if node.str("mode", "avg") != "avg":
+    largest = node.str("mode", "avg") != "avg"
+    computed = node.input(2).const is None
+    if largest or (not out.stock_only and (computed or count > (1 if out.takes_own else _MOST_ITEMS))):
         blob = out.own(
-            "MkRoiAlignMax",
+            "MkRoiAlignMax" if largest else "MkRoiAlign",
             [out.native(node.input(index)) for index in (0, 1, 2)],
             [(count * channels, rows, columns)],
             batch=batch,
@@ -115,6 +136,7 @@ def roi_align(node: NodeView, out: Emission) -> None:
         )[0]
         out.bind(node.output(), blob)
         return
+    items = node.const_ints(2, "batch indices")
     images = split_items(out, node.input(), (channels, height, width))
     rois = out.view(node.input(1), (count, 4))
     parts: list[Blob] = []

@@ -186,9 +186,3 @@ def test_recurrent(op: str, direction: str, state: bool) -> None:
     outputs = ["y", "yh", *(["yc"] if op == "LSTM" else [])]
     node = helper.make_node(op, names, outputs, hidden_size=5, direction=direction, **attrs)
     agrees(node, inputs, consts, outputs=outputs)
-
-
-def test_a_long_sequence_through_the_gru_that_ncnn_does_not_have() -> None:
-    node = helper.make_node("GRU", ["x", "w", "r"], ["y"], hidden_size=5)
-    proto = model([node], {"x": rand(600, 1, 3)}, ["y"], {"w": rand(1, 15, 3), "r": rand(1, 15, 5)})
-    assert "linear_before_reset" in findings(proto)[0].reason
