@@ -51,6 +51,8 @@ MODELS = {
                     {"y": [1, 3, 7, 5]}),
     "lstm": model([node("LSTM", ["x", "w", "r"], ["y"], hidden_size=6, direction="bidirectional")],
                   {"x": [5, 1, 4]}, {"y": [5, 2, 1, 6]}, w=(2, 24, 4), r=(2, 24, 6)),
+    "batched gru": model([node("GRU", ["x", "w", "r"], ["y"], hidden_size=6)], {"x": [25, 3, 4]}, {"y": [25, 1, 3, 6]},
+                         w=(1, 18, 4), r=(1, 18, 6)),
 }  # fmt: skip
 
 

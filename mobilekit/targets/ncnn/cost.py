@@ -97,6 +97,13 @@ def _recurrent(gates: int) -> Callable[[ParamLayer, Dims, Dims], int]:
     return count
 
 
+def _own_recurrent(layer: ParamLayer, reads: Dims, _makes: Dims) -> int:
+    """Params 0 kind (RNN, GRU, LSTM), 1 hidden, 2 direction, 4 inputs."""
+    gates, hidden, inputs = (1, 3, 4)[_int(layer, 0)], _int(layer, 1), _int(layer, 4, 1)
+    rows = math.prod(reads[0]) // inputs * (2 if _int(layer, 2) == 2 else 1)
+    return rows * gates * hidden * (inputs + hidden)
+
+
 MACS: Mapping[str, Callable[[ParamLayer, Dims, Dims], int]] = {
     "Convolution": _convolution,
     "Convolution1D": _convolution,
@@ -113,6 +120,7 @@ MACS: Mapping[str, Callable[[ParamLayer, Dims, Dims], int]] = {
     "InnerProduct": _inner_product,
     "LSTM": _recurrent(4),
     "MatMul": _matmul,
+    "MkRecurrent": _own_recurrent,
     "RNN": _recurrent(1),
     "SDPA": _attention,
 }
