@@ -2,7 +2,7 @@
 
 usage: planted.py [--good] [--json FILE] [NAME ...]
 
-Every fault of ``tests/planted/faults.py`` (or those whose name or model contains a NAME) is put into a bundle of each
+Every fault of ``tests/planted/`` (or those whose name or model contains a NAME) is put into a bundle of each
 model that it is for; ``validate`` and ``bisect`` judge it on this machine, a fault of half precision on the virtual
 arm64 device. ``--good`` instead validates the good bundles of all zoo models (or those whose id contains a NAME), none
 of which may fail. Rows are kept under the user's cache folder as they come: what was stopped goes on, and what was
@@ -27,7 +27,8 @@ from _good import all_good
 from _rows import Rows, code_digest
 
 from tests.planted.edit import Editor
-from tests.planted.faults import FAULTS, Fault
+from tests.planted.faults import Fault
+from tests.planted.subtle import FAULTS
 
 
 def exported(model: str, folder: Path) -> Path:
@@ -48,10 +49,10 @@ def judge(fault: Fault, model: str, good: Path, copy: Path) -> dict[str, Any]:
     bad = editor.save()
     half = fault.precision == "fp16"
     device = "virtual" if half else "local"
-    options = ValidateOptions(precision="fp16" if half else "fp32", warmup=0, iterations=1)
+    options = ValidateOptions(precision="fp16" if half else "fp32", samples=fault.samples, warmup=0, iterations=1)
     report = validate_bundle(bad, device, options)
     fp32 = validate_bundle(bad, "local", ValidateOptions(warmup=0, iterations=1)).verdict.value if half else None
-    found = bisect_bundle(bad, device, BisectOptions(precision="fp16" if half else None))
+    found = bisect_bundle(bad, device, BisectOptions(samples=fault.samples, precision="fp16" if half else None))
     named = [layer.name for layer in found.first.layers] if found.first is not None else []
     layer_right = bool(set(named) & set(planted.layers)) if planted.layers else not named
     return {

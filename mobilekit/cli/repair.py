@@ -33,6 +33,9 @@ def repair(
     precision: Annotated[
         str | None, typer.Option(help="fp16 or bf16: what it is to be right in. Default: what it was exported for.")
     ] = None,
+    vulkan: Annotated[
+        bool, typer.Option("--vulkan", help="For the GPU: what it gets wrong is left to the processor.")
+    ] = False,
     inputs: InputFolder = None,
     samples: Samples = 3,
     seed: Seed = 0,
@@ -49,6 +52,7 @@ def repair(
     \b
     mobilekit repair build/model --device virtual --precision fp16 -o build/model-fp16
     mobilekit repair build/model --device local --precision bf16 -o build/model-bf16
+    mobilekit repair build/model --device local --vulkan -o build/model-gpu             float32, too
     mobilekit repair build/plan --target tensorrt --rtol 1e-2 -o build/plan-mended      no GPU needed
 
     \b
@@ -71,6 +75,7 @@ def repair(
         most_layers=most_layers,
         rounds=rounds,
         replace=force,
+        vulkan=vulkan,
         timeout_s=timeout,
     )
     with terminal_progress() as progress:

@@ -1,5 +1,5 @@
-"""``mobilekit repair``: a bundle that is right in half precision or int8, by keeping the layers that cost most out of
-it."""
+"""``mobilekit repair``: a bundle that is right in half precision, in int8 or on a GPU, by keeping the layers that cost
+most out of it."""
 
 from __future__ import annotations
 
@@ -41,7 +41,8 @@ _MOVING = frozenset({"Concat", "Crop", "Permute", "Reshape", "Slice", "Split", "
 class RepairOptions:
     """``inputs``, ``samples``, ``seed``, ``rtol`` as for validation. ``precision``: what to repair for; default what
     the bundle was exported for. ``most_layers``: how many may be kept in higher precision; ``rounds``: how often to
-    choose some. ``replace``: ``output`` may be there already."""
+    choose some. ``replace``: ``output`` may be there already. ``vulkan``: on the GPU, in float32 too; what it gets
+    wrong is left to the processor."""
 
     inputs: Path | None = None
     samples: int = 3
@@ -52,16 +53,18 @@ class RepairOptions:
     most_layers: int = 32
     rounds: int = 8
     replace: bool = False
+    vulkan: bool = False
     timeout_s: float = 300.0
     quota_bytes: int | None = None
 
-    def bisecting(self, precision: Precision | None) -> BisectOptions:
+    def bisecting(self, precision: Precision | None, *, vulkan: bool = False) -> BisectOptions:
         return BisectOptions(
             inputs=self.inputs,
             samples=self.samples,
             seed=self.seed,
             threads=self.threads,
             precision=precision,
+            vulkan=vulkan,
             rtol=self.rtol,
             runs=10_000,
             timeout_s=self.timeout_s,
@@ -95,7 +98,8 @@ def repair_bundle(
     :func:`~mobilekit.pipeline.repair_plan.repair_plan` does it, without a device.
 
     Layers are chosen by their local error, the worst first: the arithmetic alone at first, then storage and weights
-    too; those in int8 become float layers at once. After each choice all samples are run again. Nothing is written
+    too; those in int8 become float layers at once, and on a GPU the processor takes them first. After each choice all
+    samples are run again. Nothing is written
     where the bundle is right as it is, where it is wrong in float32 as well (that is no matter of precision), or where
     the budget does not suffice. Raises :class:`UsageError` where ``output`` is there and what
     :func:`~mobilekit.pipeline.bisect.bisect_bundle` raises.
@@ -110,6 +114,8 @@ def repair_bundle(
     if choose_target(open_bundle(source), target, device) == "tensorrt":
         from mobilekit.pipeline.repair_plan import repair_plan
 
+        if options.vulkan:
+            raise UsageError("a plan does not run through Vulkan", hint="add --target ncnn, or leave --vulkan out")
         if device not in (None, PREPARED):
             raise UsageError("a plan is repaired without a device", hint="leave --device out")
         return repair_plan(source, folder, options, progress)
@@ -117,10 +123,12 @@ def repair_bundle(
         raise UsageError(f"{folder} is there already", hint="give another folder with -o, or add --force")
     _, artifact, _, layers = open_traced(source)
     precision = options.precision or arithmetic_of(artifact)
-    if precision == "fp32" and artifact.precision == "fp32":
+    if precision == "fp32" and artifact.precision == "fp32" and not options.vulkan:
         raise UsageError(
-            "this bundle computes in float32 already", hint="say --precision fp16 or bf16, whichever is to be repaired"
+            "this bundle computes in float32 already",
+            hint="say --precision fp16 or bf16, whichever is to be repaired; or --vulkan, for a GPU that gets it wrong",
         )
+    way = "on the processor" if options.vulkan else "in higher precision"
     state = _Repair(source, device, options, precision, progress)
     with tempfile.TemporaryDirectory(prefix="mobilekit-repair-") as name:
         verdict = state.look(source)
@@ -128,9 +136,14 @@ def repair_bundle(
         if not state.off:
             sentence = "it is right as it is" if verdict is Verdict.PASS else "the outputs say nothing on these inputs"
             return state.report(verdict, f"{sentence}: nothing was changed", before, len(layers))
-        if artifact.precision == "fp32":
+        if options.vulkan:
+            progress.step("checking that it is right on the processor")
+            if not state.right_in(precision):
+                sentence = "it is wrong on the processor too, so that it is not the GPU's doing: repair it there first"
+                return state.report(verdict, sentence, before, len(layers))
+        elif artifact.precision == "fp32":
             progress.step("checking that it is right in float32")
-            if state.right_in_float32() is False:
+            if not state.right_in("fp32"):
                 sentence = "it is wrong in float32 too, so that no precision mends it: see mobilekit bisect"
                 return state.report(verdict, sentence, before, len(layers))
         for number in range(options.rounds):
@@ -143,13 +156,13 @@ def repair_bundle(
             if not state.off:
                 break
         if state.off:
-            sentence = f"{len(state.chosen)} layers in higher precision do not suffice; nothing was written"
+            sentence = f"{len(state.chosen)} layers {way} do not suffice; nothing was written"
             return state.report(verdict, sentence, before, len(layers))
         progress.step("timing both")
         trade = state.trade(source, trial)
         with atomic_dir(folder) as made:
             shutil.copytree(trial, made, dirs_exist_ok=True)
-        sentence = f"right with {len(state.chosen)} of {len(layers)} layers in higher precision"
+        sentence = f"right with {len(state.chosen)} of {len(layers)} layers {way}"
         return state.report(verdict, sentence, before, len(layers), trade=trade, bundle=str(folder))
 
 
@@ -172,7 +185,8 @@ class _Repair:
 
     def look(self, path: Path) -> Verdict:
         """Run the samples; where one is off, measure the local error of every layer for it."""
-        with failing_sample(path, self.device, self.options.bisecting(self.precision), self.progress) as (session, _):
+        options = self.options.bisecting(self.precision, vulkan=self.options.vulkan)
+        with failing_sample(path, self.device, options, self.progress) as (session, _):
             self.facts, self.states, self.off = session.facts, session.states, session.off
             verdict = session.verdict
             if session.off:
@@ -182,8 +196,9 @@ class _Repair:
                     self._local = _local_errors(session)
         return verdict
 
-    def right_in_float32(self) -> bool:
-        options = self.options.bisecting("fp32")
+    def right_in(self, precision: Precision) -> bool:
+        """On the processor."""
+        options = self.options.bisecting(precision)
         with failing_sample(self.bundle.root, self.device, options, self.progress) as (session, _):
             return not session.off
 
@@ -221,22 +236,24 @@ class _Repair:
         return changed > 0
 
     def _take(self, name: str, mask: Feature, error: float) -> None:
+        from mobilekit.targets.ncnn.mask import Feature
+
         int8 = name in self.artifact.int8_scales
         half = self.artifact.precision == "fp16" and name in self.trace.weights
-        self.chosen[name] = _Choice(mask, error, half or int8, int8)
+        self.chosen[name] = _Choice(mask, error, int8 or (half and mask != Feature.VULKAN), int8)
 
     def _next_mask(self, name: str, kind: str, known: _Choice | None, error: float) -> Feature | None:
         from mobilekit.targets.ncnn.mask import Feature
 
         if known is None and name in self.artifact.int8_scales:
             return Feature(0)
-        if self.precision == "fp32":
-            return None
+        steps = [Feature.VULKAN] if self.options.vulkan else []
         product = Feature.WINOGRAD if kind == "Convolution" else Feature(0)
         arithmetic = Feature.FP16_ARITHMETIC | product
         everything = arithmetic | Feature.FP16_STORAGE | Feature.BF16_STORAGE
         gentle = self.precision == "fp16" and math.isfinite(error)
-        steps = [arithmetic, everything] if gentle else [everything]
+        if self.precision != "fp32":
+            steps += [arithmetic, everything] if gentle and not steps else [everything]
         return next((step for step in steps if known is None or step & ~known.mask), None)
 
     def write(self, path: Path) -> None:
@@ -323,16 +340,18 @@ class _Repair:
         from mobilekit.validate.inputs import samples_of
 
         sample = next(samples_of(self.bundle.manifest, self.options.inputs, seed=self.options.seed, count=1))
+        vulkan = self.options.vulkan
         bundles = [open_bundle(path) for path in (before, after)]
         times: list[list[int]] = [[], []]
         with (
-            open_place(bundles[0], self.device, progress=self.progress) as (old, facts),
-            open_place(bundles[1], self.device, progress=self.progress) as (new, _),
+            open_place(bundles[0], self.device, vulkan=vulkan, progress=self.progress) as (old, facts),
+            open_place(bundles[1], self.device, vulkan=vulkan, progress=self.progress) as (new, _),
         ):
             once = RunOptions(
                 threads=self.options.threads or int(facts.virtual),
                 fp16=self.precision == "fp16",
                 bf16=self.precision == "bf16",
+                vulkan=vulkan,
                 timeout_s=self.options.timeout_s,
             )
             started = time.monotonic()
@@ -347,7 +366,7 @@ class _Repair:
         return Trade(
             latency_before_ms=old_ms,
             latency_after_ms=new_ms,
-            comparable=not facts.virtual,
+            comparable=not facts.virtual and (facts.vulkan is None or facts.vulkan.type != "cpu"),
             bytes_before=sizes[0],
             bytes_after=sizes[1],
         )

@@ -20,6 +20,7 @@ __all__ = ["points_of", "range_of", "report_of"]
 
 _OTHERS = 5
 _REWRITE_RTOL = 1e-3
+_PART = 4
 
 Stage = Literal["none", "layer", "rewrite", "mapping", "gradual", "amplified"]
 
@@ -87,12 +88,19 @@ def _stage(session: Session, found: Found) -> tuple[Stage, str]:
 
 
 def _rewrite(session: Session) -> str:
-    """The first tensor, in the order of the blobs, that legalising changed; empty where it changed none."""
+    """The first tensor, in the order of the blobs, that legalising changed; empty where it changed no output by more
+    than it may be off, nor by a good part of what it is off."""
     from mobilekit.metrics.tensors import compare
 
     ours = session.inner.rewritten(session.inputs, session.off)
     right = session.inner.values(session.inputs, list(ours)) if ours else {}
-    if all(compare(ours[name], right[name]).relative_l2 <= _REWRITE_RTOL for name in ours):
+    found = {state.name: state.relative_l2 for state in session.states}
+
+    def unchanged(name: str) -> bool:
+        enough = min(session.tolerances[name].rtol or 0.0, found[name] / _PART)
+        return compare(ours[name], right[name]).relative_l2 <= max(_REWRITE_RTOL, enough)
+
+    if all(unchanged(name) for name in ours):
         return ""
     names = list(dict.fromkeys(unit.tensor for unit in session.net.units.values()))
     for start in range(0, len(names), 32):

@@ -59,11 +59,12 @@ class RepairReport(Frozen):
 
 
 def render(report: RepairReport) -> str:
-    plan = report.target == "tensorrt"
-    where = "as a plan, judged without a GPU" if plan else f"on {report.device.model}"
+    plan, gpu = report.target == "tensorrt", report.device.vulkan
+    where = "as a plan, judged without a GPU" if plan else f"on {gpu.name if gpu is not None else report.device.model}"
     lines = [f"{report.model} in {report.precision} {where}", "", f"{report.verdict.value}: {report.sentence}"]
     if report.layers:
-        what = "nodes kept in float32" if plan else "layers kept in higher precision"
+        kept = "layers kept in higher precision" if gpu is None else "layers kept off the GPU"
+        what = "nodes kept in float32" if plan else kept
         lines += ["", f"{len(report.layers)} of {report.layer_count} {what}:"]
     for layer in report.layers:
         without = "" if plan else f": without {', '.join(layer.off)}{', weights in float32' if layer.weights else ''}"

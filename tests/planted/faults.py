@@ -13,7 +13,7 @@ import numpy as np
 from mobilekit.targets.ncnn.reader import ParamLayer
 from tests.planted.edit import Editor
 
-__all__ = ["FAULTS", "Fault", "Planted"]
+__all__ = ["FAULTS", "Fault", "Planted", "fault", "reshaped"]
 
 
 @dataclass(frozen=True)
@@ -24,20 +24,24 @@ class Planted:
 
 @dataclass(frozen=True)
 class Fault:
-    """``precision``: the arithmetic that goes wrong. What goes wrong in fp16 alone needs arm64: the virtual device."""
+    """``precision``: the arithmetic that goes wrong. What goes wrong in fp16 alone needs arm64: the virtual device.
+    ``samples``: how many inputs it takes to see it."""
 
     name: str
     models: tuple[str, ...]
     plant: Callable[[Editor], Planted]
     precision: str = "fp32"
+    samples: int = 3
 
 
 FAULTS: list[Fault] = []
 
 
-def fault(name: str, *models: str, precision: str = "fp32") -> Callable[[Callable[[Editor], Planted]], None]:
+def fault(
+    name: str, *models: str, precision: str = "fp32", samples: int = 3
+) -> Callable[[Callable[[Editor], Planted]], None]:
     def add(plant: Callable[[Editor], Planted]) -> None:
-        FAULTS.append(Fault(name, models, plant, precision))
+        FAULTS.append(Fault(name, models, plant, precision, samples))
 
     return add
 
@@ -57,7 +61,7 @@ def _wide(layer: ParamLayer) -> bool:
     return layer.param(1) == "3"
 
 
-def _reshaped(editor: Editor, layer: ParamLayer, change: Callable[[np.ndarray], np.ndarray]) -> Planted:
+def reshaped(editor: Editor, layer: ParamLayer, change: Callable[[np.ndarray], np.ndarray]) -> Planted:
     shape = _kernel(editor, layer)
     editor.weight(layer, 0, lambda flat: change(flat.reshape(shape)).reshape(-1), tagged=True)
     return Planted((layer.name,))
@@ -77,12 +81,12 @@ def _(editor: Editor) -> Planted:
     order = np.arange(_kernel(editor, layer)[0])
     order[[2, 7]] = order[[7, 2]]
     editor.weight(layer, 1, lambda bias: bias[order], tagged=False)
-    return _reshaped(editor, layer, lambda kernel: kernel[order])
+    return reshaped(editor, layer, lambda kernel: kernel[order])
 
 
 @fault("weights scaled by 1%", MOBILENET, YOLO, REC)
 def _(editor: Editor) -> Planted:
-    return _reshaped(editor, editor.find("Convolution", 10), lambda kernel: kernel * 1.01)
+    return reshaped(editor, editor.find("Convolution", 10), lambda kernel: kernel * 1.01)
 
 
 @fault("padding on the wrong side", MOBILENET, YOLO)
@@ -95,12 +99,12 @@ def _(editor: Editor) -> Planted:
 @fault("kernel transposed", MOBILENET, YOLO)
 def _(editor: Editor) -> Planted:
     kind = "ConvolutionDepthWise" if editor.manifest.model.id == MOBILENET else "Convolution"
-    return _reshaped(editor, editor.find(kind, 4, _wide), lambda kernel: kernel.transpose(0, 1, 3, 2))
+    return reshaped(editor, editor.find(kind, 4, _wide), lambda kernel: kernel.transpose(0, 1, 3, 2))
 
 
 @fault("kernel flipped (convolution for correlation)", YOLO)
 def _(editor: Editor) -> Planted:
-    return _reshaped(editor, editor.find("Convolution", 7, _wide), lambda kernel: kernel[:, :, ::-1, ::-1])
+    return reshaped(editor, editor.find("Convolution", 7, _wide), lambda kernel: kernel[:, :, ::-1, ::-1])
 
 
 @fault("weight laid out in-out for out-in", YOLO, REC)
@@ -112,8 +116,8 @@ def _(editor: Editor) -> Planted:
     layer = editor.find("Convolution", -1, lambda layer: square(layer) or layer.param(1) == "3")
     shape = _kernel(editor, layer)
     if shape[0] != shape[1]:
-        return _reshaped(editor, layer, lambda kernel: kernel.reshape(shape[1], shape[0], -1).swapaxes(0, 1))
-    return _reshaped(editor, layer, lambda kernel: kernel.swapaxes(0, 1))
+        return reshaped(editor, layer, lambda kernel: kernel.reshape(shape[1], shape[0], -1).swapaxes(0, 1))
+    return reshaped(editor, layer, lambda kernel: kernel.swapaxes(0, 1))
 
 
 @fault("epsilon wrong (1e-5 as 1e-1)", REC)
@@ -171,7 +175,7 @@ def _(editor: Editor) -> Planted:
 
 @fault("BGR for RGB in the first convolution", MOBILENET, YOLO, REC)
 def _(editor: Editor) -> Planted:
-    return _reshaped(editor, editor.find("Convolution", 0), lambda kernel: kernel[:, ::-1])
+    return reshaped(editor, editor.find("Convolution", 0), lambda kernel: kernel[:, ::-1])
 
 
 @fault("another mean folded into the first convolution", MOBILENET, YOLO)
@@ -189,13 +193,13 @@ def _(editor: Editor) -> Planted:
         changed[np.abs(kernel).reshape(len(kernel), -1).sum(axis=1).argmax()] *= 2
         return changed
 
-    return _reshaped(editor, editor.find("Convolution", 12), double)
+    return reshaped(editor, editor.find("Convolution", 12), double)
 
 
 @fault("a whole weight's scale doubled", YOLO, VAD)
 def _(editor: Editor) -> Planted:
     kind = "Convolution1D" if editor.manifest.model.id == VAD else "Convolution"
-    return _reshaped(editor, editor.find(kind, 3), lambda kernel: kernel * 2)
+    return reshaped(editor, editor.find(kind, 3), lambda kernel: kernel * 2)
 
 
 @fault("dilation 2 for 1", YOLO)
