@@ -20,7 +20,9 @@ from mobilekit.device.harness.toolchains import host_abi
 from mobilekit.errors import HarnessError, SetupError
 from mobilekit.pipeline.bisect import BisectOptions, bisect_bundle, open_traced
 from mobilekit.pipeline.export import ExportOptions, export_model
+from mobilekit.pipeline.repair import RepairOptions, repair_bundle
 from mobilekit.pipeline.validate import ValidateOptions, validate_bundle
+from mobilekit.report.repair import render
 from mobilekit.targets.ncnn.mask import Feature, masked
 from mobilekit.targets.ncnn.reader import write_layers
 from mobilekit.validate.tolerance import Verdict
@@ -212,3 +214,34 @@ def test_a_machine_without_a_driver_is_told_so(tmp_path: Path, monkeypatch: pyte
         with pytest.raises(SetupError, match="no Vulkan driver") as caught:
             blind.load(str(files.param), str(files.bin), LoadOptions(vulkan=True))
         assert "mesa-vulkan-drivers" in caught.value.hint
+
+
+def test_a_layer_that_the_gpu_gets_wrong_is_left_to_the_processor(gpu: Gpu, tmp_path: Path) -> None:
+    """ncnn's GELU is the tanh approximation on a GPU, whatever the layer says."""
+    nodes = [
+        helper.make_node("Conv", ["x", "w"], ["mixed"], name="mix"),
+        helper.make_node("Gelu", ["mixed"], ["bent"], name="bend"),
+        helper.make_node("Conv", ["bent", "v"], ["y"], name="last"),
+    ]
+    weights = {name: np.asarray(RNG.standard_normal((8, 8, 1, 1)), np.float32) for name in ("w", "v")}
+    model = of_nodes(nodes, {"x": (1, 8, 6, 6)}, {"y": (1, 8, 6, 6)}, weights, opset=20)
+    export_model(save(model, tmp_path / "m.onnx"), tmp_path / "bundle", ExportOptions(verify=False))
+    options = ValidateOptions(vulkan=True, warmup=0, iterations=1)
+    assert validate_bundle(tmp_path / "bundle", "local", options).verdict is Verdict.FAIL
+    report = repair_bundle(tmp_path / "bundle", tmp_path / "mended", "local", RepairOptions(vulkan=True))
+    assert report.verdict is Verdict.PASS
+    assert [(layer.type, layer.off) for layer in report.layers] == [("GELU", ("vulkan",))]
+    assert "layers kept off the GPU" in render(report)
+    mended = validate_bundle(tmp_path / "mended", "local", options)
+    assert mended.verdict is Verdict.PASS
+    assert mended.layers_on_cpu == {"GELU": 1}
+
+
+def test_what_the_processor_gets_wrong_too_is_not_the_gpus_doing(gpu: Gpu, bundle: Path, tmp_path: Path) -> None:
+    editor = Editor(bundle, tmp_path / "bad")
+    layer = editor.find("Convolution", 0)
+    editor.weight(layer, 0, lambda flat: flat * 2, tagged=True)
+    report = repair_bundle(editor.save(), tmp_path / "mended", "local", RepairOptions(vulkan=True))
+    assert report.verdict is Verdict.FAIL
+    assert "not the GPU's doing" in report.sentence
+    assert not (tmp_path / "mended").exists()
