@@ -40,7 +40,7 @@ def report_of(session: Session, found: Found, reference: ReferenceFacts) -> Bise
     note = ""
     if search is not None:
         stage, note = _stage(session, found)
-        if found.first is not None:
+        if found.first is not None and stage != "mapping":
             first = _suspect(session, session.net.units[found.first], look=True)
             limit = search.local_limit if stage != "gradual" else 0.0
             ranked = sorted(search.local, key=lambda blob: -search.local[blob].relative_l2)
@@ -80,6 +80,8 @@ def _stage(session: Session, found: Found) -> tuple[Stage, str]:
     rewritten = _rewrite(session)
     if rewritten:
         return "rewrite", rewritten
+    if exchanged := _exchanged(session):
+        return "mapping", exchanged
     if found.first is None:
         return "mapping", _mapping(session)
     if found.why == "layer":
@@ -110,6 +112,16 @@ def _rewrite(session: Session) -> str:
             if some[name].dtype.kind == "f" and not compare(some[name], right[name]).relative_l2 <= _REWRITE_RTOL:
                 return f"{name!r} is the first tensor that differs"
     return "no inner tensor that both have differs"
+
+
+def _exchanged(session: Session) -> str:
+    """Which input is fed to a blob that holds another; what is fed counts as right, so that no layer would show it."""
+    names = {info.tensor for info in session.artifact.inputs}
+    for info in session.artifact.inputs:
+        unit = session.net.find(info.blob)
+        if unit is not None and unit.tensor in names - {info.tensor}:
+            return f"the input {info.tensor!r} is fed to the blob {info.blob!r}, which holds {unit.tensor!r}"
+    return ""
 
 
 def _mapping(session: Session) -> str:
@@ -266,6 +278,8 @@ def _sentence(session: Session, found: Found, stage: Stage, first: Suspect | Non
     head = f"the output {worst.name!r} is off ({worst.reason})"
     if stage == "rewrite":
         return f"{head}: legalising the graph changed it, {note}; try --verify-passes on export"
+    if stage == "mapping" and note.startswith("the input"):
+        return f"{head}: {note}"
     if stage == "mapping" or first is None:
         return f"{head}, but every blob that could be compared is right{': ' if note else ''}{note}"
     layer = first.layers[-1]

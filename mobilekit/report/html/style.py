@@ -24,7 +24,7 @@ caption { text-align: left; color: var(--faint); padding-bottom: .3rem; }
 th { white-space: nowrap; }
 th, td { text-align: left; padding: .3rem .8rem .3rem 0; border-bottom: 1px solid var(--line); vertical-align: top;
   overflow-wrap: normal; }
-.scroll td:last-child:not(.whole) { min-width: 9rem; }
+.scroll td:last-child:not(.whole) { min-width: 9rem; } .scroll td:first-child:not(.whole) { min-width: 7rem; }
 td { overflow-wrap: anywhere; min-width: 3.5rem; max-width: 28rem; } .whole { white-space: nowrap; }
 dl { display: grid; grid-template-columns: minmax(6rem, max-content) 1fr; gap: .2rem 1rem; margin: 0; }
 dt { color: var(--faint); } dd { margin: 0; overflow-wrap: anywhere; }

@@ -151,6 +151,19 @@ def test_an_output_taken_from_another_blob_is_the_manifests_fault(good: Path, tm
     assert "'classes' is taken from the blob 'boxes'" in report.sentence
 
 
+def test_inputs_fed_to_each_others_blobs_are_the_manifests_fault(tmp_path: Path) -> None:
+    nodes = [helper.make_node("Exp", ["b"], ["grown"], name="grow"), helper.make_node("Sub", ["a", "grown"], ["y"])]
+    model = of_nodes(nodes, {"a": (1, 12), "b": (1, 12)}, {"y": (1, 12)})
+    export_model(save(model, tmp_path / "m.onnx"), tmp_path / "good", ExportOptions(verify=False))
+    editor = Editor(tmp_path / "good", tmp_path / "bad")
+    one, two = editor.artifact.inputs
+    exchanged = (replace(one, blob=two.blob), replace(two, blob=one.blob))
+    editor.artifact = replace(editor.artifact, inputs=exchanged)
+    report = bisect_bundle(editor.save(), "local")
+    assert (report.verdict.value, report.stage, report.first) == ("fail", "mapping", None)
+    assert "the input 'a' is fed to the blob 'b', which holds 'b'" in report.sentence
+
+
 def test_every_traced_blob_holds_its_tensor(good: Path) -> None:
     bundle, _, trace, layers = open_traced(good)
     fed = {"x": rand(1, 3, 9, 7)}
