@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import random
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -155,52 +157,53 @@ def test_a_full_disk(tmp_path: Path) -> None:
     assert done.stdout == "", "something was left on the full disk"
 
 
-def exporting(tmp_path: Path) -> subprocess.Popen[str]:
-    """An export that has begun to convert a model that takes long enough."""
-    rng = np.random.default_rng(0)
-    nodes, weights = [], {}
-    for index in range(60):
-        weights[f"w{index}"] = rng.standard_normal((64, 64, 3, 3)).astype(np.float32) / 24
-        source = f"h{index}" if index else "x"
-        nodes.append(helper.make_node("Conv", [source, f"w{index}"], [f"h{index + 1}"], pads=[1, 1, 1, 1]))
-    proto = of_nodes(nodes, {"x": (1, 64, 96, 96)}, {"h60": (1, 64, 96, 96)}, weights)
-    path = save(proto, tmp_path / "models" / "long.onnx")
+@contextmanager
+def exporting(tmp_path: Path, model: Path) -> Iterator[subprocess.Popen[str]]:
+    """An export that waits with its folder half written and ONNX Runtime started: its labels are a pipe that nobody
+    writes to."""
+    labels = tmp_path / "labels"
+    os.mkfifo(labels)
     (tmp_path / "tmp").mkdir()
     process = subprocess.Popen(
-        [sys.executable, "-m", "mobilekit", "export", str(path), "-o", "out"],
+        [sys.executable, "-m", "mobilekit", "export", str(model), "-o", "out", "--labels", str(labels)],
         cwd=tmp_path,
         env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[3]), "TMPDIR": str(tmp_path / "tmp")},
         stderr=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
         text=True,
     )
-    assert process.stderr is not None
-    for line in process.stderr:
-        if "converting" in line or "verifying" in line:
-            break
-    time.sleep(0.05)
-    return process
+    writer = None
+    while writer is None:
+        assert process.poll() is None, process.communicate()[1]
+        try:
+            writer = os.open(labels, os.O_WRONLY | os.O_NONBLOCK)
+        except OSError as error:
+            if error.errno != errno.ENXIO:  # nobody reads it yet
+                raise
+            time.sleep(0.02)
+    try:
+        yield process
+    finally:
+        os.close(writer)
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
-def test_an_interruption_leaves_nothing(tmp_path: Path, number: int, code: int) -> None:
-    process = exporting(tmp_path)
-    assert process.stderr is not None
-    process.send_signal(number)
-    if number == signal.SIGTERM:
-        process.send_signal(number)  # some send it twice
-    rest = process.stderr.read()
-    process.stderr.close()
-    assert process.wait(30) == code, rest
+def test_an_interruption_leaves_nothing(tmp_path: Path, model: Path, number: int, code: int) -> None:
+    with exporting(tmp_path, model) as process:
+        process.send_signal(number)
+        if number == signal.SIGTERM:
+            process.send_signal(number)  # some send it twice
+        _, rest = process.communicate(timeout=120)
+    assert process.returncode == code, rest
     assert "Traceback" not in rest
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["models", "tmp"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["labels", "model.onnx", "tmp"]
     assert not list((tmp_path / "tmp").iterdir())
 
 
 def test_what_a_killed_command_left_goes_with_the_next(tmp_path: Path, model: Path) -> None:
-    process = exporting(tmp_path)
-    process.kill()
-    process.communicate()
+    with exporting(tmp_path, model) as process:
+        process.kill()
+        process.communicate()
     left = {path.name for path in [*tmp_path.glob(".out.*"), *(tmp_path / "tmp").iterdir()]}
     assert any(name.startswith("mobilekit-scratch-") for name in left), left
     assert any(name.startswith(".out.") for name in left), left

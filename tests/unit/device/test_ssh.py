@@ -265,12 +265,14 @@ for line in sys.stdin:
 """
 
 
-def _job(room: Room, store: RemoteStore, folder: Path, name: str, code: str, *, fresh: bool = False) -> dict[str, int]:
+def _job(
+    room: Room, store: RemoteStore, folder: Path, name: str, code: str, *, fresh: bool = False, timeout_s: float = 120.0
+) -> dict[str, int]:
     script = folder / f"{name}.py"
     script.write_text(code)
     files = {"job": store.ensure([script])[script]}
     server = [sys.executable, "-c", _SERVER]
-    return room.job(name, files, server, fresh=fresh, what="the work", timeout_s=5.0)
+    return room.job(name, files, server, fresh=fresh, what="the work", timeout_s=timeout_s)
 
 
 def test_a_room_does_jobs_and_is_removed(sshd: Sshd, machine: SshMachine, store: RemoteStore, tmp_path: Path) -> None:
@@ -304,7 +306,7 @@ def test_how_a_program_ends_is_told(room: Room, store: RemoteStore, tmp_path: Pa
         _job(room, store, tmp_path, "exit", "print('because', file=sys.stderr, flush=True); os._exit(3)")
     assert "because" in caught.value.hint
     with pytest.raises(ChildTimeoutError, match="5 s"):
-        _job(room, store, tmp_path, "hang", "import time; time.sleep(100)")
+        _job(room, store, tmp_path, "hang", "import time; time.sleep(1000)", timeout_s=5.0)
     with pytest.raises(ChildError, match="exit code 1"):
         room.run(["false"], what="failing")
     with pytest.raises(SshError, match="no-such-program"):
@@ -326,11 +328,13 @@ def test_what_is_said_last_is_heard_however_late(machine: SshMachine, store: Rem
 
 
 def test_a_program_ends_with_the_connection(room: Room, store: RemoteStore, sshd: Sshd, tmp_path: Path) -> None:
-    threading.Timer(1.0, sshd.stop).start()
     mark = tmp_path / "alive"
+    stopper = threading.Thread(target=lambda: (wait_until(mark.exists, 120.0), sshd.stop()))
+    stopper.start()
     code = f"import time\nwhile True: pathlib.Path({str(mark)!r}).touch(); time.sleep(0.05)"
     with pytest.raises(DeviceLostError):
         _job(room, store, tmp_path, "endless", code)
+    stopper.join()
     assert wait_until(lambda: sshd.rooms() == [])
     mark.unlink()
     assert not wait_until(mark.exists, 0.5)
