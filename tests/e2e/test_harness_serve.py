@@ -434,7 +434,7 @@ def test_it_leaves_when_the_client_leaves_during_an_inference(executable: Path, 
             request = protocol.encode_infer({"b0": _SLOW_INPUT}, [], iterations=1000)
             owner.sendall(protocol.encode_frame(MessageType.INFER, request))
             time.sleep(0.3)
-        assert process.wait(10) == 0
+        assert process.wait(60) == 0
 
 
 def test_an_oversized_frame_is_refused_before_memory_is_taken(executable: Path) -> None:
@@ -531,7 +531,7 @@ def test_ctrl_c_during_an_inference_leaves_nothing(executable: Path, tmp_path: P
         session.load(str(files.param), str(files.bin), LoadOptions(threads=1))
         timer = threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGINT))
         timer.start()
-        session.infer({"b0": _SLOW_INPUT}, iterations=100)
+        session.infer({"b0": _SLOW_INPUT}, iterations=100_000, timeout_s=600)
     timer.join()
     assert _gone(pid)
 
