@@ -13,6 +13,7 @@ from mobilekit.errors import ModelError
 from mobilekit.graph import Graph, Node, Value
 from mobilekit.importers.convert import to_node, type_of
 from mobilekit.importers.tensors import dtype_name, to_tensor
+from mobilekit.tensors import format_shape
 
 if TYPE_CHECKING:
     from mobilekit.tensors import Array
@@ -119,6 +120,17 @@ def infer_node(node: Node, schemas: Schemas) -> None:
     for value, found in zip(node.outputs, made, strict=False):
         if value is not None and found is not None:
             _apply(value, *found)
+            _check_sizes(node, value)
+
+
+def _check_sizes(node: Node, value: Value) -> None:
+    shape = value.shape or ()
+    if any(isinstance(axis, int) and axis < 0 for axis in shape):
+        raise ModelError(
+            f"the input is too small for the model, or a window too large: {node.op} at {node.label!r} would make "
+            f"{value.name!r} of shape {format_shape(shape)}",
+            hint="give a larger --input-shape",
+        )
 
 
 def _elementwise(node: Node) -> tuple[int, ...] | None:

@@ -115,7 +115,7 @@ def verify(
     if wrong:
         raise VerificationError(
             "the converted model does not compute what the original does; nothing was written\n  " + "\n  ".join(wrong),
-            hint=_what_to_do(measured, options, bad),
+            hint=_what_to_do(measured, options, bad, manifest.rtol),
         )
     if bad:
         progress.note(f"the model's weights hold infinities, and so do its outputs: {listed(bad)}")
@@ -201,8 +201,14 @@ def _nonfinite_weights(source: SourceModel) -> tuple[NonFinite, ...]:
     return nonfinite_weights(from_proto(source.proto, source.path.parent))
 
 
-def _what_to_do(measured: Mapping[str, Sequence[TensorError]], options: ExportOptions, bad: Sequence[NonFinite]) -> str:
+def _what_to_do(
+    measured: Mapping[str, Sequence[TensorError]],
+    options: ExportOptions,
+    bad: Sequence[NonFinite],
+    allowance: float | None,
+) -> str:
     from mobilekit.passes.nonfinite import listed
+    from mobilekit.validate.doubt import rounds_while_running
 
     if bad:
         return f"the model's weights hold infinities, from which ncnn computes something else: {listed(bad)}"
@@ -223,6 +229,11 @@ def _what_to_do(measured: Mapping[str, Sequence[TensorError]], options: ExportOp
         )
     if options.precision == "fp16":
         return "half precision is too coarse for this model on these inputs: use --precision fp32, or try real inputs"
+    if rounds_while_running(allowance):
+        return (
+            "the original rounds tensors to 8 bits while it runs, which by itself may change its answers to seeded "
+            "inputs by as much: export the float original; or use --no-verify, then validate on real ones"
+        )
     return REPORT_IT
 
 

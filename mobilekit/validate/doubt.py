@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from mobilekit.runners.base import Runner, RunOptions
     from mobilekit.tensors import Array, NamedTensors
 
-__all__ = ["Doubt", "input_step"]
+__all__ = ["Doubt", "input_step", "rounds_while_running"]
 
 _FLOAT_STEP = 2.0**-23
 _EIGHT_BITS = 2.0**-9
@@ -31,7 +31,12 @@ def input_step(allowance: float | None) -> float:
 
     ``allowance``: a manifest's ``rtol``; from 0.1 on the original rounds tensors to 8 bits that the conversion keeps.
     """
-    return _EIGHT_BITS if allowance is not None and allowance >= _ROUNDS_WHILE_RUNNING else _FLOAT_STEP
+    return _EIGHT_BITS if rounds_while_running(allowance) else _FLOAT_STEP
+
+
+def rounds_while_running(allowance: float | None) -> bool:
+    """Whether a manifest's ``rtol`` is that of an original whose 8-bit roundings the conversion leaves out."""
+    return allowance is not None and allowance >= _ROUNDS_WHILE_RUNNING
 
 
 class Doubt:

@@ -14,6 +14,9 @@ from mobilekit.pipeline.export import ExportOptions, export_model
 pytestmark = [pytest.mark.network, pytest.mark.slow]
 
 OUTPUTS = {
+    "aecmos": 1,
+    "arabic_names_decoder": 2,
+    "arabic_names_encoder": 3,
     "asr_gigaam_v2": 2,
     "asr_gigaam_v3": 2,
     "asr_kaldi": 2,
@@ -31,6 +34,7 @@ OUTPUTS = {
     "ddddocr_common": 1,
     "ddddocr_common_old": 1,
     "deepcut": 1,
+    "dnsmos_p808": 1,
     "eeg_seizure": 2,
     "eeg_spindles": 2,
     "efficientnet_lite0": 1,
@@ -45,6 +49,7 @@ OUTPUTS = {
     "picodet_layout": 8,
     "piper_nakdimon": 3,
     "piper_tashkeel": 2,
+    "plcmos": 1,
     "pp_lcnet_orientation": 1,
     "pp_ocr_cls": 1,
     "pp_ocrv4_det": 1,
@@ -59,6 +64,7 @@ OUTPUTS = {
     "silero_vad_half": 2,
     "silero_vad_ifless": 2,
     "silero_vad_v6": 3,
+    "sudachi_tagger": 1,
     "wakeword_embedding": 1,
     "wakeword_melspectrogram": 1,
     "yolov8n_nudenet": 1,

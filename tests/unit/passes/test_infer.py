@@ -228,3 +228,12 @@ def test_nodes_of_one_form_but_other_numbers_are_told_apart(tmp_path: Path) -> N
     wanted = {"p": (4, 3), "q": (3, 4), "r": (2, 1), "s": (2,), "t": (4, 3)}
     graph = prepared(of_nodes(nodes, {"x": (2, 6)}, wanted, weights), tmp_path, verify=False)
     assert {value.name: value.shape for value in graph.outputs} == wanted
+
+
+def test_an_input_smaller_than_a_window_is_refused(tmp_path: Path) -> None:
+    nodes = [Node("Conv", ["x", "w"], ["c"], strides=[16]), Node("Max", ["c", "low"], ["y"])]
+    weights = {"w": np.ones((4, 1, 64), np.float32), "low": np.zeros((1, 4, 1), np.float32)}
+    model = of_nodes(nodes, {"x": (1, 1, "n")}, {"y": (1, 4, "m")}, weights)
+    assert prepared(model, tmp_path, {"x": (1, 1, 64)}).outputs[0].shape == (1, 4, 1)
+    with pytest.raises(ModelError, match=r"too small.*Conv at 'c' would make 'c' of shape 1x4x-1"):
+        prepared(model, tmp_path, {"x": (1, 1, 32)})

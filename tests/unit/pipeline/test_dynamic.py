@@ -98,6 +98,18 @@ def test_a_length_that_the_exporter_wrote_down_is_named(tmp_path: Path) -> None:
     assert any(finding.op == "Reshape" and "[20, 4, 4]" in finding.reason for finding in caught.value.findings)
 
 
+def test_the_smallest_size_of_a_wide_window_is_found(tmp_path: Path) -> None:
+    """A mel spectrogram by convolution: below one window nothing is left, and a maximum has nothing to broadcast."""
+    nodes = [helper.make_node("Conv", ["x", "w"], ["c"], strides=[16]), helper.make_node("Max", ["c", "low"], ["y"])]
+    weights = {
+        "w": np.random.default_rng(0).standard_normal((4, 1, 64)).astype(np.float32),
+        "low": np.full((1, 4, 1), 0.1, np.float32),
+    }
+    bundle = export(of_nodes(nodes, {"x": (1, 1, "n")}, {"y": (1, 4, "m")}, weights), tmp_path)
+    agrees(bundle, [(1, 1, 200), (1, 1, 1601)])
+    assert (bundle.manifest.inputs[0].free[0].minimum or 0) >= 64
+
+
 def test_an_axis_named_as_the_batch_is_not_free(tmp_path: Path) -> None:
     """Recurrent states hold the batch in their second axis."""
     model = of_nodes(

@@ -19,6 +19,9 @@ from mobilekit.zoo import PypiSource, ZooEntry
 
 SHA = "0" * 64
 SHIPPED = [
+    "aecmos",
+    "arabic_names_decoder",
+    "arabic_names_encoder",
     "asr_gigaam_v2",
     "asr_gigaam_v3",
     "asr_kaldi",
@@ -36,6 +39,7 @@ SHIPPED = [
     "ddddocr_common",
     "ddddocr_common_old",
     "deepcut",
+    "dnsmos_p808",
     "eeg_seizure",
     "eeg_spindles",
     "efficientnet_lite0",
@@ -50,6 +54,7 @@ SHIPPED = [
     "picodet_layout",
     "piper_nakdimon",
     "piper_tashkeel",
+    "plcmos",
     "pp_lcnet_orientation",
     "pp_ocr_cls",
     "pp_ocrv4_det",
@@ -64,6 +69,7 @@ SHIPPED = [
     "silero_vad_half",
     "silero_vad_ifless",
     "silero_vad_v6",
+    "sudachi_tagger",
     "wakeword_embedding",
     "wakeword_melspectrogram",
     "yolov8n_nudenet",
