@@ -11,6 +11,7 @@ from __future__ import annotations
 import getpass
 import os
 import platform
+import re
 import secrets
 import time
 from collections.abc import Iterator
@@ -29,6 +30,7 @@ __all__ = ["LOCK", "device_lock"]
 LOCK = "/data/local/tmp/mobilekit/lock"
 
 _POLL_S = 1.0
+_AGAIN_S = 0.05
 _ANSWER_S = 30.0
 
 _TAKE = """
@@ -36,13 +38,16 @@ d=$1; t=$2; who=$3
 boot=$(cat /proc/sys/kernel/random/boot_id 2>/dev/null)
 mkdir -p "${d%/*}" 2>/dev/null
 if mkdir "$d" 2>/dev/null; then
-  if echo "$$ ${boot:--} $who" 2>/dev/null > "$d/$t"; then
+  if echo "$$ ${boot:--} $who" 2>/dev/null > "$d/$t" && [ -s "$d/$t" ]; then
     echo held
     cat > /dev/null
     rm -f "$d/$t"; rmdir "$d" 2>/dev/null
     exit 0
   fi
-  echo busy; exit 0
+  # Made, but not written: the disk is full. Not even made: the folder was taken away meanwhile.
+  if [ -e "$d/$t" ]; then rm -f "$d/$t"; echo "failed nothing can be written to $d"; else echo busy; fi
+  rmdir "$d" 2>/dev/null
+  exit 0
 fi
 if [ ! -d "$d" ]; then
   # Whoever held it may just have removed it: only where no folder at all can be made there is something wrong.
@@ -51,7 +56,7 @@ if [ ! -d "$d" ]; then
 fi
 for f in "$d"/*; do
   [ -f "$f" ] || { echo empty; exit 0; }
-  read -r pid then who < "$f" || continue
+  read -r pid then who < "$f" || { echo "empty ${f##*/}"; exit 0; }
   if [ "$then" = "${boot:--}" ] && kill -0 "$pid" 2>/dev/null; then echo "busy $who"; exit 0; fi
   rm -f "$f"
 done
@@ -70,7 +75,8 @@ def device_lock(device: Device, *, wait_s: float, progress: Progress = SILENT, f
     now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
     who = f"{_user()}@{platform.node() or '?'},process={os.getpid()},since={now}".replace(" ", "_")
     deadline = time.monotonic() + wait_s
-    told = empty = False
+    told = False
+    nobody: str | None = None
     while True:
         holder = device.spawn(["sh", "-c", _TAKE, "sh", folder, token, who])
         try:
@@ -82,15 +88,15 @@ def device_lock(device: Device, *, wait_s: float, progress: Progress = SILENT, f
             break
         holder.close()
         if said == "failed":
-            raise DeviceError(f"{device.serial}: cannot take the lock: {owner}", hint="is /data/local/tmp writable?")
-        if said == "stale":
-            continue
+            hint = "is /data/local/tmp writable, and is there room?"
+            raise DeviceError(f"{device.serial}: cannot take the lock: {owner}", hint=hint)
         if said == "empty":
-            # Somebody is just taking it, or died on the way: then nothing stands in it a second later either.
-            if empty:
-                device.shell(["rmdir", folder])
-            empty = True
-        if time.monotonic() >= deadline:
+            # Somebody is just taking it, or died on the way (a full disk and a power cut leave an empty file): then
+            # nothing more stands in it a second later either.
+            if nobody == owner:
+                _forget(device, folder, owner)
+            nobody, owner = owner, ""
+        if time.monotonic() >= deadline and said != "stale":
             by = owner.replace(",", ", ").replace("=", " ") or "another mobilekit"
             raise DeviceError(
                 f"{device.serial} is in use by {by}; waited {wait_s:g} s",
@@ -99,6 +105,14 @@ def device_lock(device: Device, *, wait_s: float, progress: Progress = SILENT, f
         if owner and not told:
             progress.note(f"waiting for {device.serial}, in use by {owner.replace(',', ', ').replace('=', ' ')}")
             told = True
+        if said == "stale":  # a dead one's was taken away, or just went by itself
+            if time.monotonic() >= deadline + _POLL_S:
+                raise DeviceError(
+                    f"{device.serial}: cannot take the lock: what a dead holder left in {folder} cannot be removed",
+                    hint="is /data/local/tmp writable? `mobilekit device clean` removes all that mobilekit put there",
+                )
+            time.sleep(_AGAIN_S)
+            continue
         time.sleep(min(_POLL_S, max(0.05, deadline - time.monotonic())))
     try:
         yield
@@ -110,6 +124,12 @@ def _release(device: Device, holder: RemoteProcess, folder: str, token: str) -> 
     with suppress(DeviceError):  # a device that is gone holds nothing
         holder.close()
         device.shell(["sh", "-c", 'rm -f "$1/$2"; rmdir "$1" 2>/dev/null; :', "sh", folder, token], timeout_s=10)
+
+
+def _forget(device: Device, folder: str, name: str) -> None:
+    """Remove an empty file, and the folder where nothing else is in it."""
+    if re.fullmatch(r"[0-9a-f]*", name):  # what another program put there is not ours to remove
+        device.shell(["sh", "-c", '[ -z "$2" ] || rm -f "$1/$2"; rmdir "$1" 2>/dev/null; :', "sh", folder, name])
 
 
 def _user() -> str:

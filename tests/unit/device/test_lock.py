@@ -57,3 +57,43 @@ def test_where_nothing_can_be_made_that_is_said(tmp_path: Path) -> None:
         device_lock(here, wait_s=0, folder=str(tmp_path / "lock")),  # type: ignore[arg-type]
     ):
         pytest.fail("held")
+
+
+def test_a_full_disk_is_said_and_nothing_is_left(tmp_path: Path) -> None:
+    programs = tmp_path / "bin"
+    programs.mkdir()
+    # Every write fails, as where no space is left; making files and folders does not.
+    (programs / "sh").write_text("#!/bin/sh\ntrap '' XFSZ\nulimit -f 0\nexec /bin/sh \"$@\"\n")
+    (programs / "sh").chmod(0o755)
+    with (
+        pytest.raises(DeviceError, match=r"cannot take the lock: nothing can be written to") as caught,
+        device_lock(Here(programs), wait_s=600, folder=str(tmp_path / "lock")),  # type: ignore[arg-type]
+    ):
+        pytest.fail("held")
+    assert "room" in (caught.value.hint or "")
+    assert [path.name for path in tmp_path.iterdir()] == ["bin"]
+
+
+@pytest.mark.parametrize("left", ["", "4711"])
+def test_what_a_power_cut_left_of_a_lock_is_forgotten(tmp_path: Path, left: str) -> None:
+    lock = tmp_path / "lock"
+    lock.mkdir()
+    (lock / "00ff00ff00ff00ff").write_text(left)
+    with device_lock(Here(tmp_path), wait_s=600, folder=str(lock)):  # type: ignore[arg-type]
+        assert [path.name for path in lock.iterdir()] != ["00ff00ff00ff00ff"]
+    assert not lock.exists()
+
+
+def test_a_lock_that_cannot_be_removed_is_an_error(tmp_path: Path) -> None:
+    """Here ``rm`` removes nothing."""
+    lock, programs = tmp_path / "lock", tmp_path / "bin"
+    lock.mkdir()
+    (lock / "dead").write_text("999999999 - ghost\n")
+    programs.mkdir()
+    (programs / "rm").write_text("#!/bin/sh\n")
+    (programs / "rm").chmod(0o755)
+    with (
+        pytest.raises(DeviceError, match=r"what a dead holder left in .* cannot be removed"),
+        device_lock(Here(programs), wait_s=0, folder=str(lock)),  # type: ignore[arg-type]
+    ):
+        pytest.fail("held")
