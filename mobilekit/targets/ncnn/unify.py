@@ -16,6 +16,7 @@ import numpy as np
 from mobilekit.errors import Finding
 from mobilekit.targets.ncnn.emit import Blob, Layer, Model, ParamValue
 from mobilekit.targets.ncnn.fit import Symbol, fit, fit_local, letter
+from mobilekit.targets.ncnn.layers import OWN_LAYERS
 from mobilekit.targets.ncnn.node import Refuse
 from mobilekit.targets.ncnn.tables import memory, tile
 
@@ -204,9 +205,26 @@ class _Unifier:
         if not weights:
             raise Refuse("it needs a fixed input size: its weights depend on it", _REMEDY)
         if changed:
+            if (opened := _opened(case, changed)) is not None:
+                return opened
             name = changed[0]
             raise case.refuse(f"{name!r} of the ncnn layer {first.type}", case.values(name))
         return [first]
+
+
+def _opened(case: Case, changed: Sequence[str]) -> list[Layer] | None:
+    """One of our own layers, which finds one axis of each output by itself where its dims say -1."""
+    if case.first.type not in OWN_LAYERS or not all(name.startswith("dims") for name in changed):
+        return None
+    params = dict(case.first.params)
+    for name in changed:
+        values = [value for value in case.values(name) if isinstance(value, Sequence) and not isinstance(value, str)]
+        columns = list(zip(*values, strict=True))
+        sizes = [-1 if len(set(column)) > 1 else int(column[0]) for column in columns]
+        if len(values) != len(case.layers) or sizes.count(-1) > 1:
+            return None
+        params[name] = sizes
+    return case.remade(params)
 
 
 def _same_weights(a: Layer, b: Layer) -> bool:

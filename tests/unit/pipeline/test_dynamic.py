@@ -75,6 +75,22 @@ def test_a_model_runs_at_sizes_that_no_one_looked_at(
     agrees(bundle, shapes)
 
 
+def test_a_layer_of_ours_takes_sequences_of_any_length(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    weights = {"w": rng.standard_normal((2, 24, 3)) * 0.4, "r": rng.standard_normal((2, 24, 8)) * 0.4}
+    nodes = [
+        helper.make_node("Transpose", ["x"], ["steps"], perm=[1, 0, 2]),
+        helper.make_node("GRU", ["steps", "w", "r"], ["y", "h"], hidden_size=8, direction="bidirectional"),
+        helper.make_node("Transpose", ["y"], ["z"], perm=[2, 0, 1, 3]),
+    ]
+    arrays = {name: array.astype(np.float32) for name, array in weights.items()}
+    model = of_nodes(nodes, {"x": (1, 60, 3)}, {"z": (1, 60, 2, 8), "h": (2, 1, 8)}, arrays)
+    bundle = export(model, tmp_path, dynamic_shapes={"x": (1, AxisRange(20, 200), 3)})
+    assert bundle.manifest.ncnn is not None
+    assert bundle.manifest.ncnn.custom_layers == ("MkRecurrent",)
+    agrees(bundle, [(1, 20, 3), (1, 47, 3), (1, 200, 3)])
+
+
 @pytest.mark.parametrize(
     ("build", "node", "says"),
     [(models.position_table, "/Slice_", "fixed size"), (models.dense_head, "Gemm", "1x3x")],
