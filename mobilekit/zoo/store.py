@@ -81,8 +81,8 @@ def obtain(entries: tuple[ZooEntry, ...], progress: Progress = SILENT) -> tuple[
 
 def copy_to(id_: str, model: StoredModel, folder: Path) -> StoredModel:
     """Copy a model to ``folder/ID.onnx`` and its labels to ``folder/ID.labels.txt``; each whole or not at all."""
-    if folder.exists() and not folder.is_dir():
-        raise UsageError(f"{folder} is no folder", hint="name a folder with -o")
+    if not folder.is_dir() and (folder.exists() or folder.suffix == ".onnx"):
+        raise UsageError(f"{folder} is no folder", hint="name a folder with -o; models get their ids as names there")
     target = _copy(model.path, folder / f"{id_}{model.path.suffix}")
     return StoredModel(target, _copy(model.labels, folder / f"{id_}.labels.txt") if model.labels else None)
 

@@ -263,6 +263,9 @@ def test_copies_to_a_folder(index: PackageIndex, zoo_folder: Path, tmp_path: Pat
     assert found.class_names() == ("a", "b")
     with pytest.raises(UsageError, match="no folder"):
         zoo.fetch("toy", folder=found.path)
+    with pytest.raises(UsageError, match="no folder"):  # what was meant is a file
+        zoo.fetch("toy", folder=tmp_path / "model.onnx")
+    assert not (tmp_path / "model.onnx").exists()
 
 
 def test_preparing_without_torch_says_so_before_anything_is_fetched(
