@@ -29,6 +29,7 @@ if TYPE_CHECKING:
         PixelDifference,
         SamplePair,
     )
+    from mobilekit.runners.base import PixelRunner
     from mobilekit.tensors import Array, NamedTensors
     from mobilekit.validate.parity import Cause, Difference
     from mobilekit.validate.task import TaskMetric
@@ -74,11 +75,10 @@ def parity_of_bundle(
     """
     from mobilekit import __version__
     from mobilekit.bundle import open_bundle
-    from mobilekit.preprocess import canvas_of, read_pixels, tensor_of
     from mobilekit.report.parity import ParityReport, sentence
     from mobilekit.runners.batch import of_one_sample
     from mobilekit.validate.inputs import seeded_inputs
-    from mobilekit.validate.parity import Explainer, opencv_canvas
+    from mobilekit.validate.parity import Explainer
 
     options = options or ParityOptions()
     opened = open_bundle(Path(bundle))
@@ -89,7 +89,6 @@ def parity_of_bundle(
     files = _pictures(options.inputs)
     made_by_app = None if options.app is None else _of_app(options.app, files, info)
     arithmetic = options.precision or opened.manifest.ncnn.precision
-    height, width = size
     others = {
         name: array
         for name, array in seeded_inputs(manifest.inputs, seed=options.seed, preprocess=spec).items()
@@ -107,20 +106,7 @@ def parity_of_bundle(
         )
         with progress.task("preparing pictures in every way", len(files)) as bar:
             for path in files:
-                pixels = read_pixels(path)
-                own = canvas_of(pixels, spec, height, width, str(path))
-                canvas = opencv_canvas(pixels, spec, height, width)
-                if min(pixels.shape[:2]) < 2:
-                    raise UsageError(
-                        f"{path} is {pixels.shape[1]}x{pixels.shape[0]}, and ncnn resizes none so narrow",
-                        hint="leave it out",
-                    )
-                planes = runner.pixels(pixel_request(pixels, spec, height, width), run).tensor
-                tensors: dict[PathName, Array] = {
-                    "pillow": tensor_of(own, spec, info.shape, info.dtype),
-                    "opencv": tensor_of(canvas, spec, info.shape, info.dtype),
-                    "ncnn": _of_planes(planes, spec, info),
-                }
+                pixels, tensors = _prepared(path, spec, info, size, runner, run)
                 if made_by_app is not None:
                     tensors["app"] = made_by_app(path)
                 for way in ("ncnn", "app"):
@@ -159,6 +145,29 @@ def parity_of_bundle(
         larger=larger,
         sentence=told,
     )
+
+
+def _prepared(
+    path: Path, spec: Preprocess, info: TensorInfo, size: tuple[int, int], runner: PixelRunner, run: RunOptions
+) -> tuple[Array, dict[PathName, Array]]:
+    """A picture's pixels, ``(H, W, 3) uint8``, and the model's input that Pillow, OpenCV and ncnn make of them."""
+    from mobilekit.preprocess import canvas_of, read_pixels, tensor_of
+    from mobilekit.validate.parity import opencv_canvas
+
+    height, width = size
+    pixels = read_pixels(path)
+    own = canvas_of(pixels, spec, height, width, str(path))
+    canvas = opencv_canvas(pixels, spec, height, width)
+    if min(pixels.shape[:2]) < 2:
+        raise UsageError(
+            f"{path} is {pixels.shape[1]}x{pixels.shape[0]}, and ncnn resizes none so narrow", hint="leave it out"
+        )
+    planes = runner.pixels(pixel_request(pixels, spec, height, width), run).tensor
+    return pixels, {
+        "pillow": tensor_of(own, spec, info.shape, info.dtype),
+        "opencv": tensor_of(canvas, spec, info.shape, info.dtype),
+        "ncnn": _of_planes(planes, spec, info),
+    }
 
 
 def pixel_request(pixels: Array, spec: Preprocess, height: int, width: int) -> PixelRequest:
