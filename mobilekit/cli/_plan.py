@@ -27,12 +27,15 @@ def show_plan(view: PlanView) -> None:
     console = out_console()
     plan = view.artifact
     built_for = ", ".join(plan.compute_capabilities) or "TensorRT's own choice"
+    memory = "known only where it is loaded on a GPU: --device gpu"
+    if view.device_memory_bytes is not None:
+        memory = f"{view.device_memory_bytes / 1e6:.2f} MB of scratch on {view.gpu}"
     facts = Table.grid(padding=(0, 2))
     for key, value in (
         ("plan", f"TensorRT {plan.flavour} {plan.version}, {plan.precision}, {plan.plan_bytes / 1e6:.2f} MB"),
         ("compute capability", built_for),
         ("same bytes again", "yes" if plan.reproducible else "only with the same timing cache"),
-        ("device memory", "known only where it is loaded on a GPU"),
+        ("device memory", memory),
     ):
         facts.add_row(key, escape(value))
     console.print(facts)
@@ -51,7 +54,7 @@ def show_plan(view: PlanView) -> None:
     console.print(tensors)
     if not view.layers:
         told = "TensorRT's build log told of no layers in a form that is known here"
-        console.print(f"{told}: trtexec --loadEngine=PLAN --dumpLayerInfo does on the plan's GPU", markup=False)
+        console.print(f"{told}: add --device gpu where the plan's GPU is", markup=False)
         return
     layers = Table("layer", "kind", "types", "ONNX nodes", box=None, padding=(0, 2, 0, 0))
     for layer in view.layers:

@@ -27,6 +27,10 @@ def inspect(
         Path | None,
         typer.Option(help="Draw what TensorRT fused, of a bundle with a plan: FILE.html, FILE.svg or FILE.dot."),
     ] = None,
+    device: Annotated[
+        str | None, typer.Option(help="Ask a bundle's plan itself, loaded on this GPU: gpu, gpu:1.")
+    ] = None,
+    on: Annotated[str | None, typer.Option(help="On a GPU of another machine: ssh://user@host.")] = None,
     json_: AsJson = False,
 ) -> None:
     """Show what a model is, what it costs, and what targets cannot take of it; of a bundle, what it holds.
@@ -39,6 +43,7 @@ def inspect(
     mobilekit inspect build/model
     mobilekit inspect build/model --target tensorrt
     mobilekit inspect build/model --target tensorrt --graph fusions.html
+    mobilekit inspect build/model --target tensorrt --device gpu
     """
     from mobilekit import zoo
     from mobilekit.cli._common import print_json, terminal_progress
@@ -50,16 +55,17 @@ def inspect(
         from mobilekit.bundle import open_bundle
         from mobilekit.cli._bundle import show_bundle
         from mobilekit.cli._plan import plan_facts, show_plan
-        from mobilekit.pipeline.inspect_plan import draw_plan, inspect_plan
+        from mobilekit.pipeline.inspect_plan import draw_plan, inspect_plan, inspect_plan_on_gpu
 
         bundle = open_bundle(Path(model), check=False)
-        if bundle.manifest.ncnn is not None and "tensorrt" not in (target or ()) and graph is None:
+        if bundle.manifest.ncnn is not None and not (graph or device or on or "tensorrt" in (target or ())):
             if json_:
                 print_json(bundle.manifest.to_json())
             else:
                 show_bundle(bundle)
             return
-        view = inspect_plan(Path(model))
+        asked = device is not None or on is not None
+        view = inspect_plan_on_gpu(Path(model), device or "gpu", on) if asked else inspect_plan(Path(model))
         if graph is not None:
             typer.echo(draw_plan(view, graph, bundle.manifest.model.id))
             return
@@ -68,9 +74,9 @@ def inspect(
         else:
             show_plan(view)
         return
-    if graph is not None:
+    if graph is not None or device is not None or on is not None:
         raise UsageError(
-            "--graph draws the plan of a bundle",
+            "--graph, --device and --on are about the plan of a bundle",
             hint="mobilekit export MODEL --target tensorrt -o DIR, then inspect DIR",
         )
     shapes = dict(parse_named_shape(text) for text in input_shape or ())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,14 +12,15 @@ from mobilekit.errors import BundleError, UsageError
 if TYPE_CHECKING:
     from mobilekit.bundle import TensorRTArtifact
 
-__all__ = ["PlanView", "draw_plan", "inspect_plan"]
+__all__ = ["PlanView", "draw_plan", "inspect_plan", "inspect_plan_on_gpu"]
 
 
 @dataclass(frozen=True, slots=True)
 class PlanView:
     """``layers`` and ``bindings`` as in ``layers.json``: see :mod:`mobilekit.targets.tensorrt.layers`.
 
-    ``device_memory_bytes`` is ``None``: only an engine that is loaded on a GPU tells.
+    ``device_memory_bytes``: scratch memory of an execution context; ``None`` where the plan was not loaded on a GPU,
+    which alone tells. ``gpu``: the one that it was loaded on.
     """
 
     artifact: TensorRTArtifact
@@ -27,6 +28,7 @@ class PlanView:
     bindings: tuple[dict[str, Any], ...]
     warnings: tuple[str, ...]
     device_memory_bytes: int | None = None
+    gpu: str = ""
 
 
 def inspect_plan(folder: Path) -> PlanView:
@@ -44,6 +46,48 @@ def inspect_plan(folder: Path) -> PlanView:
     except (ValueError, KeyError, TypeError, OSError) as error:
         raise BundleError(f"cannot read {path}: {error}", hint="export the model again") from error
     return PlanView(manifest.tensorrt, layers, bindings, warnings)
+
+
+def inspect_plan_on_gpu(folder: Path, device: str = "gpu", on: str | None = None) -> PlanView:
+    """The plan in the bundle ``folder``, asked on a GPU of this machine, or of ``on`` (``ssh://user@host``), what it is
+    made of.
+
+    Raises what :func:`inspect_plan` does, :class:`~mobilekit.errors.NoDeviceError` without a GPU, and what loading the
+    plan raises.
+    """
+    from mobilekit.pipeline.place_plan import worker_host
+    from mobilekit.targets.tensorrt import inspect
+    from mobilekit.targets.tensorrt.flavour import FLAVOURS
+    from mobilekit.targets.tensorrt.gpus import local_gpus, parse_gpu, pick_gpu
+    from mobilekit.targets.tensorrt.host import LocalHost
+    from mobilekit.targets.tensorrt.layers import read_engine
+
+    view = inspect_plan(folder)
+    host = None if on is None else worker_host(on)
+    index = parse_gpu(device)
+    if index is None:
+        raise UsageError(f"a plan tells of itself on a GPU, not on {device!r}", hint="--device gpu, or gpu:1")
+    gpus = local_gpus() if host is None else None
+    with host or LocalHost() as worker:
+        gpu = pick_gpu(gpus if gpus is not None else worker.hello().gpus, index, worker.name)
+        plan = folder / view.artifact.plan
+        told = inspect(plan, FLAVOURS[view.artifact.flavour], worker, device=index, timeout_s=_TIMEOUT_S)
+    try:
+        layers = tuple(asdict(layer) for layer in read_engine(told.information))
+    except ValueError as error:
+        layers = ()
+        told = told.model_copy(update={"warnings": [*told.warnings, f"its layers cannot be read: {error}"]})
+    return replace(
+        view,
+        layers=layers or view.layers,
+        bindings=tuple(binding.model_dump() for binding in told.bindings),
+        warnings=(*view.warnings, *told.warnings),
+        device_memory_bytes=told.device_memory_bytes,
+        gpu=gpu.name,
+    )
+
+
+_TIMEOUT_S = 300.0
 
 
 def draw_plan(view: PlanView, path: Path, title: str) -> Path:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from mobilekit.errors import BuildError, ChildCrashError, ChildError, Finding, UnsupportedModelError
 from mobilekit.paths import storage_errors
 from mobilekit.progress import SILENT, Progress
-from mobilekit.targets.tensorrt.answers import Built, Checked, Problem, parse_answer
+from mobilekit.targets.tensorrt.answers import Built, Checked, Inspected, Problem, parse_answer
 from mobilekit.targets.tensorrt.host import LocalHost, WorkerHost, job_folder
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from mobilekit.targets.tensorrt.flavour import Flavour
     from mobilekit.targets.tensorrt.prepare import Profile
 
-__all__ = ["LAYERS", "MODEL", "PLAN", "Precision", "TensorRTOptions", "build", "check"]
+__all__ = ["LAYERS", "MODEL", "PLAN", "Precision", "TensorRTOptions", "build", "check", "inspect"]
 
 Precision = Literal["fp32", "tf32", "fp16", "bf16", "int8", "fp8"]
 
@@ -78,7 +78,7 @@ def build(
     :class:`BuildError` where it fails otherwise, and what the disk says.
     """
     from mobilekit.bundle import TensorRTArtifact
-    from mobilekit.targets.tensorrt.layers import read_layers
+    from mobilekit.targets.tensorrt.layers import read_engine, read_layers
 
     model = root / MODEL
     arguments = {
@@ -104,12 +104,19 @@ def build(
         with storage_errors(root):
             shutil.move(folder / "model.plan", root / PLAN)
     layers, bindings = read_layers(answer.log)
+    told = [asdict(binding) for binding in bindings]
+    if not layers and answer.engine is not None:  # another form of log than RTX's
+        told = [binding.model_dump() for binding in answer.engine.bindings]
+        try:
+            layers = read_engine(answer.engine.information)
+        except ValueError as error:
+            progress.note(f"what the plan says of its layers cannot be read: {error}")
     sidecar = {
         "schema_version": "1.0",
         "flavour": flavour.name,
         "version": answer.version,
         "layers": [asdict(layer) for layer in layers],
-        "bindings": [asdict(binding) for binding in bindings],
+        "bindings": told,
         "warnings": answer.warnings,
     }
     with storage_errors(root):
@@ -132,6 +139,16 @@ def build(
         reproducible=flavour.name == "rtx",
         gpu=f"{answer.gpu.name}, compute capability {answer.gpu.compute_capability}" if answer.gpu else "",
     )
+
+
+def inspect(
+    plan: Path, flavour: Flavour, host: WorkerHost, *, device: int = 0, plugins: Sequence[str] = (), timeout_s: float
+) -> Inspected:
+    """What ``plan`` says of itself, loaded on GPU ``device`` of ``host``. Raises what running it raises."""
+    arguments = {"module": flavour.module, "plan": "model.plan", "device": device, "plugins": list(plugins)}
+    what = f"{flavour.product}'s inspector"
+    with job_folder("inspect", arguments, {"model.plan": plan}) as folder:
+        return parse_answer(Inspected, host.perform(folder, what=what, timeout_s=timeout_s), what)
 
 
 def _with_weights(model: Path) -> list[Path]:

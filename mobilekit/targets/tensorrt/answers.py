@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from mobilekit.errors import ChildError
 
-__all__ = ["Built", "Checked", "Problem", "TimingCache", "parse_answer"]
+__all__ = ["Binding", "Built", "Checked", "EngineFacts", "Inspected", "Problem", "TimingCache", "parse_answer"]
 
 Text = Annotated[str, Field(max_length=1 << 24)]
 
@@ -39,13 +39,38 @@ class Checked(_Answer):
     problems: list[Problem]
 
 
+class Binding(_Answer):
+    """An input or output of a plan; ``profiles`` has (min, opt, max) shapes for each optimization profile."""
+
+    name: Text
+    mode: Literal["input", "output"]
+    dtype: Text
+    shape: list[int]
+    profiles: list[list[list[int]]]
+
+
+class EngineFacts(_Answer):
+    """A plan as it tells of itself, loaded. ``information``: TensorRT's JSON about layers."""
+
+    information: Text
+    bindings: list[Binding]
+    device_memory_bytes: int | None
+
+
+class Inspected(EngineFacts):
+    version: Text
+    warnings: list[Text] = []
+
+
 class Built(Checked):
-    """``log``: the messages that tell of layers. ``gpu``: which one full TensorRT measured its kernels on."""
+    """``log``: the messages that tell of layers; ``engine``: what the plan says where there are none. ``gpu``: which
+    one full TensorRT measured its kernels on."""
 
     warnings: list[Text] = []
     log: list[Text] = []
     timing_cache: TimingCache | None = None
     gpu: _BuiltOn | None = None
+    engine: EngineFacts | None = None
 
 
 _A = TypeVar("_A", bound=_Answer)

@@ -119,7 +119,9 @@ class WorkerHost(Protocol):
 
 @contextmanager
 def job_folder(
-    verb: Literal["check", "build", "run"], arguments: Mapping[str, Any], files: Mapping[str, Path] | None = None
+    verb: Literal["check", "build", "run", "inspect"],
+    arguments: Mapping[str, Any],
+    files: Mapping[str, Path] | None = None,
 ) -> Iterator[Path]:
     """A temporary folder that holds a job: ``arguments`` are those of the worker's function, ``files`` are linked
     into it by name."""

@@ -8,16 +8,20 @@ unit separator U+001F between.
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
-__all__ = ["BuiltLayer", "BuiltTensor", "InputOutput", "read_layers"]
+__all__ = ["BuiltLayer", "BuiltTensor", "InputOutput", "read_engine", "read_layers"]
 
 _ONNX_NODE = re.compile(r"^\[ONNX Layer: (.*)\]$", re.DOTALL)
 _BRACES = re.compile(r"[{}]")
 _MARKS = re.compile(r"[{}]|, (?=[A-Za-z/]+: )")
-_SEPARATOR = "\x1f"
+_SEPARATORS = re.compile("[\x1e\x1f]")
+_TYPES = {"FP32": "Float", "FP16": "Half", "BF16": "BFloat16", "FP8": "FP8", "INT8": "Int8", "INT32": "Int32"}
+"""As formats are written out there, and as types are called in build logs."""
 _KEYS = ("Inputs", "Constants", "Outputs")
 
 
@@ -74,6 +78,46 @@ def read_layers(messages: Iterable[str]) -> tuple[tuple[BuiltLayer, ...], tuple[
     return tuple(layers), tuple(bindings)
 
 
+def read_engine(information: str) -> tuple[BuiltLayer, ...]:
+    """The layers of a plan as TensorRT's IEngineInspector tells of them, in JSON; empty where it tells of names alone.
+
+    A tensor's type and layout share one text there ("Half", "Row major linear FP16 format") in 8 and 10. Raises
+    ``ValueError`` for what is no such JSON.
+    """
+    told = json.loads(information, strict=False)  # a layer's name may hold the separator as it is
+    layers = told.get("Layers") if isinstance(told, dict) else None
+    if not isinstance(layers, list):
+        raise ValueError("no list of layers")
+    return tuple(_inspected(layer) for layer in layers if isinstance(layer, dict))
+
+
+def _inspected(layer: Mapping[str, Any]) -> BuiltLayer:
+    tensors = [layer.get(key) or [] for key in _KEYS]
+    if not all(isinstance(group, list) for group in tensors):
+        raise ValueError("a layer without lists of tensors")
+    inputs, constants, outputs = (tuple(map(_inspected_tensor, group)) for group in tensors)
+    return BuiltLayer(
+        name=str(layer.get("Name", "")),
+        kind=str(layer.get("LayerType", "")),
+        tactic=str(layer.get("TacticName", "")),
+        inputs=inputs,
+        constants=constants,
+        outputs=outputs,
+        onnx_nodes=tuple(dict.fromkeys(_onnx_nodes(str(layer.get("Metadata", ""))))),
+    )
+
+
+def _inspected_tensor(tensor: Any) -> BuiltTensor:
+    if not isinstance(tensor, dict):
+        raise ValueError("a tensor that is none")
+    both = str(tensor.get("Format/Datatype", ""))
+    kind = str(tensor.get("Datatype", "")) or next((name for word, name in _TYPES.items() if word in both), both)
+    shape = tensor.get("Dimensions", ())
+    if not isinstance(shape, list) or not all(isinstance(axis, int) for axis in shape):
+        raise ValueError("a tensor without dimensions")
+    return BuiltTensor(str(tensor.get("Name", "")), kind, tuple(shape), str(tensor.get("Format", "")) or both)
+
+
 def _layer(line: str) -> BuiltLayer:
     head, _, metadata = line.partition(", Metadata:")
     fields = dict(_fields(head))
@@ -90,7 +134,7 @@ def _layer(line: str) -> BuiltLayer:
 
 
 def _onnx_nodes(metadata: str) -> Iterator[str]:
-    for part in metadata.strip().split(_SEPARATOR):
+    for part in _SEPARATORS.split(metadata.strip()):
         found = _ONNX_NODE.match(part.strip())
         if found:
             yield found[1]

@@ -27,7 +27,7 @@ PYTHONS = ("python3", "/usr/bin/python3")
 _OLDEST = (3, 8)
 _HELLO_S = 300.0
 _RESULT = "result.json"
-_MADE = {"check": "", "build": r"model\.plan", "run": r"output\d{1,9}_\d{1,9}\.npy"}
+_MADE = {"check": "", "build": r"model\.plan", "inspect": "", "run": r"output\d{1,9}_\d{1,9}\.npy"}
 """The files that a job's verb makes, beside its result."""
 _RESULT_BYTES = 64 << 20
 """The log of a plan of a thousand layers has one."""

@@ -15,14 +15,14 @@ from onnx import helper
 
 from mobilekit.bundle import open_bundle
 from mobilekit.cli._plan import show_plan
-from mobilekit.errors import BundleError, UnsupportedModelError, UsageError, VerificationError
+from mobilekit.errors import BundleError, NoDeviceError, UnsupportedModelError, UsageError, VerificationError
 from mobilekit.graph import Graph
 from mobilekit.pipeline import tensorrt as pipeline
 from mobilekit.pipeline.export import ExportOptions, export_model
-from mobilekit.pipeline.inspect_plan import inspect_plan
+from mobilekit.pipeline.inspect_plan import inspect_plan, inspect_plan_on_gpu
 from mobilekit.precision import half
 from mobilekit.targets.tensorrt import TensorRTOptions
-from mobilekit.targets.tensorrt.flavour import FLAVOURS, installed
+from mobilekit.targets.tensorrt.flavour import FLAVOURS, count_gpus, installed
 from mobilekit.targets.tensorrt.prepare import Profile
 from tests.models import conv_classifier, of_nodes, save
 
@@ -209,8 +209,17 @@ def test_a_log_that_tells_of_no_layers_is_said_so(
     show_plan(replace(inspect_plan(tmp_path / "out"), layers=()))
     said = " ".join(capsys.readouterr().out.split())
     assert "told of no layers" in said
-    assert "trtexec --loadEngine" in said
+    assert "--device gpu" in said
     assert "0 layers" not in said
+
+
+@pytest.mark.skipif(count_gpus() > 0, reason="for machines without a GPU")
+def test_a_plan_cannot_be_asked_itself_without_a_gpu(model: Path, tmp_path: Path) -> None:
+    export_model(model, tmp_path / "out", options())
+    with pytest.raises(NoDeviceError):
+        inspect_plan_on_gpu(tmp_path / "out")
+    with pytest.raises(UsageError, match="not on 'prepared'"):
+        inspect_plan_on_gpu(tmp_path / "out", "prepared")
 
 
 def test_a_damaged_sidecar_is_refused(model: Path, tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ a failed one may be wrong: it always runs in a process of its own. ::
                                     MODULE is imported before the first job
 
 ``FOLDER/job.json`` has ``protocol``, ``verb``, ``module`` ("tensorrt" or "tensorrt_rtx") and the keyword arguments of
-the function of that name (``check``, ``build``, ``run``); files are named relative to the folder.
+the function of that name (``check``, ``build``, ``run``, ``inspect``); files are named relative to the folder.
 ``result.json`` appears last: what the function returns, or ``{"error": {"kind", "message", "hint"}}``. Progress is JSON
 lines ``{"step": text}`` on stderr, where native libraries write too.
 """

@@ -1,8 +1,12 @@
-"""The build log of TensorRT for RTX 1.7, in the form in which it was seen."""
+"""RTX 1.7's build log, in the form in which it was seen; IEngineInspector's, as public files have it."""
 
 from __future__ import annotations
 
-from mobilekit.targets.tensorrt.layers import read_layers
+import json
+
+import pytest
+
+from mobilekit.targets.tensorrt.layers import read_engine, read_layers
 
 LOG = """Layers:
 Name: __myl_Move_myl0_0, LayerType: kgen, Inputs: [ { Name: x, Dimensions: [1,3,8,8], Strides: [192,64,8,1], \
@@ -48,3 +52,55 @@ def test_inputs_and_outputs_with_their_profiles() -> None:
 
 def test_a_log_that_tells_of_no_layers_gives_none() -> None:
     assert read_layers(["something", "Name: x, LayerType: y"]) == ((), ())
+
+
+def test_layers_that_a_plan_tells_of_itself() -> None:
+    image = {"Name": "x", "Location": "Device", "Dimensions": [1, 3, 8, 8]}
+    made = {"Name": "t", "Location": "Device", "Dimensions": [1, 8, 8, 8]}
+    information = {
+        "Layers": [
+            {
+                "Name": "Reformatting CopyNode for Input Tensor 0 to /conv + /relu",
+                "LayerType": "Reformat",
+                "Inputs": [{**image, "Format/Datatype": "Row major linear FP32"}],
+                "Outputs": [{**image, "Format/Datatype": "Half"}],
+                "TacticName": "",
+                "Metadata": "",
+            },
+            {
+                "Name": "/conv + /relu",
+                "LayerType": "CaskConvolution",
+                "Inputs": [{**image, "Format/Datatype": "Channel major FP16 format where channel % 8 == 0"}],
+                "Outputs": [{**made, "Format": "Row major linear format", "Datatype": "Half"}],
+                "TacticName": "sm80_xmma_fprop",
+                "Metadata": "[ONNX Layer: /conv]\x1e[ONNX Layer: /relu]",
+            },
+        ],
+        "Bindings": ["x", "t"],
+    }
+    copy, fused = read_engine(json.dumps(information))
+    assert (copy.kind, copy.inputs[0].dtype, copy.outputs[0].dtype, copy.onnx_nodes) == (
+        "Reformat",
+        "Float",
+        "Half",
+        (),
+    )
+    assert (fused.name, fused.tactic) == ("/conv + /relu", "sm80_xmma_fprop")
+    assert fused.onnx_nodes == ("/conv", "/relu")
+    assert (fused.inputs[0].dtype, fused.inputs[0].shape) == ("Half", (1, 3, 8, 8))
+    assert fused.inputs[0].format == "Channel major FP16 format where channel % 8 == 0"
+    assert (fused.outputs[0].dtype, fused.outputs[0].format) == ("Half", "Row major linear format")
+
+
+def test_a_plan_that_tells_of_names_alone_gives_none() -> None:
+    """As one does that was built without ProfilingVerbosity.DETAILED."""
+    assert read_engine(json.dumps({"Layers": ["/conv + /relu"], "Bindings": []})) == ()
+
+
+@pytest.mark.parametrize(
+    "wrong", ["", "{", "[]", "{}", '{"Layers": 3}', '{"Layers": [{"Inputs": [1]}]}',
+              '{"Layers": [{"Inputs": [{"Dimensions": "1x3"}]}]}', '{"Layers": [{"Inputs": 3}]}']
+)  # fmt: skip
+def test_what_is_no_such_text(wrong: str) -> None:
+    with pytest.raises(ValueError):
+        read_engine(wrong)

@@ -12,6 +12,8 @@ from mobilekit.bundle import TensorRTArtifact
 from mobilekit.errors import ChildError
 from mobilekit.pipeline.gpu_report import gpu_report
 from mobilekit.runners.base import RunOptions, RunResult
+from mobilekit.targets.tensorrt import inspect
+from mobilekit.targets.tensorrt.flavour import FLAVOURS
 from mobilekit.targets.tensorrt.host import Gpu, Hello
 from mobilekit.targets.tensorrt.runner import PlanRunner
 
@@ -61,6 +63,30 @@ def run(tmp_path: Path, answer: dict[str, Any]) -> RunResult:
     gpu = Gpu(0, "a GPU", "8.9", 1 << 30, False)
     with PlanRunner(tmp_path, ARTIFACT, Says(answer), gpu) as runner:
         return runner.run({"x": np.zeros(1, np.float32)}, RunOptions())
+
+
+INSPECTED = {
+    "version": "10.3.0",
+    "gpu": {},
+    "information": '{"Layers": []}',
+    "bindings": [{"name": "x", "mode": "input", "dtype": "Float", "shape": [-1], "profiles": [[[1], [2], [4]]]}],
+    "device_memory_bytes": 1024,
+    "warnings": [],
+}
+
+
+def test_what_a_plan_says_of_itself(tmp_path: Path) -> None:
+    told = inspect(tmp_path / "a.plan", FLAVOURS["full"], Says(INSPECTED), timeout_s=1.0)
+    assert told.device_memory_bytes == 1024
+    assert told.bindings[0].profiles == [[[1], [2], [4]]]
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"information": None}, {"bindings": [{}]}, {"device_memory_bytes": "much"}, {"bindings": "x"}]
+)
+def test_what_it_says_may_make_no_sense(wrong: dict[str, Any], tmp_path: Path) -> None:
+    with pytest.raises(ChildError, match="makes no sense"):
+        inspect(tmp_path / "a.plan", FLAVOURS["full"], Says({**INSPECTED, **wrong}), timeout_s=1.0)
 
 
 def test_an_answer_that_makes_sense(tmp_path: Path) -> None:

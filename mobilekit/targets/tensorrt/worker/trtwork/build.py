@@ -12,6 +12,7 @@ from .base import say, write_whole
 from .bindings import PRODUCTS, import_tensorrt, made_by, new_logger, register_plugins
 from .cache import Cache
 from .cuda import Cuda
+from .look import engine_facts
 
 _NODE_IN_ERROR = re.compile(r"node (?:\d+ )?(?:with name: |\[)?\"?([^\"\]]+?)\"?(?: and operator: (\w+)|\])")
 
@@ -54,7 +55,7 @@ def build(
     ``profiles`` maps inputs to (min, opt, max) shapes. ``tf32``: float32 products may round their factors to TF32's
     10 bits, as TensorRT does by default. The answer has ``log`` (the messages that tell of layers),
     ``warnings``, and either ``plan_bytes`` or ``problems`` as :func:`check` gives them; with full TensorRT also
-    ``timing_cache`` and ``gpu``.
+    ``timing_cache`` and ``gpu``, and ``engine`` where the log has no such message (:func:`.look.engine_facts`).
     """
     trt = import_tensorrt(module)
     answer: dict[str, Any] = {"version": str(trt.__version__), "problems": [], "gpu": None, "timing_cache": None}
@@ -110,7 +111,16 @@ def build(
     write_whole(folder / plan, data)
     if cache is not None:
         answer["timing_cache"] = cache.report(timings)
+    if not log.layers and answer["gpu"]:
+        answer["engine"] = _loaded(trt, log, data)
     return dict(answer, plan_bytes=data.nbytes, log=log.layers)
+
+
+def _loaded(trt: Any, log: Any, plan: Any) -> dict[str, Any] | None:
+    """What the plan says of itself on this GPU; ``None`` where it does not, which is no reason to be without it."""
+    runtime = trt.Runtime(log)
+    engine = runtime.deserialize_cuda_engine(plan)
+    return None if engine is None else engine_facts(trt, engine)
 
 
 class _Parsed:

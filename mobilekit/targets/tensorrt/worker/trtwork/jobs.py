@@ -21,6 +21,7 @@ from .base import PROTOCOL, WorkError, write_whole
 from .bindings import MODULES, PRODUCTS
 from .build import build, check
 from .cuda import Cuda, driver_version
+from .look import inspect
 from .run import run
 
 
@@ -57,7 +58,7 @@ def hello() -> dict[str, Any]:
     return told
 
 
-_VERBS: Mapping[str, Callable[..., dict[str, Any]]] = {"check": check, "build": build, "run": run}
+_VERBS: Mapping[str, Callable[..., dict[str, Any]]] = {"check": check, "build": build, "run": run, "inspect": inspect}
 
 
 def perform(folder: Path) -> None:
@@ -88,7 +89,9 @@ def _perform(folder: Path) -> dict[str, Any]:
     if verb is None:
         raise WorkError("protocol", "unknown verb", "use one version of mobilekit")
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    if verb is not run and job.get("module") == "tensorrt_rtx":  # without CUDA, which reserves more than there is
+    if (
+        verb in (check, build) and job.get("module") == "tensorrt_rtx"
+    ):  # without CUDA, which reserves more than there is
         limit = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") * 9 // 10
         resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
     return verb(folder, **job)

@@ -12,6 +12,7 @@ from .base import WorkError, say
 from .bindings import import_tensorrt
 from .cuda import Cuda, driver_version
 from .engine import Engine
+from .look import memory_of
 from .slot import Slot
 
 _WARM_UP_WINDOW, _WARM_UP_MOST, _WARM_UP_S, _STABLE = 10, 500, 5.0, 0.05
@@ -78,7 +79,7 @@ def run(
         "outputs": outputs,
         "load_ms": engine.load_ms,
         "first_ms": first_ms if outputs else None,
-        "device_memory_bytes": _memory(engine.engine),
+        "device_memory_bytes": memory_of(engine.engine),
         "latency": None,
         "warmup": None,
         "throughput": [],
@@ -109,14 +110,6 @@ def _save(folder: Path, number: int, answers: Mapping[str, Any]) -> dict[str, st
     for name, file in files.items():
         numpy.save(str(folder / file), answers[name])
     return files
-
-
-def _memory(engine: Any) -> int | None:
-    """Scratch memory of one execution context."""
-    for name in ("device_memory_size_v2", "device_memory_size"):
-        if hasattr(engine, name):
-            return int(getattr(engine, name))
-    return None
 
 
 def _warm_up(slot: Slot, least: int, settle: bool) -> dict[str, Any]:
