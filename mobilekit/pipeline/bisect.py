@@ -57,7 +57,8 @@ def arithmetic_of(artifact: NcnnArtifact) -> Literal["fp32", "fp16"]:
 @dataclass(frozen=True, slots=True)
 class BisectOptions:
     """``inputs``, ``samples`` and ``seed`` as for validation: the sample that fails worst is looked into. ``precision``
-    overrides the arithmetic the bundle was made for. ``runs``: inferences on the device at most; ``run_bytes``: what
+    overrides the arithmetic the bundle was made for. ``runs``: inferences on the device at most, but that half of
+    them are for the search, however many samples were run before; ``run_bytes``: what
     one of them may feed and capture. ``rtol``: the tolerance of the outputs. ``repro``: a folder for a reproduction.
     ``vulkan``: on the GPU. ``on``: another machine that runs a plan, with one of ``remote_pythons``.
     """
@@ -342,7 +343,8 @@ class Session:
             limit=inner_limit(noise, worst),
             local_limit=local_limit(noise),
             atol=max(each.atol for each in tolerances),
-            runs_left=max(0, self.options.runs - self.runs),
+            # Of many samples the one that fails may come late: half of the runs are for looking into it.
+            runs_left=max(self.options.runs // 2, self.options.runs - self.runs),
             run_bytes=self.options.run_bytes,
         )
         if units and search.runs_left:
