@@ -148,7 +148,7 @@ def _script(device: Host, folder: str, text: str, *arguments: str) -> ShellResul
 def clean(device: Host, folder: str = ROOT) -> int:
     """Remove everything that mobilekit put on the device; how many bytes of files that were."""
     text = """
-[ -d "$1" ] || { echo 0; exit 0; }
+[ -e "$1" ] || { echo 0; exit 0; }
 find "$1" -type f -exec stat -c %s {} + && rm -rf "$1"
 """
     result = _script(device, folder, text)

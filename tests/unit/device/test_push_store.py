@@ -139,3 +139,11 @@ def test_clean_removes_everything_and_says_how_much(fake_adb, make):
     assert clean(device) == 1500
     assert not server.host_path(ROOT).exists()
     assert clean(device) == 0
+
+
+def test_clean_removes_a_file_that_stands_in_the_way(fake_adb):
+    server = fake_adb()
+    server.host_path(ROOT).parent.mkdir(parents=True, exist_ok=True)
+    server.host_path(ROOT).write_bytes(b"what is this")
+    assert clean(AdbDevice("fake-1")) == 12
+    assert not server.host_path(ROOT).exists()
