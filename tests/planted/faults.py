@@ -238,11 +238,18 @@ def _(editor: Editor) -> Planted:
     return Planted((layer.name,))
 
 
-@fault("slice off by one", VAD, REC)
+@fault("slice off by one", VAD)
 def _(editor: Editor) -> Planted:
-    layer = editor.find("Crop", 0)
-    start, end = (int((layer.param(key) or "1,0").split(",")[1]) for key in (-23309, -23310))
-    editor.set(layer, starts=[start + 1], ends=[end + 1])
+    layer = editor.find("Slice", 0)
+    size = int((layer.param(-23300) or "").split(",")[1])
+    first, second = (f"{layer.name}/{which}" for which in ("first", "second"))
+    cuts = [
+        ParamLayer("Crop", name, (blob,), (made,), ((-23309, f"1,{at}"), (-23310, f"1,{at + size}"), (-23311, "1,0")))
+        for name, blob, made, at in zip(
+            (layer.name, f"{layer.name}/rest"), (first, second), layer.outputs, (1, size), strict=True
+        )
+    ]
+    editor.put(layer, ParamLayer("Split", f"{layer.name}/both", layer.inputs, (first, second), ()), *cuts)
     return Planted((layer.name,))
 
 

@@ -83,11 +83,25 @@ RULES: tuple[Rule[Any], ...] = _rules()
 
 def _fast_rules() -> tuple[Rule[Any], ...]:
     from mobilekit.passes.legalise.attention import FuseAttention
+    from mobilekit.passes.legalise.branches import MergeBranches
     from mobilekit.passes.legalise.concat import ConcatOfSplit
+    from mobilekit.passes.legalise.dense import AffineIntoDense, SplitDense
     from mobilekit.passes.legalise.flatten import FoldFlattenTranspose
+    from mobilekit.passes.legalise.layout import SqueezeFirst
+    from mobilekit.passes.legalise.split import CutsToSplit
     from mobilekit.passes.legalise.upsample import ConvBeforeUpsample
 
-    return (ConvBeforeUpsample(), ConcatOfSplit(), FoldFlattenTranspose(), FuseAttention())
+    return (
+        MergeBranches(),
+        ConvBeforeUpsample(),
+        CutsToSplit(),
+        ConcatOfSplit(),
+        SplitDense(),
+        AffineIntoDense(),
+        SqueezeFirst(),
+        FoldFlattenTranspose(),
+        FuseAttention(),
+    )
 
 
 FAST_RULES: tuple[Rule[Any], ...] = _fast_rules()

@@ -10,7 +10,7 @@ from mobilekit.graph import Node, Value
 from mobilekit.passes.base import Edit, Rule
 from mobilekit.passes.legalise._algebra import made_by
 
-__all__ = ["MergeReshape", "MergeTranspose", "PushTranspose", "TransposeToReshape"]
+__all__ = ["MergeReshape", "MergeTranspose", "PushTranspose", "SqueezeFirst", "TransposeToReshape"]
 
 _UNARY = (
     "Abs", "Cast", "Ceil", "Celu", "Clip", "Cos", "Elu", "Erf", "Exp", "Floor", "Gelu", "HardSigmoid", "HardSwish",
@@ -152,3 +152,50 @@ class MergeReshape(Rule[_Pair]):
         shape = edit.constant(f"{out.name}_shape", out.shape, "int64")
         attrs = {"allowzero": 1} if 0 in (out.shape or ()) else {}
         return [Node(match.root.name, "Reshape", [match.inner.inputs[0], shape], [out], attrs)]
+
+
+class SqueezeFirst(Rule[_Pair]):
+    """Axes of size 1 that a Reshape takes off behind a Transpose are taken off before it: fewer axes to permute."""
+
+    name = "squeeze-first"
+    ops = _RESHAPES
+
+    def pattern(self, node: Node) -> _Pair | None:
+        inner, out = made_by(node.inputs[0], "Transpose"), node.outputs[0]
+        if inner is None or out is None or out.shape is None:
+            return None
+        return None if self._kept(inner, list(out.shape)) is None else _Pair(node, inner)
+
+    @staticmethod
+    def _kept(transpose: Node, wanted: list[int | str | None]) -> list[int] | None:
+        """The places of the transposed tensor's axes that stay."""
+        made = transpose.outputs[0]
+        shape = list((made.shape if made is not None else None) or ())
+        kept: list[int] = []
+        for place, size in enumerate(shape):
+            if len(kept) < len(wanted) and size == wanted[len(kept)]:
+                kept.append(place)
+            elif size != 1:
+                return None
+        return kept if len(kept) == len(wanted) < len(shape) else None
+
+    def check(self, match: _Pair, edit: Edit) -> str:
+        return "" if edit.sole(match.inner.outputs[0]) else "others read the transposed tensor"
+
+    def rewrite(self, match: _Pair, edit: Edit) -> list[Node]:
+        out, source, perm = match.root.outputs[0], match.inner.inputs[0], _perm(match.inner)
+        assert out is not None
+        assert out.shape is not None
+        assert source is not None
+        assert source.shape is not None
+        kept = self._kept(match.inner, list(out.shape))
+        assert kept is not None
+        axes = [perm[place] for place in kept]
+        before = sorted(axes)
+        shape = edit.constant(f"{out.name}_shape", [source.shape[axis] for axis in before], "int64")
+        middle = edit.value(f"{out.name}_squeezed", source.dtype)
+        attrs = {"allowzero": 1} if 0 in out.shape else {}
+        return [
+            Node("", "Reshape", [source, shape], [middle], attrs),
+            Node(match.inner.name, "Transpose", [middle], [out], {"perm": [before.index(axis) for axis in axes]}),
+        ]

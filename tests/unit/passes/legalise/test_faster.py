@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 
 from tests.unit.passes.checks import Node, rewritten
@@ -172,6 +173,28 @@ def test_attention(tmp_path: Path, scale: str, mask: str, rank: int) -> None:
     assert found.get("Transpose", 0) == 0
 
 
+@pytest.mark.parametrize("shifted", [False, True])
+@pytest.mark.parametrize("size", [4, 36])
+def test_windows_have_a_mask_each(tmp_path: Path, shifted: bool, size: int) -> None:
+    """Swin's: a bias of each head, and a mask of each window that is added with one more axis."""
+    shape = (6, 2, size, 4)
+    nodes = [Node("Sin", ["x"], ["q"]), *attention("query", "whole", 4)]
+    weights = {"c": np.float32(0.3), "m": rand(1, 2, size, size)}
+    if shifted:
+        place = next(i for i, node in enumerate(nodes) if node.op_type == "Softmax")
+        extra = [
+            Node("Reshape", ["sm", "s5"], ["r"]),
+            Node("Add", ["r", "m5"], ["a"]),
+            Node("Reshape", ["a", "s4"], ["z"]),
+        ]
+        nodes[place:place] = extra
+        nodes[place + 3].input[0] = "z"
+        weights |= {"s5": np.array([2, 3, 2, size, size]), "s4": np.array([6, 2, size, size])}
+        weights["m5"] = np.where(rand(1, 3, 1, size, size) > 1, np.float32(-100), np.float32(0))
+    found = rewritten(nodes, tmp_path, weights, x=shape, y=shape, others={"k": shape, "v": shape})
+    assert found.get("Attention", 0) == (size == 36)
+
+
 @pytest.mark.parametrize("why", ["axis", "probabilities read", "keys as they are", "negative scale"])
 def test_what_is_no_attention_stays(tmp_path: Path, why: str) -> None:
     nodes = attention("query", "", 4)
@@ -187,3 +210,39 @@ def test_what_is_no_attention_stays(tmp_path: Path, why: str) -> None:
         nodes, tmp_path, weights, x=(1, 2, 6, 6), y=(1, 2, 6, 6), others={"k": (1, 2, 6, 6), "v": (1, 2, 6, 6)}
     )
     assert "Attention" not in found
+
+
+def cut(start: int, end: int, name: str, axis: int = 1) -> tuple[onnx.NodeProto, dict[str, np.ndarray]]:
+    """A Slice of ``s`` along ``axis``."""
+    given = {f"{name}_s": np.array([start]), f"{name}_e": np.array([end]), f"{name}_a": np.array([axis])}
+    return Node("Slice", ["s", *given], [name]), given
+
+
+def test_slices_that_are_the_whole_are_one_split(tmp_path: Path) -> None:
+    (a, first), (b, second) = cut(0, 2, "a"), cut(2, 1 << 40, "b", -3)
+    nodes = [Node("Sin", ["x"], ["s"]), b, a, Node("Cos", ["b"], ["c"]), Node("Concat", ["c", "a"], ["y"], axis=1)]
+    found = rewritten(nodes, tmp_path, first | second, x=(1, 6, 3, 3), y=(1, 6, 3, 3))
+    assert found == {"Sin": 1, "Split": 1, "Cos": 1, "Concat": 1}
+
+
+def test_unbound_indices_are_one_split(tmp_path: Path) -> None:
+    nodes = [Node("Sin", ["x"], ["s"])]
+    nodes += [Node("Gather", ["s", f"i{i}"], [f"g{i}"], axis=2) for i in range(3)]
+    nodes += [Node("Mul", ["g0", "g1"], ["m"]), Node("Sub", ["m", "g2"], ["y"])]
+    indices = {"i0": np.array(0), "i1": np.array(1), "i2": np.array(-1)}
+    found = rewritten(nodes, tmp_path, indices, x=(2, 4, 3, 5), y=(2, 4, 5))
+    assert found == {"Sin": 1, "Split": 1, "Reshape": 3, "Mul": 1, "Sub": 1}
+
+
+@pytest.mark.parametrize("why", ["a gap", "an overlap", "other axis", "a step"])
+def test_other_slices_stay(tmp_path: Path, why: str) -> None:
+    second_of = {"a gap": (4, 6, 1), "an overlap": (2, 6, 1), "other axis": (3, 6, 2), "a step": (3, 6, 1)}[why]
+    (a, first), (b, second) = cut(0, 3, "a"), cut(*second_of[:2], "b", second_of[2])
+    if why == "a step":
+        second["b_t"] = np.array([2])
+        b.input.append("b_t")
+    nodes = [Node("Sin", ["x"], ["s"]), a, b]
+    nodes += [Node("ReduceMax", ["b"], ["m"], keepdims=0), Node("Add", ["a", "m"], ["y"])]
+    found = rewritten(nodes, tmp_path, first | second, x=(1, 6, 6), y=(1, 3, 6))
+    assert found["Slice"] == 2
+    assert "Split" not in found
