@@ -176,10 +176,13 @@ def _onnxruntime(bundle: Bundle, *, cuda: bool) -> Iterator[Reference]:
         gpu = local_gpus()[0].name
     fixed = bundle.fixed()
 
-    def ort(*, optimise: bool) -> OrtRunner:
+    def ort(*, optimise: bool = True, jitter: int = 0) -> OrtRunner:
         provider: Literal["cpu", "cuda"] = "cuda" if cuda else "cpu"
-        return OrtRunner(bundle.source, fixed=fixed, free=bundle.free, optimise=optimise, provider=provider)
+        return OrtRunner(
+            bundle.source, fixed=fixed, free=bundle.free, optimise=optimise, jitter=jitter, provider=provider
+        )
 
-    step = input_step(bundle.manifest.rtol)
-    with ort(optimise=True) as runner, Doubt(lambda: ort(optimise=False), step) as doubt:
+    allowed = bundle.manifest.rtol
+    rescaled = None if allowed is None else lambda seed: ort(jitter=seed)
+    with ort() as runner, Doubt(lambda: ort(optimise=False), input_step(allowed), rescaled) as doubt:
         yield _Computed(runner, doubt, gpu)

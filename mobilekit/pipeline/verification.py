@@ -24,13 +24,16 @@ if TYPE_CHECKING:
 __all__ = ["original", "verify"]
 
 
-def original(source: SourceModel, manifest: Manifest | None = None, *, optimise: bool = True) -> OrtRunner:
-    """ONNX Runtime on the original. A dynamic model's ``manifest`` says which axes its inputs leave open."""
+def original(
+    source: SourceModel, manifest: Manifest | None = None, *, optimise: bool = True, jitter: int = 0
+) -> OrtRunner:
+    """ONNX Runtime on the original. A dynamic model's ``manifest`` says which axes its inputs leave open. ``jitter``:
+    as of :class:`~mobilekit.runners.ort.OrtRunner`."""
     from mobilekit.runners.ort import OrtRunner
 
     inputs = manifest.inputs if manifest is not None else ()
     free = {info.name: [axis.axis for axis in info.free] for info in inputs}
-    return OrtRunner(source.path, fixed=source.fixed, free=free, optimise=optimise)
+    return OrtRunner(source.path, fixed=source.fixed, free=free, optimise=optimise, jitter=jitter)
 
 
 def verify(
@@ -67,7 +70,11 @@ def verify(
     wanted, without = max(options.samples, len(manifest.sizes)), list[str]()
     spare = 0 if manifest.sizes else _SPARE
     ncnn = sample_by_sample(manifest, lambda one: NcnnHostRunner(root, one, progress=progress))
-    doubts = Doubt(lambda: original(source, manifest, optimise=False), input_step(manifest.rtol))
+    doubts = Doubt(
+        lambda: original(source, manifest, optimise=False),
+        input_step(manifest.rtol),
+        None if manifest.rtol is None else lambda seed: original(source, manifest, jitter=seed),
+    )
     with reference, doubts as doubt, ncnn as converted:
         for sample in samples_of(manifest, None, seed=options.seed, count=wanted + spare):
             if len(names) == wanted:

@@ -1,5 +1,8 @@
 """How sure the reference is of itself: ONNX Runtime without its optimisations, and on inputs changed in the last digit.
 
+A quantised model is asked with its scales changed in the last digits as well: token ids cannot be disturbed, and what
+an optimiser saved is already as it will run.
+
 Where a value lies on an edge (two scores that tie, a box at the threshold) either changes the answer, and a device that
 answers the other way is not wrong. A model that rounds to 8 bits while it runs is changed by as much as that instead:
 its conversion keeps those digits, and a recurrent network can carry one of them anywhere.
@@ -8,6 +11,7 @@ its conversion keeps those digits, and a recurrent network can carry one of them
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 from mobilekit.errors import ModelError, UsageError
@@ -41,12 +45,20 @@ def rounds_while_running(allowance: float | None) -> bool:
 
 class Doubt:
     """A context manager around the reference without optimisations, which ``start`` makes when it is first asked for:
-    rarely. ``step``: as of :func:`input_step`."""
+    rarely. ``step``: as of :func:`input_step`. ``rescaled`` makes a quantised model's reference with scales that differ
+    from the model's in the last digits, by a seed from 1 on."""
 
-    def __init__(self, start: Callable[[], Runner], step: float = _FLOAT_STEP) -> None:
+    def __init__(
+        self,
+        start: Callable[[], Runner],
+        step: float = _FLOAT_STEP,
+        rescaled: Callable[[int], Runner] | None = None,
+    ) -> None:
         self._start = start
         self._step = step
-        self._runner: Runner | None = None
+        self._rescaled = rescaled
+        self._open = ExitStack()
+        self._runners: list[Runner] = []
 
     def __enter__(self) -> Doubt:
         return self
@@ -54,8 +66,7 @@ class Doubt:
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._runner is not None:
-            self._runner.__exit__(kind, value, trace)
+        self._open.__exit__(kind, value, trace)
 
     def of(self, inputs: Mapping[str, Array], expected: NamedTensors, options: RunOptions) -> dict[str, float]:
         """The largest relative L2 between ``expected`` and each output computed in another way; none where that cannot
@@ -64,10 +75,14 @@ class Doubt:
 
         found: dict[str, float] = {}
         try:
-            if self._runner is None:
-                self._runner = self._start().__enter__()
-            for draw in range(_DRAWS + 1):
-                other = self._runner.run(_disturbed(inputs, draw, self._step) if draw else inputs, options).outputs
+            if not self._runners:
+                self._runners.append(self._open.enter_context(self._start()))
+                if self._rescaled is not None:
+                    made = (self._rescaled(seed) for seed in range(1, _RESCALED + 1))
+                    self._runners += [self._open.enter_context(runner) for runner in made]
+            runs = [(self._runners[0], draw) for draw in range(_DRAWS + 1)]
+            for runner, draw in [*runs, *((runner, 0) for runner in self._runners[1:])]:
+                other = runner.run(_disturbed(inputs, draw, self._step) if draw else inputs, options).outputs
                 for name in expected.keys() & other.keys():
                     error = compare(other[name], expected[name])
                     found[name] = max(found.get(name, 0.0), error.relative_l2)
@@ -77,6 +92,7 @@ class Doubt:
 
 
 _DRAWS = 2
+_RESCALED = 4
 
 
 def _disturbed(inputs: Mapping[str, Array], seed: int, step: float) -> dict[str, Array]:

@@ -36,8 +36,9 @@ class _Grid(NamedTuple):
     zero: np.ndarray[tuple[int, ...], np.dtype[np.float32]]
 
 
-def _grid(node: Node) -> _Grid | None:
-    """``None`` where scale or zero point are computed, or hold for blocks, or a scale is infinite."""
+def _grid(node: Node, quantised: str | None) -> _Grid | None:
+    """That of integers of type ``quantised``. ``None`` where scale or zero point are computed, or hold for blocks, or a
+    scale is infinite."""
     first, scale, zero = [*node.inputs, None][:3]
     if first is None or first.shape is None or scale is None or scale.const is None or node.attrs.get("block_size", 0):
         return None
@@ -47,6 +48,10 @@ def _grid(node: Node) -> _Grid | None:
     zeros = np.zeros_like(steps) if zero is None or zero.const is None else zero.const.astype(np.float32)
     if not np.isfinite(steps).all():
         return None
+    # A mask adds the lowest float32: as so many of its steps it would overflow, by the last digit.
+    low, high = _RANGES.get(str(quantised), (0, 1))
+    largest = np.finfo(np.float32).max / np.maximum(abs(low - zeros), abs(high - zeros))
+    steps = np.minimum(steps, np.nextafter(largest, np.float32(0)))
     if steps.size == 1:
         return _Grid(steps.reshape(()), zeros.reshape(()))
     rank = len(first.shape)
@@ -82,7 +87,8 @@ class FakeQuantise(Rule[_Pair]):
         maker = quantised.producer if quantised is not None else None
         if maker is None or maker.domain or maker.op != "QuantizeLinear" or quantised is None:
             return None
-        before, after, limits = _grid(maker), _grid(node), _RANGES.get(str(quantised.dtype))
+        before, after = _grid(maker, quantised.dtype), _grid(node, quantised.dtype)
+        limits = _RANGES.get(str(quantised.dtype))
         source = maker.inputs[0]
         if before is None or after is None or limits is None or source is None or source.dtype != "float32":
             return None

@@ -354,6 +354,23 @@ def test_weights_in_blocks_of_four_bits(tmp_path: Path) -> None:
     assert_plain(model, feeds, tmp_path)
 
 
+def test_a_quantised_mask_of_the_lowest_number_stays_finite(tmp_path: Path) -> None:
+    """Its steps times their number overflow by the last digit, and a row that is all masked would be NaN."""
+    lowest = float(np.finfo(np.float32).min)
+    nodes = [
+        Node("QuantizeLinear", ["x", "s", "z"], ["q"]),
+        Node("DequantizeLinear", ["q", "s", "z"], ["d"]),
+        Node("Softmax", ["d"], ["y"]),
+    ]
+    feeds = {"x": np.array([[lowest, lowest, lowest], [0, lowest, 0]], np.float32)}
+    weights = {"s": np.float32(-lowest / 65535), "z": np.uint16(65535)}
+    model = model_of(nodes, feeds, None, weights)
+    model.opset_import[0].version, model.ir_version = 21, 10
+    graph = prepared(model, tmp_path, verify=False)
+    got = run(to_proto(graph), {value.name: feeds["x"] for value in graph.inputs})[0]
+    np.testing.assert_allclose(got, [[1 / 3, 1 / 3, 1 / 3], [0.5, 0, 0.5]], rtol=1e-5)
+
+
 @pytest.mark.parametrize("zero", [False, True])
 @pytest.mark.parametrize(("bits", "kind"), [(4, "bytes"), (8, "bytes"), (4, "int4"), (4, "uint4")])
 def test_rows_of_a_table_in_blocks(bits: int, kind: str, zero: bool, tmp_path: Path) -> None:
