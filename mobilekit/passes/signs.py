@@ -9,7 +9,7 @@ import numpy as np
 
 from mobilekit.graph import Node, Value
 
-__all__ = ["never_negative"]
+__all__ = ["magnitude", "never_negative"]
 
 _DEPTH = 64
 
@@ -66,3 +66,31 @@ def _made(node: Node, maker: Maker, depth: int) -> bool:
         low = len(node.inputs) > 1 and never_negative(node.inputs[1], maker, depth)
         return low or never_negative(node.inputs[0], maker, depth)
     return node.op in _KEEPS and all(never_negative(value, maker, depth) for value in node.inputs)
+
+
+_WITHIN_ONE = frozenset({"Cos", "Erf", "Sigmoid", "Sin", "Softmax", "Tanh"})
+
+
+def magnitude(value: Value | None, depth: int = _DEPTH) -> float:
+    """What no element exceeds in size, as far as types and the operators that make it say; else infinity."""
+    if value is None or depth == 0:
+        return np.inf
+    if value.const is not None:
+        data: np.ndarray[Any, Any] = value.const
+        largest = float(np.abs(data.astype(np.float64)).max(initial=0)) if data.dtype.kind in "biuf" else np.inf
+        return largest if largest == largest else np.inf
+    if value.dtype is not None and value.dtype.startswith(("bool", "int", "uint")):
+        return 2.0**64
+    node = value.producer
+    if node is None or node.domain:
+        return np.inf
+    if node.op in _WITHIN_ONE:
+        return 1.0
+    if node.op in ("Abs", "Neg") or node.op in _MOVES:
+        return magnitude(node.inputs[0], depth - 1)
+    if node.op in ("Add", "Mul", "Sub", "Where"):
+        first, second = (magnitude(value, depth - 1) for value in node.inputs[-2:])
+        if np.inf in (first, second):
+            return np.inf
+        return max(first, second) if node.op == "Where" else first * second if node.op == "Mul" else first + second
+    return np.inf

@@ -9,8 +9,12 @@ import numpy as np
 
 from mobilekit.graph import Node, Value
 from mobilekit.passes.base import Edit, Rule, scalar
+from mobilekit.passes.signs import magnitude
 
 __all__ = ["MaskedSoftmax"]
+
+_FINITE = 1e38
+"""Below the largest float32."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +31,7 @@ class MaskedSoftmax(Rule[_Match]):
 
     A row of nothing but ``-inf`` makes a NaN that Where throws away; runtimes that choose by arithmetic cannot. So the
     softmax sees the largest finite number below instead, which weighs as little, and the rows are found by IsInf.
+    A bias that cannot be infinite, such as what ONNX Runtime makes of a mask of integers, leaves the softmax alone.
     """
 
     name = "masked-softmax"
@@ -54,6 +59,8 @@ class MaskedSoftmax(Rule[_Match]):
     def rewrite(self, match: _Match, edit: Edit) -> Sequence[Node]:
         stem = match.where.label
         bias = match.bias
+        if magnitude(bias) < _FINITE:
+            return [Node(match.where.name, "Identity", [match.softmax.outputs[0]], list(match.where.outputs))]
         bounded, summed = edit.value(f"{stem}_bounded"), edit.value(f"{stem}_scores")
         weights, masked = edit.value(f"{stem}_weights"), edit.value(f"{stem}_masked")
         number, least, whole = edit.value(f"{stem}_number"), edit.value(f"{stem}_least"), edit.value(f"{stem}_whole")

@@ -433,3 +433,26 @@ def test_what_reads_the_scale_otherwise_keeps_its_integers(tmp_path: Path) -> No
     model = model_of(nodes, feeds, {"y": (np.float32,), "s": (np.float32,)})
     graph = prepared(model, tmp_path, verify=False)
     assert "DynamicQuantizeLinear" in {node.op for node in graph.nodes}
+
+
+def attention_with_mask(dtype: type) -> tuple[onnx.ModelProto, dict[str, np.ndarray]]:
+    node = Node(
+        "MultiHeadAttention", ["x", "x", "x", "", *(["m"] if dtype is np.int32 else ["", "m"])], ["y"], domain=MS
+    )
+    node.attribute.append(helper.make_attribute("num_heads", 2))
+    mask = np.array([[1, 1, 1, 0, 0]], np.int32) if dtype is np.int32 else f32(1, 2, 5, 5)
+    feeds = {"x": X[:1], "m": mask}
+    return model_of(node, feeds), feeds
+
+
+def test_a_mask_of_integers_leaves_the_softmax_alone(tmp_path: Path) -> None:
+    """ONNX's Attention looks for rows that are -inf throughout; 0 and -10000 never make one."""
+    model, feeds = attention_with_mask(np.int32)
+    assert_plain(model, feeds, tmp_path)
+    assert "IsInf" not in {node.op for node in prepared(model, tmp_path, verify=False).nodes}
+
+
+def test_a_bias_of_floats_may_mask_whole_rows(tmp_path: Path) -> None:
+    model, feeds = attention_with_mask(np.float32)
+    assert_plain(model, feeds, tmp_path)
+    assert "IsInf" in {node.op for node in prepared(model, tmp_path, verify=False).nodes}
