@@ -87,6 +87,20 @@ def _extractor(it: Build) -> None:
     it.bind(0, it.reshape(picked, 1, count) if len(shape) == 1 else picked)
 
 
+def _binarizer(it: Build) -> None:
+    x = it.input(0)
+    it.bind(0, it("Cast", it("Greater", x, it.like(it.attr("threshold", 0.0), x)), to=1))
+
+
+def _imputer(it: Build) -> None:
+    """Numbers for those that are missing: NaN, or ``replaced_value_float``; one for all, or one for each column."""
+    x, missing = it.input(0), it.attr("replaced_value_float", 0.0)
+    if x.dtype != "float32":
+        raise UnclearError("its input holds no float32", "cast it to float32 before")
+    lost = it("IsNaN", x) if np.isnan(missing) else it("Equal", x, it.const(missing))
+    it.bind(0, it("Where", lost, it.const(_numbers(it, "imputed_value_floats")), x))
+
+
 def _refused(what: str) -> Rule:
     def rule(it: Build) -> None:
         raise UnclearError(f"its {what} are no layers of a network", f"run {it.node.op} in the application")
@@ -96,6 +110,8 @@ def _refused(what: str) -> Rule:
 
 RULES: dict[tuple[str, str], Rule] = {
     (DOMAIN, "ArrayFeatureExtractor"): _extractor,
+    (DOMAIN, "Binarizer"): _binarizer,
+    (DOMAIN, "Imputer"): _imputer,
     (DOMAIN, "LinearClassifier"): _classifier,
     (DOMAIN, "LinearRegressor"): _regressor,
     (DOMAIN, "Normalizer"): _normalizer,

@@ -42,8 +42,9 @@ def node(op: str, inputs: list[str], outputs: list[str], **attrs: Any) -> onnx.N
         ("Normalizer", ["x"], 4, {"norm": "L1"}),
         ("Normalizer", ["x"], 4, {"norm": "L2"}),
         ("ArrayFeatureExtractor", ["x", "at"], 2, {}),
+        ("Binarizer", ["x"], 4, {"threshold": 0.1}),
     ],
-    ids=["scaler", "one scale", "regressor", "three targets", "l1", "l2", "extractor"],
+    ids=["scaler", "one scale", "regressor", "three targets", "l1", "l2", "extractor", "binarizer"],
 )
 def test_rows_are_arithmetic(tmp_path: Path, op: str, inputs: list[str], width: int, attrs: dict[str, Any]) -> None:
     made = model([node(op, inputs, ["y"], **attrs)], width)
@@ -64,6 +65,16 @@ def test_a_row_of_zeros_is_not_divided_by_itself(tmp_path: Path, norm: str) -> N
     nodes = [helper.make_node("Sub", ["x", "x"], ["zeros"]), node("Normalizer", ["zeros"], ["z"], norm=norm)]
     nodes += [node("Normalizer", ["x"], ["n"], norm=norm), helper.make_node("Add", ["z", "n"], ["y"])]
     made = model(nodes, 4)
+    assert_same(made, prepared(made, tmp_path, verify=False))
+
+
+@pytest.mark.parametrize("numbers", [[7.0], [1.0, 2.0, 3.0, 4.0]], ids=["one", "columns"])
+@pytest.mark.parametrize("missing", [float("nan"), 0.0])
+def test_missing_numbers_are_replaced(tmp_path: Path, missing: float, numbers: list[float]) -> None:
+    """Log makes NaN of what is below zero, Relu makes it zero."""
+    lose = helper.make_node("Log" if np.isnan(missing) else "Relu", ["x"], ["lost"])
+    attrs = {"imputed_value_floats": numbers, "replaced_value_float": missing}
+    made = model([lose, node("Imputer", ["lost"], ["y"], **attrs)], 4)
     assert_same(made, prepared(made, tmp_path, verify=False))
 
 
