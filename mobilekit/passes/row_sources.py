@@ -32,6 +32,8 @@ def _suppression(bounds: Bounds, node: Node) -> list[Node] | None:
     if most is None or overlap is None or least is None or most < 1:
         return None
     limit = min(int(most), boxes)
+    # TensorFlow asks for scores above -inf: for all of them.
+    sifted = len(node.inputs) > 4 and node.inputs[4] is not None and least > -math.inf
     bound = batch * classes * limit
     out = node.outputs[0]
     assert out is not None
@@ -40,8 +42,8 @@ def _suppression(bounds: Bounds, node: Node) -> list[Node] | None:
     made.attrs |= {
         "max_output_boxes_per_class": limit,
         "iou_threshold": overlap,
-        "score_threshold": least,
-        "has_score_threshold": int(len(node.inputs) > 4 and node.inputs[4] is not None),
+        "score_threshold": least if sifted else 0.0,
+        "has_score_threshold": int(sifted),
     }
     made.inputs = list(node.inputs[:2])
     return [made]

@@ -208,6 +208,19 @@ def test_suppression_of_what_is_left(positive: int, guarded: bool) -> None:
     check(detections(guarded), positive, consts)
 
 
+def test_suppression_above_minus_infinity_sifts_nothing() -> None:
+    """TensorFlow's threshold where the user gives none."""
+    nodes = [
+        Node("NonMaxSuppression", ["boxes", "scores", "many", "overlap", "least"], ["kept"]),
+        Node("Slice", ["kept", "0", "3", "0"], ["y"]),
+    ]
+    rng = np.random.default_rng(4)
+    corners = rng.random((1, 9, 2)).astype(np.float32)
+    boxes = np.concatenate([corners, corners + 0.4], 2)
+    consts = {"many": np.array([5]), "overlap": np.array([0.4], np.float32), "least": np.array([-np.inf], np.float32)}
+    agrees(nodes, {"boxes": boxes, "scores": -rng.random((1, 1, 9)).astype(np.float32)}, CONSTS | consts)
+
+
 def rewritten(folder: Path, nodes: list[onnx.NodeProto]) -> int:
     """How many rewrites and tensors were held against ONNX Runtime."""
     consts = CONSTS | {"many": np.array([2**62]), "overlap": np.array([0.1], np.float32)}
