@@ -48,7 +48,8 @@ class TensorError:
     nothing about the computation. ``expected_spread`` is the relative L2 error that the expected tensor's own mean
     would have, were it given everywhere; 1 for a single number. ``constant_psnr_db`` is the PSNR of the same.
     ``nonfinite_actual`` and ``nonfinite_expected`` count NaN and infinities. ``moved`` rows stand in another place,
-    near by; ``in_order_l2`` is the relative L2 with them put back (:mod:`mobilekit.metrics.order`).
+    near by; ``in_order_l2`` is the relative L2 with them put back (:mod:`mobilekit.metrics.order`). ``faint`` says
+    which part is too small to show in the whole, and ``faint_l2`` is its relative L2 (:mod:`mobilekit.metrics.faint`).
     """
 
     max_abs: float
@@ -67,6 +68,8 @@ class TensorError:
     by_data: bool = False
     moved: int = 0
     in_order_l2: float = math.inf
+    faint: str = ""
+    faint_l2: float = 0.0
 
 
 def differs(
@@ -101,7 +104,14 @@ def _other_shape(actual: Array, expected: Array) -> TensorError:
 def compare(actual: Array, expected: Array) -> TensorError:
     """Measure ``actual`` against ``expected``, both of any shape and any real dtype (bool counts as 0 and 1)."""
     measured = _measure(actual, expected)
-    if not _DISORDER < measured.relative_l2 < math.inf:
+    if not 0 < measured.relative_l2 < math.inf:
+        return measured
+    from mobilekit.metrics.faint import faint_part
+
+    if (part := faint_part(actual, expected)) is not None:
+        what = f"the {part.slices} of {part.of} along axis {part.axis} that are far smaller than the others"
+        measured = replace(measured, faint=what, faint_l2=part.relative_l2)
+    if measured.relative_l2 <= _DISORDER:
         return measured
     from mobilekit.metrics.order import put_back
 
@@ -260,6 +270,8 @@ def worst(errors: Iterable[TensorError]) -> TensorError:
         constant_psnr_db=min(e.constant_psnr_db for e in every),
         by_data=all(e.by_data for e in every if e.mismatch),
         moved=max(e.moved for e in every),
+        faint=next((e.faint for e in every if e.faint), ""),
+        faint_l2=max(e.faint_l2 for e in every),
     )
 
 

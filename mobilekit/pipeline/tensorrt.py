@@ -272,7 +272,7 @@ def _verified(
     from mobilekit.runners.base import RunOptions
     from mobilekit.runners.ort import OrtRunner
     from mobilekit.validate.doubt import Doubt
-    from mobilekit.validate.rounding import RoundingCost
+    from mobilekit.validate.rounding import NumberFormat, RoundingCost
     from mobilekit.validate.tolerance import derived
 
     exact, model = models
@@ -283,8 +283,7 @@ def _verified(
         def doubts(index: int) -> Mapping[str, float]:
             return doubt.of(samples[index], expected[index], RunOptions())
 
-        def costs(index: int) -> Mapping[str, Tolerance]:
-            form = plan_format(precision)
+        def costs(index: int, form: NumberFormat | str) -> Mapping[str, Tolerance]:
             if isinstance(form, str):
                 return {}
             inputs = {info.name: samples[index][info.name] for info in bundle.manifest.inputs}
@@ -293,12 +292,16 @@ def _verified(
                 return {name: derived(form, one) for name, one in cost.of(inputs, timeout_s).items()}
 
         progress.step("verifying the prepared model against ONNX Runtime")
-        errors, verified = _judge(_run(exact, samples), expected, "fp32", doubts, lambda _: {})
+        errors, verified = _judge(
+            _run(exact, samples), expected, "fp32", doubts, lambda index: costs(index, NumberFormat())
+        )
         if precision not in ("fp32", "tf32"):  # no CPU computes in TF32
             progress.step(f"verifying it in {precision}")
             with Scratch("tensorrt") as folder:
                 in_format = _run(runnable(model, precision, folder), samples)
-            errors, verified = _judge(in_format, expected, precision, doubts, costs)
+            errors, verified = _judge(
+                in_format, expected, precision, doubts, lambda index: costs(index, plan_format(precision))
+            )
     return errors, verified
 
 
@@ -401,9 +404,10 @@ def _judge(
     """``doubts``: how unsure the original is of its own answer to a sample; ``costs``: the limits that follow from
     what the number format by itself costs there. Both are asked only where one fails, and the wider limit counts."""
     from mobilekit.metrics.tensors import compare, worst
-    from mobilekit.validate.tolerance import Judgement, Verdict, judge, overall, tolerance_for
+    from mobilekit.validate.tolerance import FAINT_FLOOR, Judgement, Verdict, judge, overall, tolerance_for
 
-    tolerance = tolerance_for(precision)
+    fixed = tolerance_for(precision)
+    tolerance = replace(fixed, faint=FAINT_FLOOR)
     measured: dict[str, list[TensorError]] = {name: [] for name in expected[0]}
     judged: dict[str, list[Judgement]] = {name: [] for name in expected[0]}
     for index, (ours, theirs) in enumerate(zip(actual, expected, strict=True)):
@@ -412,11 +416,13 @@ def _judge(
         if any(verdict.verdict is Verdict.FAIL for verdict in verdicts.values()):
             own, derived = doubts(index), costs(index)
             limits = {
-                name: replace(tolerance.at_least(one.rtol), cost=one.cost, form=one.form, coarse=one.coarse)
+                name: replace(
+                    fixed.at_least(one.rtol), cost=one.cost, form=one.form, coarse=one.coarse, faint=one.faint
+                )
                 for name, one in derived.items()
             }
             verdicts = {
-                name: judge(error, limits.get(name, tolerance), own.get(name, 0.0)) for name, error in errors.items()
+                name: judge(error, limits.get(name, fixed), own.get(name, 0.0)) for name, error in errors.items()
             }
         for name, error in errors.items():
             measured[name].append(error)

@@ -60,10 +60,11 @@ def verify(
     from mobilekit.runners.ncnn_host import NcnnHostRunner
     from mobilekit.validate.doubt import Doubt, input_step
     from mobilekit.validate.inputs import samples_of
-    from mobilekit.validate.tolerance import Judgement, Verdict, judge, overall, tolerance_for
+    from mobilekit.validate.tolerance import FAINT_FLOOR, Judgement, Verdict, judge, overall, tolerance_for
 
     run = RunOptions(fp16=options.precision == "fp16", timeout_s=options.timeout_s)
-    tolerance = replace(tolerance_for(options.precision).at_least(manifest.rtol), picks=manifest.picks)
+    fixed = replace(tolerance_for(options.precision).at_least(manifest.rtol), picks=manifest.picks)
+    tolerance = fixed if manifest.rtol is not None else replace(fixed, faint=FAINT_FLOOR)
     measured: dict[str, list[TensorError]] = {info.name: [] for info in manifest.outputs}
     judged: dict[str, list[Judgement]] = {info.name: [] for info in manifest.outputs}
     names: list[str] = []
@@ -89,10 +90,9 @@ def verify(
             verdicts = {name: judge(error, tolerance) for name, error in errors.items()}
             if options.precision == "int8" or any(v.verdict is Verdict.FAIL for v in verdicts.values()):
                 own = doubt.of(sample.tensors, expected, run)
-                limits = _derived(root, manifest, options, sample, tolerance, errors, progress)
+                limits = _derived(root, manifest, options, sample, fixed, errors, progress)
                 verdicts = {
-                    name: judge(error, limits.get(name, tolerance), own.get(name, 0.0))
-                    for name, error in errors.items()
+                    name: judge(error, limits.get(name, fixed), own.get(name, 0.0)) for name, error in errors.items()
                 }
             for name, error in errors.items():
                 measured[name].append(error)
@@ -159,11 +159,11 @@ def _derived(
     errors: Mapping[str, TensorError],
     progress: Progress,
 ) -> Mapping[str, Tolerance]:
-    """``fixed``, or wider where half precision by itself costs more on ``sample``; by output. Those of int8 follow from
-    what it costs and must give there."""
+    """``fixed``, or wider where half precision by itself costs more on ``sample``, and what the number format leaves of
+    faint parts; by output. Those of int8 follow from what it costs and must give there."""
     if options.precision == "int8":
         return _int8_limits(root, manifest, options, sample, errors, progress)
-    if options.precision != "fp16":
+    if options.precision == "fp32" and (manifest.rtol is not None or not any(e.faint for e in errors.values())):
         return {}
     import platform
 
@@ -171,11 +171,20 @@ def _derived(
     from mobilekit.validate.rounding import NumberFormat, RoundingCost
     from mobilekit.validate.tolerance import derived
 
-    form = NumberFormat("fp16", "fp16" if platform.machine().startswith(("arm", "aarch64")) else "fp32")
+    form = NumberFormat()
+    if options.precision == "fp16":
+        form = NumberFormat("fp16", "fp16" if platform.machine().startswith(("arm", "aarch64")) else "fp32")
     # The files have no checksums yet, by which a cost could be found again.
     with RoundingCost(Bundle(root, manifest), form, cache=False) as cost:
         costs = cost.of(sample.tensors, options.timeout_s)
-    return {name: fixed.at_least(derived(form, one).rtol) for name, one in costs.items()}
+    limits = {name: derived(form, one) for name, one in costs.items()}
+    return {
+        name: replace(
+            fixed.at_least(limit.rtol) if options.precision == "fp16" else fixed,
+            faint=limit.faint if manifest.rtol is None else None,
+        )
+        for name, limit in limits.items()
+    }
 
 
 def _int8_limits(

@@ -217,7 +217,8 @@ class RoundedModel:
         self._coarser = self._draws if computed == "float32" else (1.0,) * len(self._draws)
 
     def errors(self, inputs: dict[str, Any]) -> dict[str, list[list[float]]]:
-        """By output, a draw each: the relative L2 and the largest absolute error against the model as it is.
+        """By output, a draw each, against the model as it is: relative L2, largest absolute error, relative L2 of
+        the faint part.
 
         Infinite where something leaves the format's range. Raises :class:`UsageError` where the model cannot run.
         """
@@ -233,7 +234,7 @@ class RoundedModel:
                 outputs = self._session.run(names, {**feed, DRAW: np.array(draw, dtype=np.float32)})
                 for name, output, wanted in zip(names, outputs, expected, strict=True):
                     off = compare(output, wanted)
-                    found[name].append([off.relative_l2 / coarser, off.max_abs / coarser])
+                    found[name].append([off.relative_l2 / coarser, off.max_abs / coarser, off.faint_l2 / coarser])
         except Exception as error:  # ONNX Runtime's exceptions share no base class of its own
             raise UsageError(f"the rounded model cannot be run: {error}") from error
         return found

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 __all__ = ["LONG_NAMES", "Cost", "Costs", "NumberFormat", "RoundingCost", "worst_of"]
 
-_VERSION = "5"
+_VERSION = "6"
 """Of what is measured, in the cache's keys."""
 
 LONG_NAMES: Mapping[str, RoundedType] = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
@@ -54,10 +54,11 @@ class NumberFormat:
 @dataclass(frozen=True, slots=True)
 class Cost:
     """The error of one output that a format causes by itself: the worst of the draws; infinite where most of them
-    leave the format's range."""
+    leave the format's range. ``faint_l2``: that of its faint part (:mod:`mobilekit.metrics.faint`)."""
 
     relative_l2: float
     max_abs: float
+    faint_l2: float = 0.0
 
 
 class Costs(Protocol):
@@ -154,7 +155,7 @@ class RoundingCost:
         # What is no such file is as good as none.
         with suppress(OSError, ValueError, TypeError, AttributeError, RecursionError, MobilekitError):
             raw = json.loads((cache_dir("rounding") / f"{name}.json").read_text("utf-8"))
-            draws = {str(k): [[float(a), float(b)] for a, b in v] for k, v in raw.items()}
+            draws = {str(k): [[float(a), float(b), float(c)] for a, b, c in v] for k, v in raw.items()}
             return draws if draws and all(draws.values()) else None
         return None
 
@@ -170,5 +171,5 @@ def worst_of(draws: list[list[float]]) -> Cost:
     """One draw may just leave the range where another does not: only where most do, the format cannot hold it."""
     finite = [draw for draw in draws if math.isfinite(draw[0]) and math.isfinite(draw[1])]
     if not draws or 2 * len(finite) < len(draws):
-        return Cost(math.inf, math.inf)
-    return Cost(max(draw[0] for draw in finite), max(draw[1] for draw in finite))
+        return Cost(math.inf, math.inf, math.inf)
+    return Cost(*(max(found) for found in zip(*finite, strict=True)))

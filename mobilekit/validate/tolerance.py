@@ -51,7 +51,17 @@ if TYPE_CHECKING:
     from mobilekit.metrics.tensors import TensorError
     from mobilekit.validate.rounding import Cost, NumberFormat
 
-__all__ = ["Judgement", "Tolerance", "Verdict", "derived", "explicit", "judge", "overall", "tolerance_for"]
+__all__ = [
+    "FAINT_FLOOR",
+    "Judgement",
+    "Tolerance",
+    "Verdict",
+    "derived",
+    "explicit",
+    "judge",
+    "overall",
+    "tolerance_for",
+]
 
 _LIMITS = {
     "fp32": (1e-3, 1e-4),
@@ -62,6 +72,12 @@ _LIMITS = {
     "fp8": (0.5, 0.1),
 }
 _LARGEST_RTOL = 0.5
+FAINT_FLOOR = 0.5
+"""The strictest limit of an output's faint part (:mod:`mobilekit.metrics.faint`); beyond it, what the format
+costs there is measured. Two units of an LSTM's state that are almost zero were off by 0.27 in fp32 (silero_vad_v6), 64
+times what was measured."""
+_LARGEST_FAINT = 0.9
+"""Above it, what is lost (1) would hardly show."""
 _COARSE = 8.0
 """An error above the ceiling and within so many costs may be the format's own, if half of the signal is left."""
 _RUINED = 2.0
@@ -109,6 +125,7 @@ class Tolerance:
     ``cost`` is the relative L2 that ``form`` causes by itself, where it was measured; an error above ``rtol`` and
     within ``coarse`` says only that the format is too coarse here. ``wrong``: why no
     result is right, however near it is. ``picks``: the model picks rows by score, and ties may exchange them.
+    ``faint``: the largest relative L2 of the faint part (:mod:`mobilekit.metrics.faint`), where its cost was measured.
     """
 
     rtol: float | None
@@ -121,6 +138,7 @@ class Tolerance:
     coarse: float = 0.0
     wrong: str = ""
     picks: bool = False
+    faint: float | None = None
 
     @property
     def reach(self) -> float:
@@ -184,7 +202,14 @@ def derived(form: NumberFormat, cost: Cost) -> Tolerance:
         coarse=max(min(_COARSE * cost.relative_l2, _LARGEST_RTOL), _RUINED * cost.relative_l2)
         if math.isfinite(wide)
         else 0.0,
+        faint=_faint(rule, form, cost),
     )
+
+
+def _faint(rule: _Rule, form: NumberFormat, cost: Cost) -> float | None:
+    """No limit where the format itself may leave nothing of that part, as 8 bits shared with large values do."""
+    limit = max(FAINT_FLOOR, rule.factor * cost.faint_l2)
+    return None if form.weights == "int8" or not limit <= _LARGEST_FAINT else limit
 
 
 def explicit(
@@ -268,6 +293,12 @@ def judge(error: TensorError, tolerance: Tolerance, doubt: float = 0.0) -> Judge
         return _beyond(error, tolerance, tolerance.rtol, doubt)
     if tolerance.cosine is not None and not error.cosine >= tolerance.cosine:
         return Judgement(Verdict.FAIL, f"cosine {error.cosine:.9f} is below {tolerance.cosine:.9f}")
+    if tolerance.faint is not None and not error.faint_l2 <= tolerance.faint:
+        return Judgement(
+            Verdict.FAIL,
+            f"{error.faint}, beside which their error does not show, are off by a relative L2 of {error.faint_l2:.3g}, "
+            f"above {tolerance.faint:.3g}",
+        )
     if tolerance.psnr_db is not None and not error.psnr_db >= tolerance.psnr_db:
         return Judgement(Verdict.FAIL, f"PSNR {error.psnr_db:.1f} dB is below {tolerance.psnr_db:g} dB")
     if _constant_passes(error, tolerance):
