@@ -22,6 +22,10 @@ _GAP = 30.0
 """The least ratio between neighbouring sizes that parts large from small: boxes of 320 pixels beside sure scores have
 over a hundred, what one layer computes at another place or in another channel differs step by step."""
 
+_LEAST_SHARE = 1 / 16
+"""Of the slices: one score among boxes and landmarks. A few of many that happen to be near zero (units of an LSTM's
+state) are what is left of larger numbers, whose rounding they carry."""
+
 _LONGEST = 1024
 """An axis of more slices is a place (anchors, pixels, time), not a meaning."""
 
@@ -71,6 +75,7 @@ def _parted(sizes: NDArray[np.float64]) -> tuple[float, NDArray[np.bool_]]:
     ranked = np.sort(sizes[sizes > 0])
     ratios = ranked[1:] / ranked[:-1]
     wide = np.flatnonzero(ratios >= _GAP)
+    wide = wide[wide + 1 >= _LEAST_SHARE * len(sizes)]
     if not len(wide):
         return 1.0, np.zeros(len(sizes), bool)
     return float(ratios[wide[-1]]), sizes <= ranked[wide[-1]]

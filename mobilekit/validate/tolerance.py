@@ -74,8 +74,7 @@ _LIMITS = {
 _LARGEST_RTOL = 0.5
 FAINT_FLOOR = 0.5
 """The strictest limit of an output's faint part (:mod:`mobilekit.metrics.faint`); beyond it, what the format
-costs there is measured. Two units of an LSTM's state that are almost zero were off by 0.27 in fp32 (silero_vad_v6), 64
-times what was measured."""
+costs there is measured."""
 _LARGEST_FAINT = 0.9
 """Above it, what is lost (1) would hardly show."""
 _COARSE = 8.0

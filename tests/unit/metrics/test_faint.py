@@ -57,6 +57,9 @@ def test_the_uppermost_gap_parts():
     [
         RNG.standard_normal((1, 64, 9)),
         np.ones((1, 8, 8)) * np.logspace(0, -9, 8),  # step by step
+        np.concatenate(
+            [RNG.standard_normal((1, 2, 124)), 1e-3 * RNG.standard_normal((1, 2, 4))], axis=2
+        ),  # an LSTM's state
         np.zeros((1, 4, 4)),
         np.concatenate([np.ones((1, 3, 5)), np.zeros((1, 3, 5))], axis=1),
         np.full((1, 3, 4), np.nan),
