@@ -45,8 +45,11 @@ if mkdir "$d" 2>/dev/null; then
     exit 0
   fi
   # Made, but not written: the disk is full. Not even made: the folder was taken away meanwhile.
-  if [ -e "$d/$t" ]; then rm -f "$d/$t"; echo "failed nothing can be written to $d"; else echo busy; fi
+  # Said last: this shell may be ended as soon as it is.
+  said=busy
+  if [ -e "$d/$t" ]; then rm -f "$d/$t"; said="failed nothing can be written to $d"; fi
   rmdir "$d" 2>/dev/null
+  echo "$said"
   exit 0
 fi
 if [ ! -d "$d" ]; then
