@@ -10,6 +10,7 @@
 #include "commands.h"
 #include "device_info.h"
 #include "gpus.h"
+#include "leave.h"
 
 namespace {
 
@@ -176,16 +177,18 @@ int command(int argc, char** argv) {
 }  // namespace
 
 int main(int argc, char** argv) {
+    int code = 0;
     try {
-        return command(argc, argv);
+        code = command(argc, argv);
     } catch (const UsageError& error) {
         std::fprintf(stderr, "mobilekit-harness: %s\n%s", error.what.c_str(), kUsage);
-        return 2;
+        code = 2;
     } catch (const Error& error) {
         std::fprintf(stderr, "mobilekit-harness: %s\n", error.what());
-        return exit_code(error.code());
+        code = exit_code(error.code());
     } catch (const std::bad_alloc&) {
         std::fprintf(stderr, "mobilekit-harness: out of memory\n");
-        return exit_code(ErrorCode::kMemory);
+        code = exit_code(ErrorCode::kMemory);
     }
+    mobilekit::leave(code);
 }

@@ -2,6 +2,7 @@
 #include <cstring>
 
 #include "check.h"
+#include "leave.h"
 
 namespace check {
 
@@ -26,5 +27,5 @@ int main(int argc, char** argv) {
         }
     }
     std::printf("%d run, %d failed\n", ran, failed);
-    return ran == 0 || failed != 0;
+    mobilekit::leave(ran == 0 || failed != 0);
 }
