@@ -53,10 +53,11 @@ def faint_part(actual: Array, expected: Array) -> Faint | None:
     found: tuple[float, int, NDArray[np.bool_]] | None = None
     valid = np.isfinite(actual) & np.isfinite(expected)
     e = np.where(valid, expected, 0).astype(np.float64)
+    squares = np.square(e)
     for axis in range(1, e.ndim):
         if not 2 <= e.shape[axis] <= _LONGEST:
             continue
-        sizes = np.sqrt(np.mean(np.square(e), axis=tuple(other for other in range(e.ndim) if other != axis)))
+        sizes = np.sqrt(np.mean(squares, axis=tuple(other for other in range(e.ndim) if other != axis)))
         gap, faint = _parted(sizes)
         if gap >= _GAP and (found is None or gap > found[0]):
             found = gap, axis, faint

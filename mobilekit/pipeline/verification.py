@@ -181,7 +181,7 @@ def _derived(
     return {
         name: replace(
             fixed.at_least(limit.rtol) if options.precision == "fp16" else fixed,
-            faint=limit.faint if manifest.rtol is None else None,
+            faint=limit.at_least(manifest.rtol).faint,
         )
         for name, limit in limits.items()
     }

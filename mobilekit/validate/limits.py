@@ -120,10 +120,9 @@ class Limits:
         return found
 
     def _finished(self, base: Mapping[str, Tolerance]) -> dict[str, Tolerance]:
-        found = {}
-        for name, tolerance in base.items():
-            limit = self._overrides.over(tolerance.at_least(self._allowance), name)
-            # What rounds on purpose may round all of a faint part away.
-            faint = limit.faint if self._allowance is None else None
-            found[name] = replace(limit, wrong=self._wrong, picks=self._picks, faint=faint)
-        return found
+        return {
+            name: replace(
+                self._overrides.over(tolerance.at_least(self._allowance), name), wrong=self._wrong, picks=self._picks
+            )
+            for name, tolerance in base.items()
+        }

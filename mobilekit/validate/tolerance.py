@@ -147,10 +147,13 @@ class Tolerance:
         return 0.0 if self.cosine is None else math.sqrt(1 - self.cosine * self.cosine)
 
     def at_least(self, rtol: float | None) -> Tolerance:
-        """This one, or one whose relative L2 is ``rtol`` where that is more; the cosine follows."""
-        if rtol is None or self.rtol is None or rtol <= self.rtol:
+        """This one, or one whose relative L2 is ``rtol`` where that is more; the cosine follows. A faint part has no
+        limit then: what a model may be off anyway may be all of it."""
+        if rtol is None or self.rtol is None:
             return self
-        return replace(self, rtol=rtol, cosine=_cosine(rtol))
+        if rtol <= self.rtol:
+            return replace(self, faint=None)
+        return replace(self, rtol=rtol, cosine=_cosine(rtol), faint=None)
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ import numpy as np
 from mobilekit.graph import Node, Value
 from mobilekit.passes.base import Edit, Rule
 
-__all__ = ["FoldAffine", "channel_affine"]
+__all__ = ["FoldAffine", "batch_norm_affine", "channel_affine"]
 
 
 class _Affine(NamedTuple):
@@ -36,7 +36,9 @@ class FoldAffine(Rule[_Affine]):
             if layer is None or layer.domain or layer.op not in ("Conv", "ConvTranspose", "Gemm"):
                 continue
             affine = (
-                _batch_norm(node) if node.op == "BatchNormalization" and index == 0 else channel_affine(node, index)
+                batch_norm_affine(node)
+                if node.op == "BatchNormalization" and index == 0
+                else channel_affine(node, index)
             )
             return None if affine is None else _Affine(layer, node, *affine)
         return None
@@ -102,7 +104,8 @@ def _channels(value: Value | None) -> tuple[int, int] | None:
     return value.shape[1], len(value.shape)
 
 
-def _batch_norm(node: Node) -> tuple[np.ndarray, np.ndarray] | None:
+def batch_norm_affine(node: Node) -> tuple[np.ndarray, np.ndarray] | None:
+    """``(scale, shift)`` of a BatchNormalization, each ``(channels,)`` float64; ``None`` unless all are constant."""
     arrays = [
         None if value is None or value.const is None else value.const.astype(np.float64) for value in node.inputs[1:5]
     ]

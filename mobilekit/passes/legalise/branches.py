@@ -9,6 +9,7 @@ import numpy as np
 from mobilekit.graph import Node, Value
 from mobilekit.passes.base import Edit, Rule
 from mobilekit.passes.legalise._algebra import made_by
+from mobilekit.passes.legalise.batchnorm import batch_norm_affine
 
 __all__ = ["MergeBranches"]
 
@@ -78,10 +79,10 @@ class MergeBranches(Rule[_Branches]):
         same = x is not None and x.shape is not None and x.shape[1] == count
         if not same or not inside or any(step != 1 for step in conv.attrs.get("strides", [2])) or _dilated(conv):
             return None
-        given = [value.const for value in second.inputs[1:5] if value is not None and value.const is not None]
-        gamma, beta, mean, variance = (array.astype(np.float64) for array in given)
-        scale = gamma / np.sqrt(variance + second.attrs.get("epsilon", 1e-5))
-        shift = beta - mean * scale
+        affine = batch_norm_affine(second)
+        if affine is None:
+            return None
+        scale, shift = affine
         whole = weight.copy()
         channels = np.arange(count)
         whole[(channels, channels % depth, *pads[:spatial])] += scale

@@ -10,6 +10,7 @@ import numpy as np
 from mobilekit.graph import Node, Value
 from mobilekit.passes.base import Edit, Rule
 from mobilekit.passes.legalise._algebra import made_by
+from mobilekit.passes.legalise.batchnorm import batch_norm_affine
 
 __all__ = ["AffineIntoDense", "SplitDense"]
 
@@ -172,13 +173,11 @@ def _affine(node: Node, place: int) -> tuple[np.ndarray, np.ndarray] | None:
     if value is None or out is None or value.shape != out.shape or value.shape is None or out.dtype != "float32":
         return None
     if node.op == "BatchNormalization":
-        arrays = [given.const for given in node.inputs[1:5] if given is not None and given.const is not None]
-        if len(arrays) != 4 or len(node.outputs) > 1:
+        found = batch_norm_affine(node)
+        if found is None or len(node.outputs) > 1:
             return None
-        gamma, beta, mean, variance = (array.astype(np.float64) for array in arrays)
-        scale = gamma / np.sqrt(variance + node.attrs.get("epsilon", 1e-5))
         shape = (-1, *(1,) * (len(value.shape) - 2))
-        return scale.reshape(shape), (beta - mean * scale).reshape(shape)
+        return found[0].reshape(shape), found[1].reshape(shape)
     other = node.inputs[1 - place]
     if other is None or other.const is None or (node.op in ("Sub", "Div") and place == 1):
         return None

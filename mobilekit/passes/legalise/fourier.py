@@ -9,12 +9,9 @@ import numpy as np
 
 from mobilekit.graph import Node, Value
 from mobilekit.passes.base import Edit, Rule, scalar
-from mobilekit.passes.fourier import Matrix, dft_matrix, one_sided_inverse
+from mobilekit.passes.fourier import LARGEST_MATRIX, dft_matrix, transform_matrix
 
 __all__ = ["LowerDft", "LowerStft"]
-
-_LARGEST_MATRIX = 1 << 24
-"""Numbers: a transform of 4096 has as many."""
 
 _TOO_LARGE = "its length makes too large a matrix"
 
@@ -56,16 +53,23 @@ class LowerDft(Rule[_Dft]):
         return _Dft(node, x, at, size, parts, bins, results, size if length is None else int(scalar(length) or 0))
 
     def check(self, match: _Dft, edit: Edit) -> str:  # noqa: ARG002
-        return _TOO_LARGE if match.bins * match.results * match.size * match.parts > _LARGEST_MATRIX else ""
+        return _TOO_LARGE if match.bins * match.results * match.size * match.parts > LARGEST_MATRIX else ""
 
     def rewrite(self, match: _Dft, edit: Edit) -> list[Node]:
         node, x, out = match.node, match.x, match.node.outputs[0]
         assert x.shape is not None
         assert out is not None
-        weight = np.zeros((match.size, match.parts, match.bins, match.results), str(x.dtype))
-        matrix = _matrix_of(match)
-        weight[: matrix.shape[2]] = matrix.transpose(2, 3, 0, 1)
-        flat = edit.constant(f"{out.name}_dft", weight.reshape(match.size * match.parts, -1))
+        matrix = transform_matrix(
+            match.length,
+            match.size,
+            match.parts,
+            match.bins,
+            match.results,
+            inverse=bool(node.attrs.get("inverse", 0)),
+            one_sided=bool(node.attrs.get("onesided", 0)),
+        )
+        weight = matrix.transpose(2, 3, 0, 1).reshape(match.size * match.parts, -1)
+        flat = edit.constant(f"{out.name}_dft", weight.astype(str(x.dtype)))
         rank = len(x.shape)
         turned = [axis for axis in range(rank - 1) if axis != match.axis] + [match.axis, rank - 1]
         moved = turned != list(range(rank))
@@ -85,18 +89,6 @@ class LowerDft(Rule[_Dft]):
             made("Transpose", [nodes[-1].outputs[0]], perm=[turned.index(axis) for axis in range(rank)])
         nodes[-1].outputs[0] = out
         return nodes
-
-
-def _matrix_of(match: _Dft) -> Matrix:
-    attrs = match.node.attrs
-    inverse = bool(attrs.get("inverse", 0))
-    if inverse and attrs.get("onesided", 0):
-        # Without a length that agrees with the result, the result says it.
-        given = len(match.node.inputs) > 1 and match.node.inputs[1] is not None
-        length = match.length if given and match.bins == match.length else match.bins
-        return one_sided_inverse(length, match.size, match.parts)
-    # A longer signal is cut, a shorter one goes on with zeros.
-    return dft_matrix(match.length, match.bins, match.parts, match.results, inverse=inverse)[:, :, : match.size]
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +125,7 @@ class LowerStft(Rule[_Stft]):
         return _Stft(node, x, size, parts, int(scalar(step) or 1), samples, bins)
 
     def check(self, match: _Stft, edit: Edit) -> str:  # noqa: ARG002
-        return _TOO_LARGE if math.prod((match.bins, 2, match.parts, match.length)) > _LARGEST_MATRIX else ""
+        return _TOO_LARGE if math.prod((match.bins, 2, match.parts, match.length)) > LARGEST_MATRIX else ""
 
     def rewrite(self, match: _Stft, edit: Edit) -> list[Node]:
         node, x, out = match.node, match.x, match.node.outputs[0]

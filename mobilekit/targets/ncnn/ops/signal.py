@@ -6,17 +6,15 @@ import math
 
 import numpy as np
 
-from mobilekit.passes.fourier import dft_matrix, one_sided_inverse
+from mobilekit.passes.fourier import LARGEST_MATRIX, dft_matrix, transform_matrix
 from mobilekit.targets.ncnn.emit import Emission, tagged
 from mobilekit.targets.ncnn.node import NodeView, Refuse
 from mobilekit.targets.ncnn.ops.transpose import permute
 from mobilekit.targets.ncnn.registry import emits
 
-_LARGEST_MATRIX = 1 << 24
-
 
 def _bounded(*sizes: int) -> None:
-    if math.prod(sizes) > _LARGEST_MATRIX:
+    if math.prod(sizes) > LARGEST_MATRIX:
         raise Refuse("its length makes too large a matrix", "do this step in the application")
 
 
@@ -28,25 +26,15 @@ def dft(node: NodeView, out: Emission) -> None:
     inverse, one_sided = node.int("inverse", 0) != 0, node.int("onesided", 0) != 0
     given = node.optional_const(1, "length")
     length = size if given is None else int(given.reshape(-1)[0])
-    if inverse and one_sided:
-        if bins != length or given is None:
-            length = bins
-        matrix = one_sided_inverse(length, size, parts)
-    else:
-        matrix = dft_matrix(length, bins, parts, results, inverse=inverse)
-        # A longer signal is cut, a shorter one goes on with zeros.
-        matrix = matrix[:, :, :size]
-    used = matrix.shape[2]
     before, after = math.prod(shape[:axis]), math.prod(shape[axis + 1 : -1])
     _bounded(bins, results, size, parts)
-    weight = np.zeros((bins, results, size, parts), np.float32)
-    weight[:, :, :used] = matrix
+    weight = transform_matrix(length, size, parts, bins, results, inverse=inverse, one_sided=one_sided)
     x = out.view(node.input(), (before, size, after, parts))
     if after > 1:
         x = permute(out, x, (0, 2, 1, 3))
     rows = before * after
     x = out.reshape(x, (rows, size * parts))
-    flat = weight.reshape(bins * results, size * parts)
+    flat = weight.reshape(bins * results, size * parts).astype(np.float32)
     y = out.layer(
         "InnerProduct", [x], (rows, len(flat)), [tagged(flat)], num_output=len(flat), weight_data_size=flat.size
     )
