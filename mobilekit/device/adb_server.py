@@ -47,6 +47,7 @@ __all__ = [
 _SERVER = "adb server"
 _ANSWER_S = 30.0
 _START_S = 20.0
+_OTHER_S = 3.0
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 # What adbutils and the sockets under it raise: its own errors, int() and struct on an answer that is no adb answer,
@@ -152,9 +153,13 @@ def _start(address: ServerAddress) -> None:
             raise MissingToolError(f"{program} start-server failed: {error}", hint=hint) from error
         said.seek(0)
         lines = said.read().decode("utf-8", "replace").strip().splitlines()
-    if code != 0 or not _listens(address):
-        reason = lines[-1] if lines else f"exit code {code}"
-        raise MissingToolError(f"the adb server did not start on port {address.port}: {reason}", hint=hint)
+    # Whatever adb says: where two commands start a server at once, one of them fails, and its server is the other's.
+    deadline = time.monotonic() + _OTHER_S
+    while not _listens(address):
+        if code == 0 or time.monotonic() > deadline:
+            reason = lines[-1] if lines else f"exit code {code}"
+            raise MissingToolError(f"the adb server did not start on port {address.port}: {reason}", hint=hint)
+        time.sleep(0.05)
 
 
 class _Client(adbutils.AdbClient):  # type: ignore[misc]

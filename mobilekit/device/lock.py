@@ -31,6 +31,7 @@ LOCK = "/data/local/tmp/mobilekit/lock"
 
 _POLL_S = 1.0
 _AGAIN_S = 0.05
+_STALE_TIMES = 20
 _ANSWER_S = 30.0
 
 _TAKE = """
@@ -80,6 +81,7 @@ def device_lock(device: Device, *, wait_s: float, progress: Progress = SILENT, f
     deadline = time.monotonic() + wait_s
     told = False
     nobody: str | None = None
+    stale = 0
     while True:
         holder = device.spawn(["sh", "-c", _TAKE, "sh", folder, token, who])
         try:
@@ -109,7 +111,8 @@ def device_lock(device: Device, *, wait_s: float, progress: Progress = SILENT, f
             progress.note(f"waiting for {device.serial}, in use by {owner.replace(',', ', ').replace('=', ' ')}")
             told = True
         if said == "stale":  # a dead one's was taken away, or just went by itself
-            if time.monotonic() >= deadline + _POLL_S:
+            stale += 1
+            if stale > _STALE_TIMES and time.monotonic() >= deadline:
                 raise DeviceError(
                     f"{device.serial}: cannot take the lock: what a dead holder left in {folder} cannot be removed",
                     hint="is /data/local/tmp writable? `mobilekit device clean` removes all that mobilekit put there",

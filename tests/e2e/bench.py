@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import platform
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -25,6 +24,7 @@ from mobilekit.errors import DeviceError, MobilekitError, SetupError
 from mobilekit.paths import cache_dir
 from mobilekit.pipeline.export import export_model
 from tests.models import conv_classifier, save
+from tests.ports import free_port
 
 __all__ = ["Bench", "bench", "bundle", "eventually", "mobilekit", "need", "need_host_harness"]
 
@@ -43,7 +43,7 @@ def mobilekit(*arguments: str | Path, timeout: float = 240) -> subprocess.Comple
     )
 
 
-def eventually(check: Callable[[], bool], seconds: float = 20.0) -> None:
+def eventually(check: Callable[[], bool], seconds: float = 60.0) -> None:
     until = time.monotonic() + seconds
     while not check():
         assert time.monotonic() < until, "it did not come true in time"
@@ -121,8 +121,7 @@ def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Bench]:
     home = tmp_path / "home"
     home.mkdir()
     monkeypatch.setenv("HOME", str(home))
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        monkeypatch.setenv("ANDROID_ADB_SERVER_PORT", str(free.getsockname()[1]))
+    monkeypatch.setenv("ANDROID_ADB_SERVER_PORT", str(free_port()))
     for name in ("ADB_SERVER_SOCKET", "ANDROID_ADB_SERVER_ADDRESS", "ANDROID_ADB_SERVER_HOST", "ANDROID_SERIAL"):
         monkeypatch.delenv(name, raising=False)
     made = Bench(tmp_path, marker)

@@ -29,6 +29,7 @@ from mobilekit.errors import (
 from mobilekit.pipeline.validate import ValidateOptions, validate_bundle
 from mobilekit.progress import SILENT
 from tests.e2e.bench import ROOT, bench, bundle, eventually, mobilekit, need
+from tests.ports import free_port
 
 pytestmark = [pytest.mark.device, pytest.mark.slow, pytest.mark.timeout(600)]
 __all__ = ["bench", "bundle"]
@@ -77,7 +78,7 @@ class Meddler:
 @pytest.fixture
 def device(bench):
     need("x86_64")
-    return bench.start(abi="x86_64")
+    return bench.start(abi="x86_64", port=free_port())
 
 
 def signal_harness(bench, device, name):

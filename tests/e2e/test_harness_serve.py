@@ -283,12 +283,16 @@ def test_a_slow_inference_outlives_the_idle_timeout(executable: Path, tmp_path: 
     with HarnessSession.connect_local(executable, idle_timeout_s=idle_s) as session:
         session.load(str(files.param), str(files.bin), LoadOptions(threads=1))
         once_s = min(session.infer({"b0": _SLOW_INPUT}, iterations=5).latencies_ns) / 1e9  # whatever else runs here
-        report = session.infer({"b0": _SLOW_INPUT}, iterations=int(2 * idle_s / once_s) + 1)
-    assert sum(report.latencies_ns) > idle_s * 1e9
+        iterations, took_s = int(2 * idle_s / once_s) + 1, 0.0
+        while took_s <= idle_s:  # each was slower when it was timed than it is now
+            report = session.infer({"b0": _SLOW_INPUT}, iterations=iterations, timeout_s=600)
+            took_s = sum(report.latencies_ns) / 1e9
+            iterations *= 2
+    assert took_s > idle_s
 
 
 def test_idle_too_long_it_leaves(executable: Path) -> None:
-    with HarnessSession.connect_local(executable, idle_timeout_s=1) as session:
+    with HarnessSession.connect_local(executable, idle_timeout_s=5) as session:
         assert session._running is not None
         process = session._running.process
         deadline = time.monotonic() + 60
@@ -353,7 +357,7 @@ def _server(executable: Path, *options: str) -> Iterator[tuple[subprocess.Popen[
 
 def _connect(name: str) -> socket.socket:
     connection = socket.socket(socket.AF_UNIX)
-    connection.settimeout(10)
+    connection.settimeout(60)
     try:
         connection.connect(f"\0{name}")
     except OSError:
@@ -403,7 +407,7 @@ def test_guessing_ends_the_server(executable: Path) -> None:
         for _ in range(16):
             with _connect(name) as stranger:
                 assert _code(_greet(stranger, "0" * 32)) == ErrorCode.TOKEN
-        assert process.wait(10) == 0
+        assert process.wait(60) == 0
 
 
 def test_a_second_client_is_turned_away(executable: Path) -> None:
@@ -419,7 +423,7 @@ def test_it_leaves_when_the_client_leaves(executable: Path) -> None:
     with _server(executable) as (process, name):
         with _connect(name) as owner:
             _greet(owner)
-        assert process.wait(10) == 0
+        assert process.wait(60) == 0
 
 
 def test_it_leaves_when_the_client_leaves_during_an_inference(executable: Path, tmp_path: Path) -> None:
@@ -442,7 +446,7 @@ def test_an_oversized_frame_is_refused_before_memory_is_taken(executable: Path) 
         _greet(owner)
         owner.sendall(struct.pack("<4sHHQ", b"MKHP", protocol.VERSION, MessageType.INFER, 1 << 62))
         assert _code(_read(owner)) == ErrorCode.FRAME
-        assert process.wait(10) == 1
+        assert process.wait(60) == 1
 
 
 def test_a_long_frame_that_never_comes_takes_no_memory(executable: Path) -> None:
@@ -496,7 +500,7 @@ def test_garbage_after_the_greeting_never_crashes_it(
                 _read(owner)
         except (EOFError, ConnectionResetError):
             pass
-        assert process.wait(10) in (0, 1)
+        assert process.wait(60) in (0, 1)
 
 
 def test_serve_refuses_to_start_without_a_good_token(executable: Path, tmp_path: Path) -> None:

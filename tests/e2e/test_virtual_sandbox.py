@@ -26,6 +26,7 @@ from tests.e2e.virtual_lab import (
     tree,
     wait_for,
 )
+from tests.ports import free_port
 
 pytestmark = pytest.mark.device
 
@@ -244,7 +245,8 @@ def test_the_daemon_listens_on_loopback_only(lab: Lab) -> None:
 
 def test_killed_it_leaves_nothing_and_starts_again(lab: Lab) -> None:
     abi = _abi(lab)
-    device = lab.start("--abi", abi, "--name", "mortal", "--storage", "8M")
+    port = str(free_port())
+    device = lab.start("--abi", abi, "--name", "mortal", "--storage", "8M", "--port", port)
     processes = tree(device["pid"])
     client = lab.spawn("shell", "echo begun; exec sleep 1000")
     assert client.stdout is not None
@@ -253,10 +255,9 @@ def test_killed_it_leaves_nothing_and_starts_again(lab: Lab) -> None:
     assert len(processes) >= 4
     os.kill(device["pid"], signal.SIGKILL)
     wait_for(lambda: not alive(processes))
-    client.communicate(timeout=20)
+    client.communicate(timeout=60)
     wait_for(lambda: lab.state_of(device["serial"]) != "device")
     assert "mortal" not in lab.names()
-    port = device["serial"].rpartition(":")[2]
     again = lab.start("--abi", abi, "--name", "mortal", "--storage", "8M", "--port", port)
     assert again["serial"] == device["serial"]
     assert lab.shell("echo again").stdout == b"again\n"

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import socket
 import subprocess
 import sys
 import tempfile
@@ -20,6 +19,7 @@ import adbutils
 import pytest
 
 from mobilekit.device.virtual import kernel, probe
+from tests.ports import free_port
 
 NOBODY = 65534
 
@@ -40,12 +40,6 @@ def need_sandbox(abi: str = "arm64-v8a") -> None:
     found = probe(abi)
     if found.mode != "userns":
         pytest.skip(f"{found.summary}: {found.remedy}")
-
-
-def free_port() -> int:
-    with socket.socket() as probe_socket:
-        probe_socket.bind(("127.0.0.1", 0))
-        return int(probe_socket.getsockname()[1])
 
 
 @dataclass
@@ -144,11 +138,12 @@ def laboratory(adb: str, **options: Any) -> Iterator[Lab]:
 
 
 def tree(pid: int) -> set[int]:
-    """A process and all below it."""
-    found = {pid}
-    for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
-        found |= tree(int(child))
-    return found
+    """A process and all below it; nothing of one that ends meanwhile."""
+    try:
+        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    except (FileNotFoundError, ProcessLookupError):
+        return set()
+    return {pid}.union(*(tree(int(child)) for child in children))
 
 
 @contextmanager
@@ -173,7 +168,7 @@ def alive(pids: set[int]) -> set[int]:
     return left
 
 
-def wait_for(condition: Any, seconds: float = 10) -> None:
+def wait_for(condition: Any, seconds: float = 60) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, "it did not happen in time"

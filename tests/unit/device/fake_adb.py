@@ -23,7 +23,9 @@ Fault = Callable[[str, int], str | None]
 
 
 class FakeAdb:
-    def __init__(self, root: Path, devices: dict[str, str] | None = None, fault: Fault | None = None) -> None:
+    def __init__(
+        self, root: Path, devices: dict[str, str] | None = None, fault: Fault | None = None, port: int = 0
+    ) -> None:
         self.root = root
         self.devices = {"fake-1": "device"} if devices is None else devices
         self.fault: Fault = fault or (lambda service, done: None)
@@ -33,7 +35,7 @@ class FakeAdb:
         self.released = threading.Event()
         self.path = os.environ["PATH"]
         (root / "tmp").mkdir(parents=True, exist_ok=True)
-        self._listener = socket.create_server(("127.0.0.1", 0))
+        self._listener = socket.create_server(("127.0.0.1", port))
         self.port = self._listener.getsockname()[1]
         self._open: set[socket.socket] = set()
         threading.Thread(target=self._accept, daemon=True).start()

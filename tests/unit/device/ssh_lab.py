@@ -20,6 +20,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.ports import free_port
+
 SSHD = shutil.which("sshd", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin")
 HOST = "the-box"
 
@@ -40,12 +42,6 @@ def why_not() -> str | None:
 def _key(path: Path) -> Path:
     subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", path], check=True)
     return path
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @dataclass
@@ -111,7 +107,7 @@ SetEnv {" ".join(environment)}
     def start(self) -> None:
         assert SSHD is not None
         for _ in range(5):
-            self.port = self.port or _free_port()
+            self.port = self.port or free_port()
             command = [SSHD, "-D", "-e", "-p", str(self.port), "-f", str(self.folder / "sshd.conf")]
             with (self.folder / "sshd.log").open("ab") as log:
                 self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stderr=log, stdout=log)
@@ -170,7 +166,7 @@ def descendants(pid: int, *, named: str = "") -> list[int]:
     return found
 
 
-def wait_until(condition, timeout_s: float = 20.0) -> bool:
+def wait_until(condition, timeout_s: float = 60.0) -> bool:
     deadline = time.monotonic() + timeout_s
     while time.monotonic() < deadline:
         if condition():

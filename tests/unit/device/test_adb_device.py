@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 import time
 from contextlib import closing, suppress
 from pathlib import Path
@@ -24,6 +25,7 @@ from mobilekit.errors import (
     StorageError,
     UsageError,
 )
+from tests.ports import free_port
 
 REMOTE = "/data/local/tmp/mobilekit/file"
 
@@ -107,11 +109,31 @@ def test_connecting_to_nothing_is_no_device(fake_adb):
         select("127.0.0.1:5601")
 
 
-def test_no_adb_server_and_no_adb_is_a_missing_tool(fake_adb, monkeypatch, tmp_path):
-    fake_adb().__exit__(None, None, None)
+def test_no_adb_server_and_no_adb_is_a_missing_tool(monkeypatch, tmp_path):
+    monkeypatch.setenv("ANDROID_ADB_SERVER_PORT", str(free_port()))
     monkeypatch.setenv("ADB", str(tmp_path / "no-adb"))
     with pytest.raises(MissingToolError, match="start-server"):
         list_devices()
+
+
+def test_a_server_that_another_command_starts_at_that_moment_is_used(fake_adb, monkeypatch, tmp_path):
+    """adb's own start then fails: the port is taken."""
+    asked, up, adb = (tmp_path / name for name in ("asked", "up", "adb"))
+    adb.write_text(f"#!/bin/sh\n: > {asked}\nwhile [ ! -e {up} ]; do sleep 0.02; done\nexit 1\n")
+    adb.chmod(0o755)
+    port = free_port()
+    monkeypatch.setenv("ANDROID_ADB_SERVER_PORT", str(port))
+    monkeypatch.setenv("ADB", str(adb))
+
+    def other():
+        _eventually(asked.exists, 60)
+        fake_adb(port=port)
+        up.touch()
+
+    thread = threading.Thread(target=other)
+    thread.start()
+    assert [device.serial for device in list_devices()] == ["fake-1"]
+    thread.join()
 
 
 @pytest.mark.parametrize("value", ["localabstract:x", "tcp:", "tcp:h:99999", "5037"])

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -14,16 +16,28 @@ from mobilekit.device.lock import device_lock
 from mobilekit.errors import DeviceError
 
 
+class Holder(LocalProcess):
+    """As on a device, its children end with it."""
+
+    def close(self) -> None:
+        with suppress(ProcessLookupError):
+            os.killpg(self.pid, signal.SIGKILL)
+        super().close()
+
+
 class Here:
-    """As much of a device as the lock needs, with programs of the test's own before the system's."""
+    """As much of a device as the lock needs, with programs of the test's own before the system's, and an input that
+    does not end, as adb's does not."""
 
     serial = "here"
 
     def __init__(self, programs: Path) -> None:
         self._environment = {"PATH": f"{programs}{os.pathsep}{os.environ['PATH']}"}
+        self._input = programs / "input"
+        os.mkfifo(self._input)
 
-    def spawn(self, argv: Sequence[str]) -> LocalProcess:
-        return LocalProcess(argv, self._environment)
+    def spawn(self, argv: Sequence[str]) -> Holder:
+        return Holder(["/bin/sh", "-c", 'exec "$@" <>"$0"', str(self._input), *argv], self._environment)
 
     def shell(self, argv: Sequence[str], **_: object) -> None:
         subprocess.run(argv, check=True)

@@ -366,7 +366,7 @@ def test_a_program_ends_with_its_client(sshd: Sshd, tmp_path: Path, number: int)
     process = subprocess.Popen([sys.executable, "-c", client], stderr=subprocess.PIPE)
     assert wait_until(mark.exists), process.poll()
     process.send_signal(number)
-    process.communicate(timeout=20)
+    process.communicate(timeout=60)
     assert wait_until(lambda: not sshd.running()), sshd.running()
     assert sshd.rooms() == []
 
@@ -375,7 +375,7 @@ def test_two_clients_share_a_machine(sshd: Sshd, tmp_path: Path) -> None:
     model = tmp_path / "model"
     model.write_bytes(os.urandom(3_000_000))
     failed: list[BaseException] = []
-    both = threading.Barrier(2, timeout=30)
+    both = threading.Barrier(2, timeout=120)
 
     def use(name: str) -> None:
         try:

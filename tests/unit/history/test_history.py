@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import socket
 import sqlite3
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -23,6 +23,7 @@ from mobilekit.pipeline.export import export_model
 from mobilekit.pipeline.history import record
 from tests.e2e.bench import mobilekit
 from tests.models import conv_classifier, save
+from tests.ports import free_port
 from tests.unit.report.reports import HOSTILE, output, report
 
 
@@ -52,19 +53,18 @@ def server() -> Iterator[str]:
         drop = ["setpriv", "--reuid=nobody", "--regid=nogroup", "--clear-groups"]
     data = root / "data"
     subprocess.run([*drop, initdb, "-D", data, "-U", "team", "-A", "trust", "-N"], check=True, capture_output=True)
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     command = [postgres, "-D", data, "-p", port, "-h", "127.0.0.1", "-k", root, "-F"]
     with (root / "log").open("wb") as log:
         running = subprocess.Popen([*drop, *map(str, command)], stdout=log, stderr=log)
     try:
         ready = binary("pg_isready")
         assert ready
-        for _ in range(200):
-            if subprocess.run([ready, "-h", "127.0.0.1", "-p", str(port)], capture_output=True).returncode == 0:
-                break
+        deadline = time.monotonic() + 120
+        while subprocess.run([ready, "-h", "127.0.0.1", "-p", str(port)], capture_output=True).returncode != 0:
             assert running.poll() is None, (root / "log").read_text()
+            assert time.monotonic() < deadline, (root / "log").read_text()
+            time.sleep(0.05)
         yield f"postgresql://team@127.0.0.1:{port}/postgres"
     finally:
         running.terminate()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -16,6 +15,7 @@ from mobilekit.device.adb_server import adb_program
 from mobilekit.pipeline import doctor
 from mobilekit.pipeline.doctor import CHECKS, CheckResult, diagnose
 from tests import fake_cuda
+from tests.ports import free_port
 
 
 @pytest.fixture
@@ -66,9 +66,7 @@ def test_gpus_are_named(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_the_command_prints_json_that_a_script_can_read(tmp_path: Path) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = str(probe.getsockname()[1])
-    env = {**os.environ, "ANDROID_ADB_SERVER_PORT": port, "HOME": str(tmp_path)}
+    env = {**os.environ, "ANDROID_ADB_SERVER_PORT": str(free_port()), "HOME": str(tmp_path)}
     try:
         done = subprocess.run(
             [sys.executable, "-m", "mobilekit", "doctor", "--json"],
