@@ -72,6 +72,7 @@ class FakeAdb:
                 connection, _ = self._listener.accept()
             except OSError:
                 return
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # as adb does
             self._open.add(connection)
             threading.Thread(target=self._serve, args=(connection,), daemon=True).start()
 
@@ -198,6 +199,10 @@ class FakeAdb:
             with suppress(OSError):
                 stream.close()
         c.sendall(_packet(3, bytes([code if code >= 0 else 128 - code])))
+        # Until the client has gone: closing over what it sent and nobody read would take back what is on its way.
+        c.shutdown(socket.SHUT_WR)
+        while c.recv(4096):
+            pass
 
     def _sync(self, c: socket.socket) -> None:
         kind, length = struct.unpack("<4sI", _exactly(c, 8))
