@@ -174,6 +174,15 @@ def _converted(
         reference = original(source)
         background.callback(reference.close)
         reference.start()
+    plain: OrtRunner | None = None
+    if "tensorrt" in options.targets and options.verify:
+        from mobilekit.runners.ort import OrtRunner
+
+        # ONNX Runtime's own rewrites of Q/DQ graphs fail on some valid ones, and there is nothing to gain here.
+        plain = OrtRunner(source.path, optimise=False)
+        background.callback(plain.close)
+        if source.size_bytes <= _OVERLAP_BYTES:
+            plain.start()
     # Both come before the folder appears: a model that cannot be converted leaves no trace.
     plan = None
     if "tensorrt" in options.targets:
@@ -186,7 +195,7 @@ def _converted(
 
             # TensorRT builds while the rest is written and verified, unless both at once need much memory.
             ahead = plan.host is here and source.size_bytes <= _OVERLAP_BYTES
-            build = PlanBuild(temporary, plan, preprocess_of(resolved, options), ahead=ahead, progress=progress)
+            build = PlanBuild(temporary, plan, preprocess_of(resolved, options), plain, ahead=ahead, progress=progress)
             with clock("tensorrt"):
                 building.enter_context(build)
         artifact = _write_ncnn(ncnn, temporary, options, clock, progress) if ncnn is not None else None
@@ -390,7 +399,7 @@ def _finish_plan(
         seeded = seeded_samples(plan.inputs, seed=options.seed, count=options.samples, preprocess=manifest.preprocess)
         samples = [{**sample.tensors, **source.fixed} for sample in seeded]
     with clock("tensorrt"):
-        return build.finish(Bundle(root, manifest), source.path, samples, timeout_s=options.timeout_s)
+        return build.finish(Bundle(root, manifest), samples, timeout_s=options.timeout_s)
 
 
 def _pass_verifier(

@@ -76,11 +76,11 @@ def inspect_plan_on_gpu(folder: Path, device: str = "gpu", on: str | None = None
         layers = tuple(asdict(layer) for layer in read_engine(told.information))
     except ValueError as error:
         layers = ()
-        told = told.model_copy(update={"warnings": [*told.warnings, f"its layers cannot be read: {error}"]})
+        told = replace(told, warnings=(*told.warnings, f"its layers cannot be read: {error}"))
     return replace(
         view,
         layers=layers or view.layers,
-        bindings=tuple(binding.model_dump() for binding in told.bindings),
+        bindings=tuple(asdict(binding) for binding in told.bindings),
         warnings=(*view.warnings, *told.warnings),
         device_memory_bytes=told.device_memory_bytes,
         gpu=gpu.name,

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from mobilekit.importers.onnx import SourceModel
     from mobilekit.metrics.tensors import TensorError
     from mobilekit.preprocess import Preprocess
+    from mobilekit.runners.ort import OrtRunner
     from mobilekit.targets.tensorrt import TensorRTOptions
     from mobilekit.targets.tensorrt.flavour import Flavour
     from mobilekit.targets.tensorrt.host import WorkerHost
@@ -194,28 +195,45 @@ def check_plan(prepared: PreparedPlan) -> tuple[Finding, ...]:
 class PlanBuild:
     """The folder ``tensorrt`` of the bundle at ``root``, in the making: the model in its number format is written when
     the block is entered, and with ``ahead`` the plan is built while the caller goes on, and while :meth:`finish`
-    verifies what it is built from. Leaving the block ends a build that nobody waits for any more."""
+    verifies what it is built from. ``original``: the model as it was, to verify with; the caller's to close, ``None``
+    where nothing is verified. Leaving the block ends a build that nobody waits for any more."""
 
     def __init__(
-        self, root: Path, prepared: PreparedPlan, preprocess: Preprocess | None, *, ahead: bool, progress: Progress
+        self,
+        root: Path,
+        prepared: PreparedPlan,
+        preprocess: Preprocess | None,
+        original: OrtRunner | None,
+        *,
+        ahead: bool,
+        progress: Progress,
     ) -> None:
         self._root, self._prepared, self._preprocess, self._progress = root, prepared, preprocess, progress
+        self._original = original
+        self._precise: OrtRunner | None = None
         self._ahead = ahead
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._artifact: TensorRTArtifact | None = None
         self._error: BaseException | None = None
 
     def __enter__(self) -> PlanBuild:
+        from mobilekit.runners.ort import OrtRunner
         from mobilekit.targets.tensorrt import MODEL
 
         self._model = self._root / MODEL
         self._model.parent.mkdir(parents=True)
-        self._kept, self._exact = _into_format(self._model, self._prepared, self._preprocess, self._progress)
+        self._kept, exact = _into_format(self._model, self._prepared, self._preprocess, self._progress)
+        if self._original is not None:
+            self._precise = OrtRunner(exact, optimise=False)
+            if self._ahead:
+                self._precise.start()
         if self._ahead:
             self._thread.start()
         return self
 
     def __exit__(self, *exc: object) -> None:
+        if self._precise is not None:
+            self._precise.close()
         if self._thread.is_alive():
             self._prepared.host.__exit__(*exc)
         if self._ahead:
@@ -234,10 +252,8 @@ class PlanBuild:
         except BaseException as error:  # handed to the thread that waits for it
             self._error = error
 
-    def finish(
-        self, bundle: Bundle, source: Path, samples: Sequence[Mapping[str, Array]], *, timeout_s: float
-    ) -> PlanReport:
-        """``bundle`` holds the original; ``samples`` are what verification feeds both models, none where it is off.
+    def finish(self, bundle: Bundle, samples: Sequence[Mapping[str, Array]], *, timeout_s: float) -> PlanReport:
+        """``bundle`` holds the original; ``samples`` are what verification feeds both models.
 
         The graph in float32 is held against the original first, then the one in its number format: an error of the
         preparation cannot hide in the rounding. Raises :class:`VerificationError`, and what building raises.
@@ -245,9 +261,9 @@ class PlanBuild:
         prepared, progress = self._prepared, self._progress
         errors: dict[str, TensorError] = {}
         verified = False
-        if samples:
-            precise = (self._exact, self._model)
-            errors, verified = _verified(bundle, prepared, precise, source, samples, timeout_s, progress)
+        if self._original is not None and self._precise is not None:
+            runners = (self._original, self._precise)
+            errors, verified = _verified(bundle, prepared, runners, self._model, samples, timeout_s, progress)
         if self._ahead:
             self._thread.join()
         else:
@@ -261,13 +277,13 @@ class PlanBuild:
 def _verified(
     bundle: Bundle,
     prepared: PreparedPlan,
-    models: tuple[Path, Path],
-    source: Path,
+    runners: tuple[OrtRunner, OrtRunner],
+    model: Path,
     samples: Sequence[Mapping[str, Array]],
     timeout_s: float,
     progress: Progress,
 ) -> tuple[dict[str, TensorError], bool]:
-    """``models``: in float32, and in the number format."""
+    """``runners``: the original, and the prepared model in float32; ``model`` is that in its number format."""
     from mobilekit.pipeline.formats import plan_format
     from mobilekit.runners.base import RunOptions
     from mobilekit.runners.ort import OrtRunner
@@ -275,10 +291,10 @@ def _verified(
     from mobilekit.validate.rounding import NumberFormat, RoundingCost
     from mobilekit.validate.tolerance import derived
 
-    exact, model = models
-    expected = _run(source, samples)
+    original, precise = runners
+    expected = _run(original, samples)
     precision = prepared.options.precision
-    with Doubt(lambda: OrtRunner(source)) as doubt:  # as everybody runs it, with optimisations
+    with Doubt(lambda: OrtRunner(bundle.source)) as doubt:  # as everybody runs it, with optimisations
 
         def doubts(index: int) -> Mapping[str, float]:
             return doubt.of(samples[index], expected[index], RunOptions())
@@ -293,12 +309,12 @@ def _verified(
 
         progress.step("verifying the prepared model against ONNX Runtime")
         errors, verified = _judge(
-            _run(exact, samples), expected, "fp32", doubts, lambda index: costs(index, NumberFormat())
+            _run(precise, samples), expected, "fp32", doubts, lambda index: costs(index, NumberFormat())
         )
         if precision not in ("fp32", "tf32"):  # no CPU computes in TF32
             progress.step(f"verifying it in {precision}")
             with Scratch("tensorrt") as folder:
-                in_format = _run(runnable(model, precision, folder), samples)
+                in_format = _run(OrtRunner(runnable(model, precision, folder), optimise=False), samples)
             errors, verified = _judge(
                 in_format, expected, precision, doubts, lambda index: costs(index, plan_format(precision))
             )
@@ -385,12 +401,10 @@ def runnable(model: Path, precision: str, folder: Path) -> Path:
     return path
 
 
-def _run(model: Path, samples: Sequence[Mapping[str, Array]]) -> list[Mapping[str, Array]]:
+def _run(runner: OrtRunner, samples: Sequence[Mapping[str, Array]]) -> list[Mapping[str, Array]]:
     from mobilekit.runners.base import RunOptions
-    from mobilekit.runners.ort import OrtRunner
 
-    # ONNX Runtime's own rewrites of Q/DQ graphs fail on some valid ones, and there is nothing to gain here.
-    with OrtRunner(model, optimise=False) as runner:
+    with runner:
         return [runner.run(sample, RunOptions()).outputs for sample in samples]
 
 

@@ -106,7 +106,7 @@ def build(
     layers, bindings = read_layers(answer.log)
     told = [asdict(binding) for binding in bindings]
     if not layers and answer.engine is not None:  # another form of log than RTX's
-        told = [binding.model_dump() for binding in answer.engine.bindings]
+        told = [asdict(binding) for binding in answer.engine.bindings]
         try:
             layers = read_engine(answer.engine.information)
         except ValueError as error:
