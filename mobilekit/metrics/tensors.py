@@ -71,6 +71,10 @@ class TensorError:
     faint: str = ""
     faint_l2: float = 0.0
 
+    def in_faint_part(self) -> TensorError:
+        """This one, with the relative L2 of its faint part for that of the whole where it is more."""
+        return replace(self, relative_l2=self.faint_l2) if self.faint_l2 > self.relative_l2 else self
+
 
 def differs(
     elements: int, mismatch: str, *, bad_actual: int = 0, bad_expected: int = 0, by_data: bool = False

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -40,7 +39,6 @@ __all__ = [
     "Session",
     "arithmetic_of",
     "bisect_bundle",
-    "distance_of",
     "failing_sample",
     "open_traced",
     "traced",
@@ -226,9 +224,9 @@ class Session:
         self.states: tuple[OutputState, ...] = ()
         self._judgements: list[Judgement] = []
         self._badness = (False, 0.0)
-        """Whether the sample fails, and how many times its limit it is off by."""
+        self._faint = False
         self.off: tuple[str, ...] = ()
-        """Outputs beyond their tolerance: those that fail, and those for which the number format is too coarse."""
+        """As of :class:`~mobilekit.pipeline.judged.Judged`."""
         self.search_: Search | None = None
         self._runner = runner
         self._fed: dict[str, Array] = {}
@@ -241,34 +239,21 @@ class Session:
 
     def begin(self, sample: Sample, reference: Reference, limits: Limits) -> None:
         """Run ``sample`` through both and judge every output, as a validation does; keep it if it is the worst."""
+        from mobilekit.pipeline.judged import judged
         from mobilekit.pipeline.measure import measure
-        from mobilekit.report.bisection import OutputState
         from mobilekit.runners.batch import BatchRunner
-        from mobilekit.validate.tolerance import Verdict, judge
 
         batch = self.artifact.batch
         runner = self._runner if batch is None else BatchRunner(self._runner, self.bundle.manifest, batch)
         found = measure(self.bundle, runner, reference, [sample], self.run, limits, self.progress)
         self.runs += 1 if batch is None else batch.size
-        record = found.samples[0]
-        judged = {
-            name: judge(error, record.tolerances[name], record.doubts[name]) for name, error in record.errors.items()
-        }
-        off = tuple(name for name, each in judged.items() if each.verdict is Verdict.FAIL or each.beyond)
-        self._judgements += judged.values()
-        fails = any(each.verdict is Verdict.FAIL for each in judged.values())
-        distance = max((distance_of(record.errors[name], record.tolerances[name]) for name in off), default=0.0)
-        if self.off and (fails, distance) <= self._badness:
+        now = judged(found.samples[0])
+        self._judgements += now.judgements
+        if self.off and now.badness <= self._badness:
             return
-        self.off, self._badness = off, (fails, distance)
+        self.off, self._badness, self.states, self._faint = now.off, now.badness, now.states, now.faint
         self.take(sample)
-        self.tolerances = record.tolerances
-        self.states = tuple(
-            OutputState(
-                name=name, verdict=each.verdict, reason=each.reason, relative_l2=record.errors[name].relative_l2
-            )
-            for name, each in judged.items()
-        )
+        self.tolerances = found.samples[0].tolerances
 
     def take(self, sample: Sample) -> None:
         """Inner blobs are measured on ``sample`` from now on; of a batch, on its first one."""
@@ -455,8 +440,6 @@ class Session:
     ) -> dict[str, TensorError]:
         import numpy as np
 
-        from mobilekit.metrics.tensors import compare
-
         there = [unit for unit in units if unit.blob in made]
         wanted = right_of(there)
         fixed = not any(info.free for info in self.manifest.inputs)
@@ -465,11 +448,22 @@ class Session:
             if (right := wanted.get(unit.blob)) is None:
                 continue
             array = np.ascontiguousarray(made[unit.blob])
+            if self._faint and array.size == right.size:
+                # A faint part lies along an axis behind that of the batch, which a blob does not have.
+                errors[unit.blob] = self.error(array[None], right.reshape(1, *array.shape))
+                continue
             # Dims tell more than a count, but of a model of many sizes they are known for one.
             told = fixed and right.size == _product(unit.dims)
             right = right.reshape(unit.dims) if told else right
-            errors[unit.blob] = compare(array if told else array.reshape(-1), right)
+            errors[unit.blob] = self.error(array if told else array.reshape(-1), right)
         return errors
+
+    def error(self, actual: Array, expected: Array) -> TensorError:
+        """By the figure that the outputs are off by."""
+        from mobilekit.metrics.tensors import compare
+
+        found = compare(actual, expected)
+        return found.in_faint_part() if self._faint else found
 
     # the answer
 
@@ -477,13 +471,6 @@ class Session:
         from mobilekit.pipeline.suspects import report_of
 
         return report_of(self, found, reference)
-
-
-def distance_of(error: TensorError, tolerance: Tolerance) -> float:
-    """How many times its limit an output that is off is off by."""
-    if error.mismatch or not math.isfinite(error.relative_l2):
-        return math.inf
-    return error.relative_l2 / tolerance.rtol if tolerance.rtol else error.relative_l2
 
 
 def by_rank(units: Sequence[Unit]) -> list[Unit]:

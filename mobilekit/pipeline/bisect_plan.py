@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from mobilekit.errors import UsageError
 from mobilekit.paths import Scratch
-from mobilekit.pipeline.bisect import BisectOptions, distance_of
+from mobilekit.pipeline.bisect import BisectOptions
 from mobilekit.pipeline.plan_models import Marked, Prepared, exact_model
 from mobilekit.progress import SILENT, Progress
 from mobilekit.runners.base import RunOptions
@@ -147,6 +147,7 @@ class PlanSession:
         self._runner = runner
         self._judgements: list[Judgement] = []
         self._badness = (False, 0.0)
+        self._faint = False
         known = {name for name, kind in exact.tensors() if kind in ("tensor(float)", "tensor(float16)")}
         self.model = Prepared.read(run.model, known | {info.name for info in bundle.manifest.inputs}, run.typed)
         self.net = self.model.net
@@ -161,30 +162,18 @@ class PlanSession:
 
     def begin(self, sample: Sample, reference: Reference, limits: Limits) -> None:
         """Run ``sample`` through both and judge every output, as a validation does; keep it if it is the worst."""
+        from mobilekit.pipeline.judged import judged
         from mobilekit.pipeline.measure import measure
-        from mobilekit.report.bisection import OutputState
-        from mobilekit.validate.tolerance import Verdict, judge
 
         run = RunOptions(timeout_s=self.options.timeout_s)
         record = measure(self.bundle, self._runner, reference, [sample], run, limits, self.progress).samples[0]
         self.runs += 1
-        judged = {
-            name: judge(error, record.tolerances[name], record.doubts[name]) for name, error in record.errors.items()
-        }
-        off = tuple(name for name, each in judged.items() if each.verdict is Verdict.FAIL or each.beyond)
-        self._judgements += judged.values()
-        fails = any(each.verdict is Verdict.FAIL for each in judged.values())
-        far = max((distance_of(record.errors[name], record.tolerances[name]) for name in off), default=0.0)
-        if self.sample is not None and (fails, far) <= self._badness:
+        now = judged(record)
+        self._judgements += now.judgements
+        if self.sample is not None and now.badness <= self._badness:
             return
-        self.off, self._badness = off, (fails, far)
+        self.off, self._badness, self.states, self._faint = now.off, now.badness, now.states, now.faint
         self.sample, self.tolerances = sample, record.tolerances
-        self.states = tuple(
-            OutputState(
-                name=name, verdict=each.verdict, reason=each.reason, relative_l2=record.errors[name].relative_l2
-            )
-            for name, each in judged.items()
-        )
 
     def search(self) -> Found:
         """From the outputs that are off to the first node."""
@@ -214,7 +203,6 @@ class PlanSession:
 
     def changed_by_preparation(self) -> str:
         """The first output that the prepared model in float32 computes unlike the original; empty where none is."""
-        from mobilekit.metrics.tensors import compare
         from mobilekit.runners.ort import OrtRunner
 
         assert self.sample is not None
@@ -223,7 +211,7 @@ class PlanSession:
         with OrtRunner(self.bundle.source, fixed=self.bundle.fixed(), optimise=False) as original:
             right = original.run(self.sample.tensors, run).outputs
         for name in self.off:
-            if name in ours and not compare(ours[name], right[name]).relative_l2 <= _PREPARATION_RTOL:
+            if name in ours and not self.error(ours[name], right[name]).relative_l2 <= _PREPARATION_RTOL:
                 return name
         return ""
 
@@ -256,10 +244,15 @@ class PlanSession:
         return self.marked.run(apart, fed, self.options.timeout_s, whole=False) if apart.graph.output else {}
 
     def _errors(self, units: Sequence[Unit], made: Mapping[str, Array]) -> dict[str, TensorError]:
+        right = self.expected([unit.blob for unit in units if unit.blob in made])
+        return {name: self.error(made[name], value.astype("float32")) for name, value in right.items() if name in made}
+
+    def error(self, actual: Array, expected: Array) -> TensorError:
+        """By the figure that the outputs are off by."""
         from mobilekit.metrics.tensors import compare
 
-        right = self.expected([unit.blob for unit in units if unit.blob in made])
-        return {name: compare(made[name], value.astype("float32")) for name, value in right.items() if name in made}
+        found = compare(actual, expected)
+        return found.in_faint_part() if self._faint else found
 
 
 def _explains(error: TensorError | None, state: OutputState) -> bool:

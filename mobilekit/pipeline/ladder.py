@@ -185,7 +185,7 @@ class _Judge:
         missing = [name for name in outputs if any(name not in one for one in found)]
         if missing:
             return _report(rung.name, rung.title, before=rung.before, omitted=f"it gave no output {missing[0]!r}")
-        judged: dict[str, list[tuple[float, float, Tolerance, Judgement]]] = {name: [] for name in outputs}
+        judged: dict[str, list[tuple[float, float, float | None, Judgement]]] = {name: [] for name in outputs}
         for sample, one, wanted, last in zip(self._samples, found, self._first, before, strict=True):
             errors = {name: compare(one[name], wanted[name]) for name in outputs}
             limits = {
@@ -196,8 +196,10 @@ class _Judge:
                 doubts = self._reference.doubt(sample.tensors, wanted, self._timeout_s)
             for name in outputs:
                 judgement = judge(errors[name], limits[name], doubts.get(name, 0.0))
-                step = compare(one[name], last[name]).relative_l2
-                judged[name].append((errors[name].relative_l2, step, limits[name], judgement))
+                error, step, limit = errors[name], compare(one[name], last[name]), limits[name].rtol
+                if judgement.faint:
+                    error, step, limit = error.in_faint_part(), step.in_faint_part(), limits[name].faint
+                judged[name].append((error.relative_l2, step.relative_l2, limit, judgement))
         reports = tuple(_output(name, every) for name, every in judged.items())
         return RungReport(
             name=rung.name,
@@ -232,7 +234,7 @@ class _Judge:
         return self._limits[rung.form].of(sample.tensors, errors, self._timeout_s)
 
 
-def _output(name: str, every: Sequence[tuple[float, float, Tolerance, Judgement]]) -> RungOutput:
+def _output(name: str, every: Sequence[tuple[float, float, float | None, Judgement]]) -> RungOutput:
     """The worst over the samples."""
     from mobilekit.report.ladder import RungOutput
     from mobilekit.validate.tolerance import overall
@@ -240,12 +242,12 @@ def _output(name: str, every: Sequence[tuple[float, float, Tolerance, Judgement]
     judgements = [judgement for *_, judgement in every]
     verdict = overall(judgements)
     bad = max(range(len(every)), key=lambda i: (judgements[i].verdict is verdict, every[i][0]))
-    error, step, tolerance, _ = every[bad]
+    error, step, limit, _ = every[bad]
     return RungOutput(
         name=name,
         relative_l2=error,
         step=step,
-        rtol=tolerance.rtol,
+        rtol=limit,
         verdict=verdict,
         reason=judgements[bad].reason,
     )

@@ -136,6 +136,7 @@ class _PlanRepair:
         """All nodes in float32, those that the format keeps by itself included."""
         self.states: tuple[OutputState, ...] = ()
         self.off: tuple[str, ...] = ()
+        self._faint = False
         self.sample: Sample | None = None
         self.rounds = 0
         self.facts: DeviceFacts | None = None
@@ -184,14 +185,13 @@ class _PlanRepair:
         """Judge every sample as a validation of the prepared model does; keep the worst."""
         import platform
 
-        from mobilekit.pipeline.bisect import distance_of
+        from mobilekit.pipeline.judged import judged
         from mobilekit.pipeline.measure import measure
         from mobilekit.pipeline.place_plan import PREPARED
         from mobilekit.pipeline.tensorrt import runnable
-        from mobilekit.report.bisection import OutputState
         from mobilekit.report.model import DeviceFacts
         from mobilekit.runners.ort import OrtRunner
-        from mobilekit.validate.tolerance import Verdict, judge, overall
+        from mobilekit.validate.tolerance import overall
 
         if self.rounds:
             self._write()
@@ -213,24 +213,12 @@ class _PlanRepair:
                 record = measure(
                     self.bundle, runner, self.reference, [sample], run, self.limits, self.progress
                 ).samples[0]
-                judged = {
-                    name: judge(error, record.tolerances[name], record.doubts[name])
-                    for name, error in record.errors.items()
-                }
-                judgements += judged.values()
-                off = tuple(name for name, each in judged.items() if each.verdict is Verdict.FAIL or each.beyond)
-                fails = any(each.verdict is Verdict.FAIL for each in judged.values())
-                far = max((distance_of(record.errors[name], record.tolerances[name]) for name in off), default=0.0)
-                if (fails, far) <= worst:
+                now = judged(record)
+                judgements += now.judgements
+                if now.badness <= worst:
                     continue
-                worst = (fails, far)
-                self.off, self.sample = off, sample
-                self.states = tuple(
-                    OutputState(
-                        name=name, verdict=each.verdict, reason=each.reason, relative_l2=record.errors[name].relative_l2
-                    )
-                    for name, each in judged.items()
-                )
+                worst = now.badness
+                self.sample, self.off, self.states, self._faint = sample, now.off, now.states, now.faint
         return overall(judgements)
 
     def choose(self, at_least: int) -> bool:
@@ -266,6 +254,7 @@ class _PlanRepair:
                     if name not in made or name not in expected:
                         continue
                     error = compare(made[name], expected[name])
+                    error = error.in_faint_part() if self._faint else error
                     if not error.mismatch and not error.evidence:
                         continue
                     value = math.inf if error.mismatch else error.relative_l2

@@ -92,15 +92,13 @@ def _stage(session: Session, found: Found) -> tuple[Stage, str]:
 def _rewrite(session: Session) -> str:
     """The first tensor, in the order of the blobs, that legalising changed; empty where it changed no output by more
     than it may be off, nor by a good part of what it is off."""
-    from mobilekit.metrics.tensors import compare
-
     ours = session.inner.rewritten(session.inputs, session.off)
     right = session.inner.values(session.inputs, list(ours)) if ours else {}
     found = {state.name: state.relative_l2 for state in session.states}
 
     def unchanged(name: str) -> bool:
         enough = min(session.tolerances[name].rtol or 0.0, found[name] / _PART)
-        return compare(ours[name], right[name]).relative_l2 <= max(_REWRITE_RTOL, enough)
+        return session.error(ours[name], right[name]).relative_l2 <= max(_REWRITE_RTOL, enough)
 
     if all(unchanged(name) for name in ours):
         return ""
@@ -109,7 +107,7 @@ def _rewrite(session: Session) -> str:
         some = session.inner.rewritten(session.inputs, names[start : start + 32])
         right = session.inner.values(session.inputs, list(some)) if some else {}
         for name in some:
-            if some[name].dtype.kind == "f" and not compare(some[name], right[name]).relative_l2 <= _REWRITE_RTOL:
+            if some[name].dtype.kind == "f" and not session.error(some[name], right[name]).relative_l2 <= _REWRITE_RTOL:
                 return f"{name!r} is the first tensor that differs"
     return "no inner tensor that both have differs"
 

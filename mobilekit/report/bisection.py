@@ -15,6 +15,8 @@ BISECTION_SCHEMA = "1.1"
 
 
 class OutputState(Frozen):
+    """``relative_l2``: of the whole, or of the part that fails where the reason names one."""
+
     name: str
     verdict: Verdict
     reason: str

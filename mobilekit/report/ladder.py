@@ -14,7 +14,8 @@ class RungOutput(Frozen):
     """One output of the model at one rung, the worst over the samples.
 
     ``relative_l2`` is held against the first rung and judged by ``rtol`` (``None``: another limit of the user's);
-    ``step`` is the distance to the rung before, on the same samples.
+    ``step`` is the distance to the rung before, on the same samples. All three are those of the part that fails where
+    ``reason`` names one.
     """
 
     name: str

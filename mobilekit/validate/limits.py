@@ -117,6 +117,8 @@ class Limits:
             known = self._strictest.get(name)
             if known is None or known.rtol is None or (tolerance.rtol is not None and tolerance.rtol < known.rtol):
                 self._strictest[name] = tolerance
+            parts = [each.faint for each in (known, tolerance) if each is not None and each.faint is not None]
+            self._strictest[name] = replace(self._strictest[name], faint=min(parts, default=None))
         return found
 
     def _finished(self, base: Mapping[str, Tolerance]) -> dict[str, Tolerance]:

@@ -32,6 +32,21 @@ def test_lost_scores_beside_boxes_are_a_fail(form, axis):
     assert compare(lost, OUTPUT).relative_l2 < 1e-2
 
 
+@pytest.mark.parametrize("kept", [0.9, 1.1, 0.5])
+def test_a_tenth_of_them_lost_is_a_fail_in_fp32(kept):
+    less = OUTPUT.copy()
+    less[:, 4:] *= kept
+    found = verdict(less, OUTPUT, NumberFormat())
+    assert found.verdict is Verdict.FAIL
+    assert found.faint
+
+
+def test_what_rounding_costs_them_widens_their_limit():
+    less = OUTPUT.copy()
+    less[:, 4:] *= 0.9
+    assert verdict(less, OUTPUT, NumberFormat(), faint_cost=1e-2).verdict is Verdict.PASS
+
+
 @pytest.mark.parametrize("form", FORMATS)
 def test_a_rounding_of_them_is_none(form):
     rounded = OUTPUT.astype(np.float16).astype(np.float32)

@@ -12,10 +12,13 @@ from onnx import helper
 import mobilekit.pipeline.validate as validating
 import mobilekit.runners.ncnn_host as host
 from mobilekit.errors import VerificationError
+from mobilekit.pipeline.bisect import BisectOptions, bisect_bundle
 from mobilekit.pipeline.export import ExportOptions, export_model
 from mobilekit.pipeline.validate import ValidateOptions, validate_bundle
+from mobilekit.targets.ncnn.reader import ParamLayer
 from mobilekit.validate.tolerance import Verdict
 from tests.models import of_nodes, save
+from tests.planted.edit import Editor
 
 
 @pytest.fixture
@@ -81,3 +84,44 @@ def test_a_device_that_loses_them_fails(detector, tmp_path, monkeypatch):
     report = validate_bundle(tmp_path / "b", "local", options)
     assert report.verdict is Verdict.FAIL
     assert "20 of 24 along axis 1" in report.outputs[0].reason
+
+
+def vandalised(good, bad, layer, kept):
+    """The scores made smaller before they stand beside boxes, or after: there it is no more of the whole than half
+    precision may cost."""
+    editor = Editor(good, bad)
+    planted = editor.find("Convolution1D", -1) if layer == "before" else editor.find("Concat")
+    scores, rows = planted.outputs[0], 20 if layer == "before" else 24
+    factors = np.ones(rows, np.float32)
+    factors[-20:] = kept
+    hurt = ParamLayer("Scale", "hurt", (f"{scores}_right",), (scores,), ((0, str(rows)),))
+    editor.put(planted, replace(planted, outputs=(f"{scores}_right",)), hurt)
+    editor.arrays["hurt"] = [factors.tobytes()]
+    return editor.save()
+
+
+@pytest.mark.parametrize(("layer", "kept"), [("before", 0.5), ("after", 0.9)])
+def test_the_layer_that_makes_scores_smaller_is_found(detector, tmp_path, layer, kept):
+    export_model(detector, tmp_path / "good", ExportOptions(precision="fp16"))
+    bad = vandalised(tmp_path / "good", tmp_path / "bad", layer, kept)
+    found = bisect_bundle(bad, "local", BisectOptions(samples=1))
+    assert found.verdict is Verdict.FAIL
+    assert found.stage == "layer"
+    assert found.first is not None
+    assert found.first.layers[-1].name == "hurt"
+    assert found.first.local == pytest.approx(1 - kept, rel=0.05)
+    assert "20 of 24 along axis 1" in found.outputs[0].reason
+    assert found.outputs[0].relative_l2 == pytest.approx(1 - kept, rel=0.05)
+
+
+def test_the_ladder_goes_by_the_part_that_is_wrong(detector, tmp_path):
+    export_model(detector, tmp_path / "good", ExportOptions(precision="fp16"))
+    bad = vandalised(tmp_path / "good", tmp_path / "bad", "after", 0.5)
+    report = validate_bundle(bad, "local", ValidateOptions(samples=1, warmup=0, iterations=1, ladder=True))
+    assert report.verdict is Verdict.FAIL
+    assert report.outputs[0].relative_l2 < 2e-3
+    assert report.ladder is not None
+    assert report.ladder.lost_at == "ncnn host"
+    (rung,) = [rung for rung in report.ladder.rungs if rung.name == "ncnn host"]
+    assert rung.outputs[0].relative_l2 == pytest.approx(0.5, rel=0.05)
+    assert rung.outputs[0].step == pytest.approx(0.5, rel=0.05)
