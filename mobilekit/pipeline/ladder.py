@@ -192,8 +192,13 @@ class _Judge:
                 name: replace(limit, wrong=wrong) for name, limit in self._tolerances(rung, sample, errors).items()
             }
             doubts: Mapping[str, float] = {}
-            if any(judge(errors[name], limits[name]).verdict is Verdict.FAIL for name in outputs):
-                doubts = self._reference.doubt(sample.tensors, wanted, self._timeout_s)
+            failing = {
+                name: errors[name].relative_l2
+                for name in outputs
+                if judge(errors[name], limits[name]).verdict is Verdict.FAIL
+            }
+            if failing:
+                doubts = self._reference.doubt(sample.tensors, wanted, self._timeout_s, failing)
             for name in outputs:
                 judgement = judge(errors[name], limits[name], doubts.get(name, 0.0))
                 error, step, limit = errors[name], compare(one[name], last[name]), limits[name].rtol

@@ -226,8 +226,13 @@ def _record(
     errors = {info.name: compare(actual[info.name], expected[info.name]) for info in outputs}
     tolerances = limits.of(sample.tensors, errors, timeout_s)
     doubts: Mapping[str, float] = {}
-    if any(judge(error, tolerances[name]).verdict is Verdict.FAIL for name, error in errors.items()):
-        doubts = reference.doubt(sample.tensors, expected, timeout_s)
+    failing = {
+        name: error.relative_l2
+        for name, error in errors.items()
+        if judge(error, tolerances[name]).verdict is Verdict.FAIL
+    }
+    if failing:
+        doubts = reference.doubt(sample.tensors, expected, timeout_s, failing)
         found = swapped(actual, expected, tolerances)
         for name, other in found.items():
             what = f"it holds what the reference gives for the output {other!r}"

@@ -46,8 +46,15 @@ class Reference(Protocol):
 
     def answer(self, inputs: Mapping[str, Array], timeout_s: float) -> NamedTensors: ...
 
-    def doubt(self, inputs: Mapping[str, Array], expected: NamedTensors, timeout_s: float) -> dict[str, float]:
-        """Relative L2 by output between ``expected`` and the same computed in another way; empty where unknown."""
+    def doubt(
+        self,
+        inputs: Mapping[str, Array],
+        expected: NamedTensors,
+        timeout_s: float,
+        errors: Mapping[str, float] | None = None,
+    ) -> dict[str, float]:
+        """Relative L2 by output between ``expected`` and the same computed in another way; empty where unknown.
+        ``errors``: of the outputs that are doubted, as of :meth:`~mobilekit.validate.doubt.Doubt.of`."""
         ...
 
 
@@ -76,8 +83,14 @@ class _Computed:
     def answer(self, inputs: Mapping[str, Array], timeout_s: float) -> NamedTensors:
         return self._runner.run(inputs, RunOptions(timeout_s=timeout_s)).outputs
 
-    def doubt(self, inputs: Mapping[str, Array], expected: NamedTensors, timeout_s: float) -> dict[str, float]:
-        return {} if self._doubt is None else self._doubt.of(inputs, expected, RunOptions(timeout_s=timeout_s))
+    def doubt(
+        self,
+        inputs: Mapping[str, Array],
+        expected: NamedTensors,
+        timeout_s: float,
+        errors: Mapping[str, float] | None = None,
+    ) -> dict[str, float]:
+        return {} if self._doubt is None else self._doubt.of(inputs, expected, RunOptions(timeout_s=timeout_s), errors)
 
 
 class _Recorded:
@@ -105,7 +118,13 @@ class _Recorded:
     def answer(self, inputs: Mapping[str, Array], timeout_s: float) -> NamedTensors:  # noqa: ARG002 - nothing runs
         return self._recording.tensors(self._find(inputs), "output")
 
-    def doubt(self, inputs: Mapping[str, Array], expected: NamedTensors, timeout_s: float) -> dict[str, float]:  # noqa: ARG002
+    def doubt(
+        self,
+        inputs: Mapping[str, Array],
+        expected: NamedTensors,  # noqa: ARG002
+        timeout_s: float,  # noqa: ARG002
+        errors: Mapping[str, float] | None = None,  # noqa: ARG002
+    ) -> dict[str, float]:
         return self._recording.doubt(self._find(inputs))
 
     def _find(self, inputs: Mapping[str, Array]) -> int:

@@ -195,10 +195,16 @@ class _Remembered:
             self._answers[key] = self._reference.answer(inputs, timeout_s)
         return self._answers[key]
 
-    def doubt(self, inputs: Mapping[str, Array], expected: NamedTensors, timeout_s: float) -> dict[str, float]:
+    def doubt(
+        self,
+        inputs: Mapping[str, Array],
+        expected: NamedTensors,
+        timeout_s: float,
+        errors: Mapping[str, float] | None = None,
+    ) -> dict[str, float]:
         key = digest_of(inputs)
         if key not in self._doubts:
-            self._doubts[key] = self._reference.doubt(inputs, expected, timeout_s)
+            self._doubts[key] = self._reference.doubt(inputs, expected, timeout_s, errors)
         return self._doubts[key]
 
 

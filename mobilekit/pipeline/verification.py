@@ -88,8 +88,9 @@ def verify(
             actual = converted.run(sample.tensors, run).outputs
             errors = {name: compare(actual[name], expected[name]) for name in measured}
             verdicts = {name: judge(error, tolerance) for name, error in errors.items()}
-            if options.precision == "int8" or any(v.verdict is Verdict.FAIL for v in verdicts.values()):
-                own = doubt.of(sample.tensors, expected, run)
+            failing = {name: errors[name].relative_l2 for name, v in verdicts.items() if v.verdict is Verdict.FAIL}
+            if options.precision == "int8" or failing:
+                own = doubt.of(sample.tensors, expected, run, failing)
                 limits = _derived(root, manifest, options, sample, fixed, errors, progress)
                 verdicts = {
                     name: judge(error, limits.get(name, fixed), own.get(name, 0.0)) for name, error in errors.items()

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from mobilekit.child import Child
 from mobilekit.errors import ModelError, SetupError, UsageError
 from mobilekit.runners.base import RunnerInfo, RunOptions, RunResult
+from mobilekit.runners.steps import change_scales, move_within_steps
 
 if TYPE_CHECKING:
     from mobilekit.tensors import Array, NamedTensors
@@ -200,7 +201,7 @@ class _Session:
 
 def _opened(model: str, free: Mapping[str, Sequence[int]], inner: bool, jitter: int) -> str | bytes:
     """The model's path, or its bytes without the sizes that it gives to ``free`` axes (and to what follows), with
-    its ``inner`` tensors among its outputs, and with other last digits in its scales."""
+    its ``inner`` tensors among its outputs, and with its roundings to steps falling otherwise."""
     if not free and not inner and not jitter:
         return model
     import onnx
@@ -213,26 +214,10 @@ def _opened(model: str, free: Mapping[str, Sequence[int]], inner: bool, jitter: 
         made = dict.fromkeys(name for node in proto.graph.node for name in node.output)
         proto.graph.output.extend(onnx.ValueInfoProto(name=name) for name in made if name and name not in known)
     if jitter:
-        _change_scales(proto.graph, jitter)
+        change_scales(proto.graph, jitter)
+        move_within_steps(proto.graph, jitter)
     data: bytes = proto.SerializeToString()
     return data
-
-
-def _change_scales(graph: Any, seed: int) -> None:
-    """Each stored float32 number that an operator on quantised tensors reads moves by up to 1e-6 of itself, as much as
-    a sum in float32 is off: values on the edge between two steps fall to either side."""
-    import numpy as np
-    from onnx import TensorProto, numpy_helper
-
-    reading = [node for node in graph.node if "Quantize" in node.op_type or node.op_type.startswith("Q")]
-    read = {name for node in reading for name in node.input}
-    rng = np.random.default_rng(seed)
-    for tensor in graph.initializer:
-        inside = tensor.data_location != TensorProto.EXTERNAL
-        if tensor.name in read and tensor.data_type == TensorProto.FLOAT and inside:
-            numbers = numpy_helper.to_array(tensor)
-            changed = numbers * (1 + rng.integers(-2, 3, numbers.shape) * 2.0**-21)
-            tensor.CopyFrom(numpy_helper.from_array(changed.astype(np.float32), tensor.name))
 
 
 def without_sizes(proto: Any, free: Mapping[str, Sequence[int]]) -> bool:

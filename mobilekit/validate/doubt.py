@@ -1,7 +1,7 @@
 """How sure the reference is of itself: ONNX Runtime without its optimisations, and on inputs changed in the last digit.
 
-A quantised model is asked with its scales changed in the last digits as well: token ids cannot be disturbed, and what
-an optimiser saved is already as it will run.
+A quantised model is asked with its scales changed in the last digits as well, and with what it quantises while it runs
+moved by up to half a step: token ids cannot be disturbed, and what an optimiser saved is already as it will run.
 
 Where a value lies on an edge (two scores that tie, a box at the threshold) either changes the answer, and a device that
 answers the other way is not wrong. A model that rounds to 8 bits while it runs is changed by as much as that instead:
@@ -45,8 +45,8 @@ def rounds_while_running(allowance: float | None) -> bool:
 
 class Doubt:
     """A context manager around the reference without optimisations, which ``start`` makes when it is first asked for:
-    rarely. ``step``: as of :func:`input_step`. ``rescaled`` makes a quantised model's reference with scales that differ
-    from the model's in the last digits, by a seed from 1 on."""
+    rarely. ``step``: as of :func:`input_step`. ``rescaled`` makes a quantised model's reference whose values fall to
+    other sides of the edges between steps (:mod:`mobilekit.runners.steps`), by a seed from 1 on."""
 
     def __init__(
         self,
@@ -68,24 +68,45 @@ class Doubt:
     ) -> None:
         self._open.__exit__(kind, value, trace)
 
-    def of(self, inputs: Mapping[str, Array], expected: NamedTensors, options: RunOptions) -> dict[str, float]:
+    def of(
+        self,
+        inputs: Mapping[str, Array],
+        expected: NamedTensors,
+        options: RunOptions,
+        errors: Mapping[str, float] | None = None,
+    ) -> dict[str, float]:
         """The largest relative L2 between ``expected`` and each output computed in another way; none where that cannot
-        be had. What differs in shape is infinitely far off."""
+        be had. What differs in shape is infinitely far off.
+
+        ``errors``: relative L2 of the result that is doubted, by output. While one is beyond twice its doubt, a
+        quantised model is asked with more scales: a single value on an edge is moved over it by one seed in three.
+        """
         from mobilekit.metrics.tensors import compare
 
         found: dict[str, float] = {}
+
+        def ask(runner: Runner, given: Mapping[str, Array]) -> None:
+            other = runner.run(given, options).outputs
+            for name in expected.keys() & other.keys():
+                found[name] = max(found.get(name, 0.0), compare(other[name], expected[name]).relative_l2)
+
         try:
             if not self._runners:
                 self._runners.append(self._open.enter_context(self._start()))
                 if self._rescaled is not None:
                     made = (self._rescaled(seed) for seed in range(1, _RESCALED + 1))
                     self._runners += [self._open.enter_context(runner) for runner in made]
-            runs = [(self._runners[0], draw) for draw in range(_DRAWS + 1)]
-            for runner, draw in [*runs, *((runner, 0) for runner in self._runners[1:])]:
-                other = runner.run(_disturbed(inputs, draw, self._step) if draw else inputs, options).outputs
-                for name in expected.keys() & other.keys():
-                    error = compare(other[name], expected[name])
-                    found[name] = max(found.get(name, 0.0), error.relative_l2)
+            for draw in range(_DRAWS + 1):
+                ask(self._runners[0], _disturbed(inputs, draw, self._step) if draw else inputs)
+            for runner in self._runners[1:]:
+                ask(runner, inputs)
+            for seed in range(_RESCALED + 1, _MOST_RESCALED + 1):
+                if self._rescaled is None or not any(
+                    error > 2 * found.get(name, 0.0) for name, error in (errors or {}).items()
+                ):
+                    break
+                with self._rescaled(seed) as runner:
+                    ask(runner, inputs)
         except (ModelError, UsageError):
             return found
         return found
@@ -93,6 +114,7 @@ class Doubt:
 
 _DRAWS = 2
 _RESCALED = 4
+_MOST_RESCALED = 16
 
 
 def _disturbed(inputs: Mapping[str, Array], seed: int, step: float) -> dict[str, Array]:

@@ -56,7 +56,7 @@ def validated(
     def run(inputs: Tensors, options: RunOptions) -> RunResult:
         return RunResult(outputs=dict(given[int(inputs["x"][0])]), latencies_ns=(1_000_000,), load_ns=1)
 
-    def doubts(inputs: Tensors, expected: Tensors, timeout_s: float) -> dict[str, float]:
+    def doubts(inputs: Tensors, expected: Tensors, timeout_s: float, errors: object = None) -> dict[str, float]:
         return dict.fromkeys(expected, doubt)
 
     reference: Any = SimpleNamespace(answer=answer, doubt=doubts)
