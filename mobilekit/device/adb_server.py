@@ -280,6 +280,13 @@ def _parse(line: str) -> ListedDevice | None:
     return ListedDevice(serial, state, transport, tags.get("model", "").replace("_", " "), _hint(serial, state))
 
 
+_OTHER_SERVER = (
+    "a virtual device lets its owner in, and the adb server that runs is another user's: ask for one of your own with"
+    " `export ANDROID_ADB_SERVER_PORT=5038`, or end that one with `adb kill-server`;\n"
+    "a phone behind a tunnel: answer yes to 'Allow USB debugging?'"
+)
+
+
 def _hint(serial: str, state: str) -> str:
     if state == "device":
         return ""
@@ -287,7 +294,9 @@ def _hint(serial: str, state: str) -> str:
         return "install adb's udev rules (apt install android-sdk-platform-tools-common), then replug the device"
     hints = {
         "offline": f"replug it; over the network: `adb disconnect {serial}`, then `adb connect {serial}`",
-        "unauthorized": "unlock it and answer yes to 'Allow USB debugging?'",
+        "unauthorized": _OTHER_SERVER
+        if serial.startswith("127.0.0.1:")
+        else "unlock it and answer yes to 'Allow USB debugging?'",
         "authorizing": "wait a few seconds, and unlock it if it asks for leave",
         "connecting": "wait a few seconds",
     }
@@ -320,11 +329,12 @@ def connect(address: str, *, timeout_s: float = 15.0) -> None:
     with wire(_SERVER, f"adb connect {address}"):
         said = str(client().connect(address, timeout=timeout_s)).strip()
     if not said.startswith(("connected to", "already connected to")):
-        # "failed to authenticate" still lists it: as unauthorized, with its own hint.
-        listed = _listed(address)
+        refused = "failed to authenticate" in said
         raise NoDeviceError(
             f"adb connect {address}: {said}",
-            hint=(listed.hint if listed else "") or "check the address; is the device (or virtual device) running?",
+            hint=_hint(address, "unauthorized")
+            if refused
+            else "check the address; is the device (or virtual device) running?",
         )
     while (listed := _listed(address)) is None or not listed.usable:
         if time.monotonic() > until:

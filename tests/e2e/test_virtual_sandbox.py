@@ -219,8 +219,19 @@ def test_a_full_device(lab: Lab) -> None:
     lab.shell("rm /data/local/tmp/*", check=True)
 
 
+def test_the_same_users_server_with_another_key_gets_in(lab: Lab) -> None:
+    """As one that was started under another HOME."""
+    with laboratory(_adb(), user=lab.user, python=lab.python) as other:
+        other.serial = lab.serial
+        other.run([other.adb, "connect", lab.serial], timeout_s=30, check=True)
+        assert other.shell("echo in").stdout == b"in\n"
+        other.run([other.adb, "disconnect", lab.serial])
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can be two users")
 def test_another_users_key_gets_no_shell(lab: Lab) -> None:
-    with laboratory(_adb()) as stranger:
+    user = NOBODY if lab.user is None else None
+    with laboratory(_adb(), user=user, python=shutil.which("true")) as stranger:  # which starts no device
         stranger.serial = lab.serial
         said = stranger.run([stranger.adb, "connect", lab.serial], timeout_s=30)
         assert b"failed to authenticate" in said.stdout + said.stderr

@@ -1,4 +1,4 @@
-"""ADB AUTH: only a holder of one of the user's own adb keys gets in.
+"""ADB AUTH: only a holder of one of the user's own adb keys gets in, or a program of that user.
 
 The daemon sends 20 random bytes; the host signs them as if they were a SHA-1 digest (RSA-2048, PKCS#1 v1.5). Public
 keys are Android's ``RSAPublicKey`` struct in base64 (AOSP ``libcrypto_utils/android_pubkey.cpp``): uint32 words count,
@@ -11,6 +11,7 @@ import base64
 import binascii
 import hmac
 import os
+import socket
 import struct
 import subprocess
 from collections.abc import Iterable, Mapping
@@ -19,7 +20,7 @@ from pathlib import Path
 
 from mobilekit.errors import SetupError
 
-__all__ = ["TOKEN_SIZE", "PublicKey", "parse_public_key", "user_keys", "verify"]
+__all__ = ["TOKEN_SIZE", "PublicKey", "parse_public_key", "peer_user", "user_keys", "verify"]
 
 TOKEN_SIZE = 20
 _MODULUS_SIZE = 256
@@ -65,6 +66,25 @@ def verify(token: bytes, signature: bytes, keys: Iterable[PublicKey]) -> bool:
             opened = pow(value, key.exponent, key.modulus).to_bytes(_MODULUS_SIZE, "big")
             good |= hmac.compare_digest(opened, expected)
     return good
+
+
+def peer_user(here: tuple[str, int], there: tuple[str, int]) -> int | None:
+    """The user id of the program at the other end of a TCP connection over this machine's loopback, as the kernel
+    lists its socket (``proc_pid_net(5)``); ``None`` where it lists none. Both ends are ``(IPv4 address, port)``."""
+    theirs, ours = _hexadecimal(there), _hexadecimal(here)
+    try:
+        lines = Path("/proc/self/net/tcp").read_bytes().splitlines()[1:]
+    except OSError:
+        return None
+    for fields in map(bytes.split, lines):
+        if fields[1:3] == [theirs, ours]:
+            return int(fields[7])
+    return None
+
+
+def _hexadecimal(end: tuple[str, int]) -> bytes:
+    (address,) = struct.unpack("=I", socket.inet_aton(end[0]))
+    return b"%08X:%04X" % (address, end[1])
 
 
 def user_keys(adb: str, environ: Mapping[str, str] | None = None) -> tuple[str, ...]:

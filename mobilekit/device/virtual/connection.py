@@ -125,7 +125,8 @@ class Service(Protocol):
 
 
 class Connection(asyncio.BufferedProtocol):
-    """``open_service(connection, name)`` gives the service behind an OPEN, or ``None`` to refuse it."""
+    """``open_service(connection, name)`` gives the service behind an OPEN, or ``None`` to refuse it. Programs of the
+    user ``owner`` get in with any key."""
 
     def __init__(
         self,
@@ -134,8 +135,10 @@ class Connection(asyncio.BufferedProtocol):
         banner: bytes,
         open_service: Callable[[Connection, str], Awaitable[Service | None]],
         on_gone: Callable[[Connection], None],
+        owner: int | None = None,
     ) -> None:
         self._keys, self._banner, self._open_service, self._on_gone = keys, banner, open_service, on_gone
+        self._owner = owner
         self._transport: asyncio.Transport | None = None
         self.authenticated = False
         self._attempts = 0
@@ -247,9 +250,9 @@ class Connection(asyncio.BufferedProtocol):
         if header.arg0 == wire.AUTH_SIGNATURE:
             token, self._token = self._token, b""
             self._attempts += 1
-            if auth.verify(token, bytes(payload), self._keys):
-                self.authenticated = True
-                self.send(wire.CNXN, wire.VERSION, wire.MAX_PAYLOAD, self._banner)
+            # An adb server that the owner started under another HOME has another key, and is the owner's all the same.
+            if auth.verify(token, bytes(payload), self._keys) or self._is_owners():
+                self._welcome()
             elif self._attempts >= _MAX_ATTEMPTS:
                 raise wire.WireError("too many wrong signatures")
             else:
@@ -257,6 +260,16 @@ class Connection(asyncio.BufferedProtocol):
         elif header.arg0 == wire.AUTH_PUBLIC_KEY:
             # A phone would ask its owner here. Nobody is asked: the keys were given when the device was started.
             _log.warning("a host without a trusted adb key was refused")
+
+    def _welcome(self) -> None:
+        self.authenticated = True
+        self.send(wire.CNXN, wire.VERSION, wire.MAX_PAYLOAD, self._banner)
+
+    def _is_owners(self) -> bool:
+        if self._owner is None or self._transport is None:
+            return False
+        here, there = (self._transport.get_extra_info(name) for name in ("sockname", "peername"))
+        return auth.peer_user(here, there) == self._owner
 
     def _open(self, remote: int, payload: bytes) -> None:
         name = payload.rstrip(b"\0").decode("utf-8", "surrogateescape")

@@ -49,8 +49,12 @@ def drop_root() -> None:
         os.setresgid(_NOBODY, _NOBODY, _NOBODY)
         os.setresuid(_NOBODY, _NOBODY, _NOBODY)
     except OSError:
-        if Path("/proc/self/uid_map").read_text().split() == ["0", "0", "4294967295"]:
+        if _knows_every_user():
             raise
+
+
+def _knows_every_user() -> bool:
+    return Path("/proc/self/uid_map").read_text().split() == ["0", "0", "4294967295"]
 
 
 def main() -> int:
@@ -68,6 +72,7 @@ def main() -> int:
     listener.listen(16)
     settings = Settings.from_json({**settings.to_json(), "port": listener.getsockname()[1]})
     ingredients = Ingredients.read(settings)
+    owner = os.getuid()
     if settings.mode != "proot":
         drop_root()
     control, zygote = fork_zygote(settings, ingredients)
@@ -84,7 +89,7 @@ def main() -> int:
     os.dup2(null, 0)
     os.dup2(null, 1)
     with suppress(KeyboardInterrupt):
-        asyncio.run(_serve(settings, listener, control, Root(first[1])))
+        asyncio.run(_serve(settings, listener, control, Root(first[1]), owner))
     control.close()
     _end(zygote)
     return 0
@@ -139,13 +144,15 @@ def _quota(settings: Settings, root: Root) -> int | None:
     return max(0, settings.storage_bytes - used)
 
 
-async def _serve(settings: Settings, listener: socket.socket, control: socket.socket, root: Root) -> None:
+async def _serve(settings: Settings, listener: socket.socket, control: socket.socket, root: Root, owner: int) -> None:
     loop = asyncio.get_running_loop()
     ended = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, ended.set)
     sandbox = Sandbox(control, root, ended.set)
     services = Services(sandbox, environment(settings), quota=lambda: _quota(settings, root))
+    # Users that a container does not know are listed as nobody.
+    trusted = None if owner == _NOBODY and not _knows_every_user() else owner
     keys: tuple[PublicKey, ...] = tuple(parse_public_key(text) for text in settings.keys)
     banner = (
         "device::ro.product.name=mobilekit_virtual;"
@@ -162,7 +169,7 @@ async def _serve(settings: Settings, listener: socket.socket, control: socket.so
         return await services.open(connection, name)
 
     def accepted() -> Connection:
-        connection = Connection(keys=keys, banner=banner, open_service=open_service, on_gone=gone)
+        connection = Connection(keys=keys, banner=banner, open_service=open_service, on_gone=gone, owner=trusted)
         connections.add(connection)
         return connection
 

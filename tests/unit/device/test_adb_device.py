@@ -102,6 +102,15 @@ def test_an_unusable_device_says_why_and_what_to_do(fake_adb, state, hint):
     assert hint in caught.value.hint
 
 
+def test_a_virtual_device_that_refuses_the_adb_server_names_the_cause(fake_adb):
+    fake_adb(devices={"127.0.0.1:5600": "unauthorized"})
+    with pytest.raises(NoDeviceError) as caught:
+        select("127.0.0.1:5600")
+    assert "another user's" in caught.value.hint
+    assert "ANDROID_ADB_SERVER_PORT" in caught.value.hint
+    assert "adb kill-server" in caught.value.hint
+
+
 def test_connecting_to_nothing_is_no_device(fake_adb):
     fake_adb(devices={"127.0.0.1:5600": "device"})
     connect("127.0.0.1:5600")

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import base64
+import os
 import secrets
+import socket
 import stat
 from pathlib import Path
 
@@ -12,9 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mobilekit.device.virtual import wire
-from mobilekit.device.virtual.auth import TOKEN_SIZE, parse_public_key, user_keys, verify
+from mobilekit.device.virtual.auth import TOKEN_SIZE, parse_public_key, peer_user, user_keys, verify
 from mobilekit.errors import SetupError
-from tests.unit.device.virtual.virtual_host import Host, PrivateKey, Refused
+from tests.unit.device.virtual.virtual_host import Host, PrivateKey, Refused, serving
 
 
 def test_the_right_key_is_accepted(key: PrivateKey) -> None:
@@ -109,6 +111,38 @@ def test_an_unknown_service_is_refused_and_the_connection_goes_on(host: Host) ->
     with pytest.raises(Refused):
         host.open("jdwp:1")
     assert host.open("echo:").remote
+
+
+def test_the_owners_own_server_gets_in_with_another_key(root: Path, key: PrivateKey, strangers_key: PrivateKey) -> None:
+    with serving(root, key, owner=os.getuid()) as port:
+        host = Host(port)
+        with host.socket:
+            host.log_in(strangers_key)
+            assert host.open("echo:").remote
+
+
+@pytest.mark.parametrize("owner", [None, os.getuid() + 1])
+def test_another_users_server_gets_no_answer(
+    root: Path, key: PrivateKey, strangers_key: PrivateKey, owner: int | None
+) -> None:
+    with serving(root, key, owner=owner) as port:
+        host = Host(port)
+        with host.socket:
+            host.send(wire.AUTH, wire.AUTH_SIGNATURE, 0, strangers_key.sign(host.hello()))
+            assert host.receive()[:2] == (wire.AUTH, wire.AUTH_TOKEN)
+            host.send(wire.AUTH, wire.AUTH_PUBLIC_KEY, 0, strangers_key.public_text.encode() + b"\0")
+            # No answer: the next packet is a command before authentication, which ends the connection.
+            host.send(wire.OPEN, 1, 0, b"echo:\0")
+            with pytest.raises((EOFError, ConnectionResetError)):
+                host.receive()
+
+
+def test_whose_program_is_at_the_other_end() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server, socket.create_connection(server.getsockname()) as client:
+        taken, peer = server.accept()
+        with taken:
+            assert peer_user(taken.getsockname(), peer) == os.getuid()
+            assert peer_user(client.getsockname(), (peer[0], 1)) is None
 
 
 def _fake_adb(folder: Path, key: PrivateKey) -> str:

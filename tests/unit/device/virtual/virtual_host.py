@@ -152,8 +152,8 @@ async def _echo(stream: Stream) -> None:
 
 
 @contextmanager
-def serving(root: Path, key: PrivateKey, *, quota: int | None = None) -> Iterator[int]:
-    """A daemon with ``sync:`` on ``root`` and ``echo:``; its port."""
+def serving(root: Path, key: PrivateKey, *, quota: int | None = None, owner: int | None = None) -> Iterator[int]:
+    """A daemon with ``sync:`` on ``root`` and ``echo:``; its port. Without an ``owner`` it goes by the key alone."""
     loop = asyncio.new_event_loop()
     folder = Root(os.open(root, os.O_PATH | os.O_DIRECTORY))
     keys: tuple[PublicKey, ...] = (parse_public_key(key.public_text),)
@@ -166,7 +166,9 @@ def serving(root: Path, key: PrivateKey, *, quota: int | None = None) -> Iterato
     connections: list[Connection] = []
 
     def accepted() -> Connection:
-        connection = Connection(keys=keys, banner=b"device::x", open_service=open_service, on_gone=lambda _: None)
+        connection = Connection(
+            keys=keys, banner=b"device::x", open_service=open_service, on_gone=lambda _: None, owner=owner
+        )
         connections.append(connection)
         return connection
 
