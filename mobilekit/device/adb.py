@@ -50,6 +50,7 @@ _PROPERTIES = (
     "ro.product.cpu.abi",
     "ro.mobilekit.virtual",
     "ro.mobilekit.cpu",
+    "ro.serialno",
 )
 _PLUG_IN = (
     "plug in a phone with USB debugging on, or start a virtual device: `mobilekit device virtual start`,\n"
@@ -119,15 +120,17 @@ class AdbDevice:
             lines = [line.strip() for line in result.stdout.decode("utf-8", "replace").splitlines()]
             if len(lines) != len(_PROPERTIES):
                 raise self._failed("getprop", result)
-            model, manufacturer, android, abilist, abi, virtual, profile = lines
+            model, manufacturer, android, abilist, abi, virtual, profile, serialno = lines
+            emulated = virtual == "1" or manufacturer.lower() == "mobilekit"
             self._info = DeviceInfo(
                 serial=self.serial,
                 model=model,
                 manufacturer=manufacturer,
                 android=android,
                 abis=tuple(name for name in (abilist or abi).split(",") if name),
-                virtual=virtual == "1" or manufacturer.lower() == "mobilekit",
+                virtual=emulated,
                 cpu_profile=profile,
+                hardware_serial="" if emulated else serialno,
             )
         return self._info
 

@@ -14,7 +14,11 @@ __all__ = ["Device", "DeviceInfo", "Host", "RemoteProcess", "ShellResult"]
 
 @dataclass(frozen=True, slots=True)
 class DeviceInfo:
-    """What ``getprop`` says. ``abis`` best first (``"arm64-v8a"``); ``virtual`` from ``ro.product.*`` of our daemon."""
+    """What ``getprop`` says. ``abis`` best first (``"arm64-v8a"``); ``virtual`` from ``ro.product.*`` of our daemon.
+
+    ``serial`` is adb's name for it, over the network an address; ``hardware_serial`` stays the device's own (empty
+    where it says none, and for a virtual one).
+    """
 
     serial: str
     model: str
@@ -23,6 +27,7 @@ class DeviceInfo:
     abis: tuple[str, ...]
     virtual: bool
     cpu_profile: str = ""
+    hardware_serial: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -209,6 +209,7 @@ def _opened(
                 runner=info.name,
                 runner_version=info.version,
                 vulkan=_vulkan_facts(info.gpu),
+                hardware_serial=about.hardware_serial,
             ),
         )
 

@@ -292,8 +292,7 @@ def _partial(
     partial = Partial(
         __version__,
         _identity(bundle),
-        facts.serial,
-        facts.runner_version,
+        _wherever(facts),
         (reference.facts, reference.digest),
         replace(options, timeout_s=0.0, quota_bytes=None, wait_s=0.0, resume=False, endurance=NOTHING_LONG),
         setting,
@@ -333,6 +332,12 @@ class _Kept:
 def _identity(bundle: Bundle) -> str:
     """Tells bundles apart: every file's content, and what the manifest says, limits among it."""
     return hashlib.sha256(repr(bundle.manifest).encode()).hexdigest()
+
+
+def _wherever(facts: DeviceFacts) -> DeviceFacts:
+    """The device, whatever its address is now: a phone is told by its own serial, a virtual one by what it emulates."""
+    serial = facts.hardware_serial or ("" if facts.virtual else facts.serial)
+    return facts.model_copy(update={"serial": serial, "hardware_serial": ""})
 
 
 def _task(bundle: Bundle, options: ValidateOptions) -> Task:

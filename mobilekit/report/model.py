@@ -71,6 +71,7 @@ class DeviceFacts(Frozen):
     ``"prepared"``, what a plan was built from, in ONNX Runtime. ``virtual`` and its ``cpu_profile`` for our daemon's.
 
     ``runner`` and ``runner_version`` name the program that computed there, ``vulkan`` the GPU that it did so on.
+    ``hardware_serial``, in no report, is the device's own where ``serial`` may be an address.
     """
 
     kind: Literal["adb", "local", "gpu", "prepared"]
@@ -85,6 +86,7 @@ class DeviceFacts(Frozen):
     runner: str
     runner_version: str
     vulkan: VulkanFacts | None = None
+    hardware_serial: str = Field(default="", exclude=True)
 
 
 class ReferenceFacts(Frozen):

@@ -47,16 +47,17 @@ def bundle(tmp_path, monkeypatch):
 
 @pytest.fixture
 def fails(monkeypatch):
-    """``fails(after, error)``: the place goes wrong after so many runs; gives the list of those that went well."""
+    """``fails(after, error)``: the place goes wrong after so many runs; gives the list of those that went well. What
+    else is named is what the place says of itself."""
     right = validating.open_place
 
-    def arrange(left, error=None):
+    def arrange(left, error=None, **said):
         ran = []
 
         @contextmanager
         def place(*args, **kwargs):
             with right(*args, **kwargs) as (runner, facts):
-                yield Flaky(runner, left, error, ran), facts
+                yield Flaky(runner, left, error, ran), facts.model_copy(update=said)
 
         monkeypatch.setattr(validating, "open_place", place)
         return ran
@@ -168,3 +169,30 @@ def test_a_device_that_never_answered_is_an_error(bundle, fails):
     fails(0, DeviceLostError("gone"))
     with pytest.raises(DeviceLostError):
         validate_bundle(bundle, "local", ValidateOptions(**OPTIONS))
+
+
+VIRTUAL = {"virtual": True, "cpu_profile": "cortex-a53"}
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "known"),
+    [
+        (VIRTUAL | {"serial": "127.0.0.1:5600"}, VIRTUAL | {"serial": "127.0.0.1:41000"}, True),
+        (VIRTUAL | {"serial": "127.0.0.1:5600"}, VIRTUAL | {"serial": "127.0.0.1:5600", "cpu_profile": "max"}, False),
+        ({"serial": "10.0.0.5:5555", "hardware_serial": "R58M"}, {"serial": "R58M", "hardware_serial": "R58M"}, True),
+        (
+            {"serial": "10.0.0.5:5555", "hardware_serial": "R5"},
+            {"serial": "10.0.0.5:5555", "hardware_serial": "R6"},
+            False,
+        ),
+        ({"serial": "R58M"}, {"serial": "R58N"}, False),
+    ],
+)
+def test_a_device_is_known_again_by_what_it_is_not_by_its_address(bundle, fails, before, after, known):
+    fails(3, DeviceLostError("gone"), **before)
+    report = validate_bundle(bundle, "local", ValidateOptions(**OPTIONS))
+    assert report.samples == ("seed 0", "seed 1", "seed 2")
+    assert "hardware_serial" not in json.dumps(report)
+    ran = fails(-1, **after)
+    assert validate_bundle(bundle, "local", ValidateOptions(**OPTIONS, resume=True)).stopped is None
+    assert len(ran) == (2 if known else 5)
