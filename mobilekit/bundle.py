@@ -22,6 +22,7 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 from mobilekit.errors import BundleError, UsageError
+from mobilekit.fields import first_wrong
 from mobilekit.manifest import (
     SCHEMA_VERSION,
     BatchPlace,
@@ -211,9 +212,7 @@ def open_bundle(path: Path, *, check: bool = True) -> Bundle:
     try:
         manifest = TypeAdapter(Manifest).validate_json(json.dumps(raw))
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise BundleError(f"{file} is not valid: {where}: {first['msg']}", hint=again) from error
+        raise BundleError(f"{file} is not valid: {first_wrong(error)}", hint=again) from error
     if manifest.ncnn is not None and manifest.ncnn.depth > MAX_DEPTH:
         raise BundleError(
             f"the ncnn model of {path} is {manifest.ncnn.depth} layers deep; ncnn recurses once for each, and up to "

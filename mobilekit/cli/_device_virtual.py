@@ -23,7 +23,7 @@ _UNITS = {"": 1, "K": 1024, "M": 1024**2, "G": 1024**3}
 def _size(text: str) -> int:
     number, unit = (text[:-1], text[-1].upper()) if text[-1:].upper() in "KMG" and text else (text, "")
     if not number.isascii() or not number.isdigit():
-        raise UsageError(f"{text!r} is no size", hint="write it like 64M or 2G")
+        raise UsageError(f"{text!r} is no size", hint="--storage 64M, or 2G; a number alone is bytes")
     return int(number) * _UNITS[unit]
 
 

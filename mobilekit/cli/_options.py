@@ -27,7 +27,30 @@ __all__ = [
     "Seed",
     "Threads",
     "Tuned",
+    "Wait",
+    "seconds",
 ]
+
+
+def seconds(name: str, *, help: str, least: float = 0) -> Any:
+    """An option of seconds, also written ``90s``, ``10m`` or ``1h``."""
+
+    def parse(value: str | float) -> float:
+        if isinstance(value, int | float):  # the default
+            return value
+        from mobilekit.errors import UsageError
+        from mobilekit.validate.endurance import parse_duration
+
+        try:
+            found = 0.0 if value.strip() == "0" else parse_duration(value)
+        except UsageError as error:
+            raise UsageError(f"{name}: {error.message}", hint=error.hint) from None
+        if found < least:
+            raise UsageError(f"{name} {value} is too short", hint=f"{least:g}s at least")
+        return found
+
+    return typer.Option(name, parser=parse, metavar="SECONDS|90s|10m", help=help)
+
 
 BundleFolder = Annotated[Path, typer.Argument(help="A folder that mobilekit export wrote.")]
 
@@ -87,7 +110,8 @@ Tuned = Annotated[
     bool, typer.Option("--tuned/--no-tuned", help="As `mobilekit tune` found fastest there, or as ncnn chooses.")
 ]
 RelativeL2 = Annotated[float | None, typer.Option("--rtol", help="Largest relative L2 error of the outputs.")]
-RunTimeout = Annotated[float, typer.Option("--timeout", min=1, help="Seconds that one run may take.")]
+RunTimeout = Annotated[float, seconds("--timeout", least=1, help="How long one run may take.")]
+Wait = Annotated[float, seconds("--wait", help="How long to wait for a device that another holds.")]
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 JsonFile = Annotated[

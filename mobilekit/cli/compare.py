@@ -17,6 +17,7 @@ from mobilekit.cli._options import (
     Seed,
     Threads,
     Tuned,
+    seconds,
 )
 
 __all__ = ["register"]
@@ -31,7 +32,7 @@ def compare(
         typer.Option(help="latency:+5%, on a virtual device instructions:+1%; error, error:+20%. Repeatable."),
     ] = None,
     margin: Annotated[str, typer.Option(help="What counts as the same speed: 3% or 0.03.")] = "3%",
-    budget: Annotated[float, typer.Option(min=0, help="Seconds that timing may take.")] = 120.0,
+    budget: Annotated[float, seconds("--budget", help="How long timing may take.")] = 120.0,
     inputs: InputFolder = None,
     samples: Samples = 3,
     seed: Seed = 0,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mobilekit.cli._options import AsJson, FixedInputs, InputShapes
+from mobilekit.cli._options import AsJson, FixedInputs, InputShapes, seconds
 
 if TYPE_CHECKING:
     from mobilekit.pipeline.convert_check import ConvertCheckReport, Side
@@ -27,7 +27,7 @@ def convert_check(
     iterations: Annotated[int, typer.Option(min=1, help="Timed runs in each round.")] = 10,
     seed: Annotated[int, typer.Option(help="Seed of the inputs.")] = 0,
     samples: Annotated[int, typer.Option(min=1, help="How many seeded inputs both are held against.")] = 2,
-    timeout: Annotated[float, typer.Option(min=1, help="Seconds a conversion or a run may take.")] = 300.0,
+    timeout: Annotated[float, seconds("--timeout", least=1, help="How long a conversion or a run may take.")] = 300.0,
     json_: AsJson = False,
 ) -> None:
     """Convert a model with mobilekit and with pnnx, and hold both against ONNX Runtime.

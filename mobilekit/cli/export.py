@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mobilekit.cli._options import AsJson, FixedInputs, InputShapes, PlanHost, Plugins, RemotePythons
+from mobilekit.cli._options import AsJson, FixedInputs, InputShapes, PlanHost, Plugins, RemotePythons, seconds
 
 if TYPE_CHECKING:
     from mobilekit.pipeline.export import ExportReport
@@ -65,7 +65,11 @@ def export(
     samples: Annotated[int, typer.Option(min=1, help="How many seeded inputs verification uses.")] = 2,
     timeout: Annotated[
         float,
-        typer.Option(min=1, help="Seconds one verification run may take, and the build of a plan if more than 1800."),
+        seconds(
+            "--timeout",
+            least=1,
+            help="How long one verification run may take, and the build of a plan if more than 1800 s.",
+        ),
     ] = 600.0,
     force: Annotated[bool, typer.Option("--force", help="Overwrite a folder that is not a bundle.")] = False,
     profile: Annotated[

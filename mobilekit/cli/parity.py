@@ -7,7 +7,16 @@ from typing import Annotated
 
 import typer
 
-from mobilekit.cli._options import Arithmetic, BundleFolder, Device, DeviceMayStandAlone, JsonFile, RunTimeout, Threads
+from mobilekit.cli._options import (
+    Arithmetic,
+    BundleFolder,
+    Device,
+    DeviceMayStandAlone,
+    JsonFile,
+    RunTimeout,
+    Threads,
+    Wait,
+)
 
 __all__ = ["register"]
 
@@ -27,7 +36,7 @@ def parity(
     ] = None,
     threads: Threads = 0,
     precision: Arithmetic = None,
-    wait: Annotated[float, typer.Option(min=0, help="Seconds to wait for a device that is in use.")] = 600.0,
+    wait: Wait = 600.0,
     timeout: RunTimeout = 300.0,
     report: Annotated[Path | None, typer.Option(help="Write a page to show: one HTML file that opens offline.")] = None,
     markdown: Annotated[Path | None, typer.Option(help="Write Markdown, for a pull request.")] = None,

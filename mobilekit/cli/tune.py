@@ -16,6 +16,8 @@ from mobilekit.cli._options import (
     RunTimeout,
     Samples,
     Seed,
+    Wait,
+    seconds,
 )
 
 __all__ = ["register"]
@@ -41,8 +43,8 @@ def tune(
     rtol: Annotated[
         float | None, typer.Option(help="Largest relative L2 error. Default: derived for each arithmetic.")
     ] = None,
-    budget: Annotated[float, typer.Option(min=0, help="Seconds that the sweep may take, about.")] = 300.0,
-    wait: Annotated[float, typer.Option(min=0, help="Seconds to wait for a device that another holds.")] = 600.0,
+    budget: Annotated[float, seconds("--budget", help="How long the sweep may take, about.")] = 300.0,
+    wait: Wait = 600.0,
     timeout: RunTimeout = 300.0,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Measure, and leave the bundle as it is.")] = False,
     force: Annotated[

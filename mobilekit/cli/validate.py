@@ -22,6 +22,8 @@ from mobilekit.cli._options import (
     Samples,
     Seed,
     Tuned,
+    Wait,
+    seconds,
 )
 
 __all__ = ["register"]
@@ -106,9 +108,7 @@ def validate(
     truth: Annotated[
         Path | None, typer.Option(help="A CSV file: FILE,LABEL for each of --inputs; gives both sides' accuracy.")
     ] = None,
-    wait: Annotated[
-        float, typer.Option(min=0, help="Seconds to wait for a device that another validation holds.")
-    ] = 600.0,
+    wait: Wait = 600.0,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on where the same validation was stopped (a device that went away).")
     ] = False,
@@ -122,7 +122,7 @@ def validate(
         int, typer.Option(min=1, help="Of --single-stream; fewer than 1024 are marked as not compliant.")
     ] = 1024,
     min_seconds: Annotated[
-        float, typer.Option(min=0, help="Of --single-stream; fewer than 60 are marked as not compliant.")
+        float, seconds("--min-seconds", help="Of --single-stream; fewer than 60 are marked as not compliant.")
     ] = 60.0,
     cool_down: Annotated[
         str | None,

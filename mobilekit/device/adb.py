@@ -25,7 +25,7 @@ from mobilekit.device.adb_server import (
     storage_error,
     wire,
 )
-from mobilekit.device.base import DeviceInfo, ShellResult
+from mobilekit.device.base import DeviceInfo, ShellResult, remedy
 from mobilekit.errors import (
     AdbError,
     AmbiguousDeviceError,
@@ -149,7 +149,14 @@ class AdbDevice:
         stdout, stderr = (text.decode("utf-8", "replace") for text in (result.stdout, result.stderr))
         if "no space left" in stderr.lower():
             return storage_error(self.serial, command)
-        return AdbError(command, serial=self.serial, returncode=result.returncode, stdout=stdout, stderr=stderr)
+        return AdbError(
+            command,
+            serial=self.serial,
+            returncode=result.returncode,
+            stdout=stdout,
+            stderr=stderr,
+            hint=remedy(stderr or stdout),
+        )
 
     def push(self, local: Path, remote: str, *, mode: int = 0o644, progress: Progress = SILENT) -> None:
         """Copy a file there, whole or not at all: to a temporary name beside ``remote``, then renamed.

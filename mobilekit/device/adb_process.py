@@ -16,7 +16,7 @@ from queue import Empty, SimpleQueue
 from typing import Any
 
 from mobilekit.device.adb_server import WIRE_ERRORS, open_service, wire
-from mobilekit.device.base import ShellResult
+from mobilekit.device.base import ShellResult, remedy
 from mobilekit.errors import AdbError, DeviceError, HarnessCrashError, HarnessError, HarnessTimeoutError
 
 __all__ = ["AdbProcess", "run_shell", "shown"]
@@ -230,7 +230,9 @@ class AdbProcess:
         said = self.stderr_tail().strip()
         if code is not None and code > 128:
             raise HarnessCrashError(name, signal=code - 128, hint=said)
-        raise HarnessError(f"{name} ended with exit code {code}", hint=said)
+        raise HarnessError(
+            f"{name} ended with exit code {code}", hint="\n".join(filter(None, (said, remedy(said, code))))
+        )
 
     def close(self) -> None:
         """End the program if it still runs, and wait until its stream is closed. May be called again."""

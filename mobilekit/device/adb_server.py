@@ -21,6 +21,7 @@ from typing import Any
 
 import adbutils
 
+from mobilekit.device.base import remedy
 from mobilekit.errors import (
     AdbError,
     DeviceError,
@@ -233,7 +234,7 @@ def _translate(serial: str, command: str, error: BaseException) -> DeviceError:
         return AdbError(
             command, serial=serial, stderr="no answer in time", hint="`adb reconnect`, or replug the device"
         )
-    return AdbError(command, serial=serial, stderr=text or type(error).__name__)
+    return AdbError(command, serial=serial, stderr=text or type(error).__name__, hint=remedy(text))
 
 
 def _state(serial: str) -> str | None:

@@ -9,7 +9,7 @@ from typing import Protocol
 
 from mobilekit.progress import SILENT, Progress
 
-__all__ = ["Device", "DeviceInfo", "Host", "RemoteProcess", "ShellResult"]
+__all__ = ["Device", "DeviceInfo", "Host", "RemoteProcess", "ShellResult", "remedy"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +35,24 @@ class ShellResult:
     stdout: bytes
     stderr: bytes
     returncode: int
+
+
+def remedy(said: str, code: int | None = None) -> str:
+    """What helps where a device said ``said`` (or its shell left with ``code``) when it was to write or run a file."""
+    said = said.lower()
+    if "read-only file system" in said:
+        return "its storage is mounted read-only: restart the device; should that not help, its storage is failing"
+    if code in (126, 127):
+        return (
+            "its storage may be mounted noexec (`mount` there says so), or the file is another user's: restart the"
+            " device, then `mobilekit device clean`"
+        )
+    if "permission denied" in said or "not permitted" in said:
+        return (
+            "another user of the device (a root shell?) made what lies there: `ls -lR /data/local/tmp/mobilekit` on it"
+            " shows whose it is; remove it as that user, or restart the device where /data/local/tmp itself is refused"
+        )
+    return ""
 
 
 class RemoteProcess(Protocol):

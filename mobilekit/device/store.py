@@ -11,7 +11,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from mobilekit.device.base import Host, ShellResult
+from mobilekit.device.base import Host, ShellResult, remedy
 from mobilekit.errors import DeviceStorageError, ShellError
 from mobilekit.progress import SILENT, Progress
 
@@ -140,7 +140,12 @@ def _script(device: Host, folder: str, text: str, *arguments: str) -> ShellResul
                 f"{device.serial}: no space left on the device", hint=f"free some: {stderr.strip()}"
             )
         raise ShellError(
-            f"use {folder}", serial=device.serial, returncode=result.returncode, stdout=stdout, stderr=stderr
+            f"use {folder}",
+            serial=device.serial,
+            returncode=result.returncode,
+            stdout=stdout,
+            stderr=stderr,
+            hint=remedy(stderr),
         )
     return result
 

@@ -139,9 +139,25 @@ def _read_preprocess(path: Path) -> Preprocess:
 
     from pydantic import TypeAdapter, ValidationError
 
+    from mobilekit.fields import wrong_fields
     from mobilekit.preprocess import Preprocess
 
+    said = "NAME = VALUE, one a line, such as mean = [123.7, 116.3, 103.5]; docs/zoo.md lists them"
     try:
-        return TypeAdapter(Preprocess).validate_python(tomllib.loads(path.read_text("utf-8")))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, ValidationError) as error:
-        raise UsageError(f"cannot read the preprocessing {path}: {error}", hint="see docs/zoo.md") from error
+        read = tomllib.loads(path.read_text("utf-8"))
+        # One number stands for all channels.
+        fields = {name: [value] if _is_number(name, value) else value for name, value in read.items()}
+        return TypeAdapter(Preprocess).validate_python(fields)
+    except OSError as error:
+        raise UsageError(
+            f"cannot read the preprocessing {path}: {error.strerror}", hint=f"a text file of {said}"
+        ) from error
+    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise UsageError(f"the preprocessing {path} is not TOML: {error}", hint=said) from error
+    except ValidationError as error:
+        wrong = "; ".join(wrong_fields(error))
+        raise UsageError(f"the preprocessing {path} is not valid: {wrong}", hint=said) from error
+
+
+def _is_number(name: str, value: object) -> bool:
+    return name in ("mean", "std") and isinstance(value, int | float) and not isinstance(value, bool)

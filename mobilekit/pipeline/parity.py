@@ -238,14 +238,14 @@ def _picture_input(manifest: Manifest) -> tuple[Preprocess, TensorInfo, tuple[in
 
 
 def _pictures(folder: Path | None) -> list[Path]:
-    from mobilekit.validate.inputs import PICTURE_SUFFIXES
+    from mobilekit.validate.inputs import PICTURE_SUFFIXES, is_litter
 
     if folder is None:
         raise UsageError("parity needs pictures", hint="--inputs DIR with some that the model is for")
     if not folder.is_dir():
         raise UsageError(f"{folder} is not a folder", hint="--inputs takes a folder of pictures")
     files = sorted(path for path in folder.iterdir() if path.suffix.lower() in PICTURE_SUFFIXES and path.is_file())
-    files = [path for path in files if not path.name.startswith(".")]
+    files = [path for path in files if not is_litter(path.name)]
     if not files:
         raise UsageError(
             f"{folder} holds no pictures", hint="tensors (.npy) do not tell how they were made: give the pictures"

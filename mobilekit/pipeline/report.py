@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from mobilekit.errors import UsageError
+from mobilekit.fields import first_wrong
 
 if TYPE_CHECKING:
     from mobilekit.preprocess import Preprocess
@@ -119,10 +120,9 @@ def _parsed(path: Path, model: type[_Model]) -> _Model:
     try:
         return model.model_validate_json(path.read_text("utf-8"))
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        told = f"{path} is not valid: {where}: {first['msg']}"
-        raise UsageError(told, hint="make it again with this version") from error
+        raise UsageError(
+            f"{path} is not valid: {first_wrong(error)}", hint="make it again with this version"
+        ) from error
 
 
 def read_report(path: Path) -> ValidationReport:

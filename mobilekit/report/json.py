@@ -13,6 +13,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from mobilekit.errors import UsageError
+from mobilekit.fields import first_wrong
 from mobilekit.paths import write_text
 from mobilekit.report.model import SCHEMA_VERSION, ValidationReport
 
@@ -48,9 +49,7 @@ def loads(text: str) -> ValidationReport:
     try:
         return _read(text, raw, ahead=minor > newest)
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise UsageError(f"the report is not valid: {where}: {first['msg']}") from error
+        raise UsageError(f"the report is not valid: {first_wrong(error)}") from error
 
 
 def _read(text: str, raw: dict[str, Any], *, ahead: bool) -> ValidationReport:

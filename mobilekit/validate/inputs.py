@@ -28,6 +28,7 @@ __all__ = [
     "PICTURE_SUFFIXES",
     "Sample",
     "file_samples",
+    "is_litter",
     "picture_input",
     "samples_of",
     "seeded_inputs",
@@ -36,6 +37,7 @@ __all__ = [
 
 PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif", ".ppm", ".tif", ".tiff")
 _SMALL_INT = 8
+_LITTER = ("__macosx", "@eadir", "desktop.ini", "ehthumbs.db", "icon\r", "thumbs.db")
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,14 +194,15 @@ def file_samples(
 
     A model with one input: every picture (read as ``preprocess`` says) and every ``.npy`` file is a sample. A
     model with several: every subfolder is a sample and holds ``NAME.npy`` for each input, ``/`` and ``:`` of a
-    tensor's name written as ``_``; a folder without subfolders is itself the one sample. Hidden files are skipped.
+    tensor's name written as ``_``; a folder without subfolders is itself the one sample. Hidden files
+    and :func:`is_litter` are skipped.
 
     Raises :class:`UsageError` for no folder, nothing in it, a file that is neither, cannot be read, or whose shape
     or dtype does not fit (checked file by file).
     """
     if not folder.is_dir():
         raise UsageError(f"{folder} is not a folder", hint="--inputs takes a folder of pictures or .npy files")
-    entries = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+    entries = sorted(path for path in folder.iterdir() if not is_litter(path.name))
     if len(specs) != 1:
         sets = [path for path in entries if path.is_dir()] or [folder]
         return (Sample(readable(path.name), _npy_set(path, specs)) for path in sets)
@@ -216,6 +219,11 @@ def file_samples(
         hint = "its subfolders are not looked into" if below else "put at least one there"
         raise UsageError(f"{folder} holds no pictures and no .npy files", hint=hint)
     return (Sample(readable(path.name), {specs[0].name: _read(path, specs[0], preprocess)}) for path in known)
+
+
+def is_litter(name: str) -> bool:
+    """Hidden files, and what Windows, macOS and file servers leave in folders of pictures by themselves."""
+    return name.startswith(".") or name.lower() in _LITTER
 
 
 def _npy_set(folder: Path, specs: Sequence[TensorInfo]) -> dict[str, Array]:

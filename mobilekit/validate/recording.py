@@ -28,6 +28,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, Validation
 
 from mobilekit.bundle import Bundle, sha256_of
 from mobilekit.errors import BundleError, StorageError, UsageError
+from mobilekit.fields import first_wrong
 from mobilekit.tensors import format_shape
 from mobilekit.validate.inputs import Sample
 
@@ -257,9 +258,7 @@ def _manifest(root: Path) -> RecordingManifest:
     try:
         return RecordingManifest.model_validate_json(data)
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise BundleError(f"{path} is not valid: {where}: {first['msg']}", hint=_DAMAGED) from error
+        raise BundleError(f"{path} is not valid: {first_wrong(error)}", hint=_DAMAGED) from error
 
 
 def _said(error: Exception) -> str:

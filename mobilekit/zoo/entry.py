@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal, TypeAlias
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from mobilekit.errors import UsageError
+from mobilekit.fields import wrong_fields
 from mobilekit.paths import data_dir
 from mobilekit.preprocess import Preprocess
 
@@ -171,8 +172,7 @@ def read_entry(path: Path) -> ZooEntry:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UsageError(f"{path} is not TOML: {error}", hint="correct the file") from error
     except ValidationError as error:
-        wrong = "\n".join(f"{'.'.join(map(str, e['loc'])) or 'entry'}: {e['msg']}" for e in error.errors())
-        raise UsageError(f"{path} is no valid zoo entry", hint=wrong) from error
+        raise UsageError(f"{path} is no valid zoo entry", hint="\n".join(wrong_fields(error))) from error
     if entry.id != path.stem:
         raise UsageError(f"{path} calls itself {entry.id!r}", hint="the id is the file's name without .toml")
     return entry

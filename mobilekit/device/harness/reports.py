@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from mobilekit.errors import ProtocolError
+from mobilekit.fields import first_wrong
 
 __all__ = [
     "CpuCluster",
@@ -160,6 +161,4 @@ def parse(kind: type[_Parsed], values: Mapping[str, Any]) -> _Parsed:
     try:
         return kind.model_validate(values)
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise ProtocolError(f"the harness's report is not valid: {where}: {first['msg']}") from error
+        raise ProtocolError(f"the harness's report is not valid: {first_wrong(error)}") from error

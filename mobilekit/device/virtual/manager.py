@@ -145,7 +145,9 @@ def _check(name: str | None, abi: str, cpu: str | None, storage_bytes: int, mode
     if mode not in MODES:
         raise UsageError(f"unknown mode {mode!r}", hint=f"choose one of: {', '.join(MODES)}")
     if storage_bytes < 1024 * 1024:
-        raise UsageError("a device needs at least 1M of storage")
+        raise UsageError(
+            f"a device needs at least 1M of storage, not {storage_bytes} bytes", hint="write it like 64M or 2G"
+        )
     if port and (port in _EMULATOR_PORTS or not 1024 <= port <= 65535):
         raise UsageError(f"port {port} cannot be used", hint="choose one from 1024 to 65535, outside 5554 to 5586")
     if machine.is_native(abi):

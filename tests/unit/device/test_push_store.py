@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import os
+from contextlib import closing
 
 import pytest
 
 from mobilekit.device.adb import AdbDevice
 from mobilekit.device.store import ROOT, Store, clean
-from mobilekit.errors import DeviceLostError, DeviceStorageError
+from mobilekit.errors import AdbError, DeviceLostError, DeviceStorageError, HarnessError
 
 MB = 1_000_000
 
@@ -147,3 +148,25 @@ def test_clean_removes_a_file_that_stands_in_the_way(fake_adb):
     server.host_path(ROOT).write_bytes(b"what is this")
     assert clean(AdbDevice("fake-1")) == 12
     assert not server.host_path(ROOT).exists()
+
+
+@pytest.mark.parametrize(
+    ("said", "helps"), [("Permission denied", "another user"), ("Read-only file system", "mounted read-only")]
+)
+def test_a_push_that_is_refused_says_what_helps(fake_adb, make, said, helps):
+    fake_adb(fault=lambda service, done: said if service.startswith("sync") else None)
+    with pytest.raises(AdbError, match=said) as caught:
+        Store(AdbDevice("fake-1")).ensure(make("a"))
+    assert helps in caught.value.hint
+
+
+def test_a_program_that_may_not_run_says_what_helps(fake_adb):
+    server = fake_adb()
+    program = server.host_path("/data/local/tmp/program")
+    program.write_text("x")
+    with (
+        closing(AdbDevice("fake-1").spawn(["/data/local/tmp/program"])) as process,
+        pytest.raises(HarnessError, match="exit code 126") as caught,
+    ):
+        process.readline(20)
+    assert "noexec" in caught.value.hint

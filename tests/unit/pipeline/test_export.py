@@ -141,3 +141,31 @@ def test_an_open_input_needs_a_shape_and_takes_it(tmp_path: Path) -> None:
         export_model(path, tmp_path / "out2", ExportOptions(shapes={"images": (1, 3, 16, 16)}))
     with pytest.raises(UsageError):
         export_model(path, tmp_path / "out2", ExportOptions(shapes={"serving_default_input:0": (1, 4, 16, 16)}))
+
+
+def test_one_number_of_a_preprocessing_stands_for_all_channels(model: Path, tmp_path: Path) -> None:
+    (tmp_path / "p.toml").write_text("mean = 127.5\nstd = 2\n")
+    export_model(model, tmp_path / "out", ExportOptions(preprocess=tmp_path / "p.toml", verify=False))
+    preprocess = open_bundle(tmp_path / "out").manifest.preprocess
+    assert preprocess is not None
+    assert (preprocess.mean, preprocess.std) == ((127.5,), (2.0,))
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("mean: 127.5\n", "is not TOML"),
+        ("mean = 'a'\nfoo = 1\n", "mean: 'a' should be a list; foo: is not known"),
+        ("resize = 'crop'\n", "none of 'stretch'"),
+        (None, "No such file"),
+    ],
+)
+def test_a_preprocessing_that_cannot_be_read_is_told_in_words(
+    model: Path, tmp_path: Path, text: str | None, says: str
+) -> None:
+    if text is not None:
+        (tmp_path / "p.toml").write_text(text)
+    with pytest.raises(UsageError, match=says) as caught:
+        export_model(model, tmp_path / "out", ExportOptions(preprocess=tmp_path / "p.toml"))
+    assert "mean = [123.7" in caught.value.hint
+    assert "pydantic" not in caught.value.message

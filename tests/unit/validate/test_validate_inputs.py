@@ -176,6 +176,20 @@ def test_unusable_inputs_are_refused_by_name(tmp_path, kind, message):
     assert re.search(message, f"{caught.value.message} {caught.value.hint}")
 
 
+def test_what_file_managers_leave_behind_is_no_input(tmp_path: Path) -> None:
+    for name in ("Thumbs.db", "desktop.ini", ".DS_Store", "ehthumbs.db"):
+        (tmp_path / name).write_bytes(b"x")
+    for name in ("__MACOSX", "@eaDir"):
+        (tmp_path / name).mkdir()
+    np.save(tmp_path / "a.npy", np.zeros(IMAGE.shape, np.float32))
+    assert [sample.name for sample in file_samples(tmp_path, [IMAGE])] == ["a.npy"]
+    (tmp_path / "set").mkdir()
+    specs = [TensorInfo(name=name, dtype="float32", shape=(2,)) for name in "ab"]
+    for name in "ab":
+        np.save(tmp_path / "set" / f"{name}.npy", np.zeros(2, np.float32))
+    assert [sample.name for sample in file_samples(tmp_path, specs)] == ["set"]
+
+
 def test_a_sample_that_lacks_an_input_is_refused(tmp_path):
     np.save(tmp_path / "ids.npy", np.zeros((1, 16), np.int64))
     with pytest.raises(UsageError, match=r"lacks mask\.npy"):
