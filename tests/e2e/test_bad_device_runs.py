@@ -26,9 +26,11 @@ from mobilekit.errors import (
     HarnessTimeoutError,
     MobilekitError,
 )
+from mobilekit.pipeline.export import ExportOptions, export_model
 from mobilekit.pipeline.validate import ValidateOptions, validate_bundle
 from mobilekit.progress import SILENT
 from tests.e2e.bench import ROOT, bench, bundle, eventually, mobilekit, need
+from tests.models import conv_classifier, save
 from tests.ports import free_port
 
 pytestmark = [pytest.mark.device, pytest.mark.slow, pytest.mark.timeout(600)]
@@ -81,6 +83,14 @@ def device(bench):
     return bench.start(abi="x86_64", port=free_port())
 
 
+@pytest.fixture
+def endless(tmp_path):
+    """A bundle of which a million inferences take minutes on any machine."""
+    model = save(conv_classifier(side=256), tmp_path / "endless.onnx")
+    export_model(model, tmp_path / "endless", ExportOptions(verify=False))
+    return tmp_path / "endless"
+
+
 def signal_harness(bench, device, name):
     def send():
         eventually(lambda: bool(bench.harnesses(device)))
@@ -128,7 +138,7 @@ def test_ctrl_c_in_the_middle_of_a_push(bench, bundle, device):
     assert AdbDevice(device.serial).script("ls -A /data/local/tmp/mobilekit/store").stdout == b""
 
 
-def test_gone_in_the_middle_of_a_run(bench, bundle, device):
+def test_gone_in_the_middle_of_a_run(bench, endless, device):
     def cut():
         eventually(lambda: bool(bench.harnesses(device)))
         time.sleep(0.5)
@@ -136,37 +146,37 @@ def test_gone_in_the_middle_of_a_run(bench, bundle, device):
 
     meddler = Meddler(while_running=cut)
     with pytest.raises(DeviceLostError):
-        validate_bundle(bundle, device.serial, FOR_EVER, meddler)
+        validate_bundle(endless, device.serial, FOR_EVER, meddler)
     meddler.thread.join()
     eventually(lambda: bench.strays() == [])
 
 
 @pytest.mark.parametrize("name", ["SEGV", "KILL"])
-def test_a_harness_that_dies(bench, bundle, device, name):
+def test_a_harness_that_dies(bench, endless, device, name):
     meddler = Meddler(while_running=signal_harness(bench, device, name))
     with pytest.raises(HarnessCrashError, match=f"SIG{name}"):
-        validate_bundle(bundle, device.serial, FOR_EVER, meddler)
+        validate_bundle(endless, device.serial, FOR_EVER, meddler)
     meddler.thread.join()
     nothing_left(bench, device)
 
 
-def test_a_harness_that_hangs(bench, bundle, device):
+def test_a_harness_that_hangs(bench, endless, device):
     meddler = Meddler(while_running=signal_harness(bench, device, "STOP"))
     options = ValidateOptions(samples=1, warmup=0, iterations=1_000_000, timeout_s=6)
     with pytest.raises(HarnessTimeoutError, match="6 s"):
-        validate_bundle(bundle, device.serial, options, meddler)
+        validate_bundle(endless, device.serial, options, meddler)
     meddler.thread.join()
     nothing_left(bench, device)
 
 
-def test_a_run_that_takes_too_long_on_the_command_line(bench, bundle, device):
-    done = mobilekit("validate", bundle, "--device", "--iterations", "1000000", "--warmup", "0", "--timeout", "3")
+def test_a_run_that_takes_too_long_on_the_command_line(bench, endless, device):
+    done = mobilekit("validate", endless, "--device", "--iterations", "1000000", "--warmup", "0", "--timeout", "3")
     refused(done, 4, "within 3 s", "--timeout")
     nothing_left(bench, device)
 
 
-def test_ctrl_c_in_the_middle_of_a_run(bench, bundle, device):
-    command = [sys.executable, "-m", "mobilekit", "validate", str(bundle), "--iterations", "1000000"]
+def test_ctrl_c_in_the_middle_of_a_run(bench, endless, device):
+    command = [sys.executable, "-m", "mobilekit", "validate", str(endless), "--iterations", "1000000"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as run:
         eventually(lambda: bool(bench.harnesses(device)), 60)
@@ -220,13 +230,13 @@ def test_a_device_that_came_back_is_used_again(bench, bundle, device):
     assert mobilekit("validate", bundle, "--device", again.serial, "--samples", "1").returncode == 0
 
 
-def test_the_command_line_tells_a_lost_device_plainly(bench, bundle, device):
-    command = [sys.executable, "-m", "mobilekit", "validate", str(bundle), "--iterations", "1000000"]
+def test_the_command_line_tells_a_lost_device_plainly(bench, endless, device):
+    command = [sys.executable, "-m", "mobilekit", "validate", str(endless), "--iterations", "1000000"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as run:
         eventually(lambda: bool(bench.harnesses(device)), 60)
         bench.kill(device)
         out, said = run.communicate(timeout=60)
     refused(subprocess.CompletedProcess(command, run.returncode, out, said), 4, device.serial, "hint:")
-    assert Path(bundle).exists()
+    assert Path(endless).exists()
     eventually(lambda: bench.strays() == [])

@@ -40,7 +40,7 @@ class Index:
 
     @property
     def settings(self) -> PipSettings:
-        return PipSettings((f"http://{self.address}/simple",), timeout_s=10)
+        return PipSettings((f"http://{self.address}/simple",), timeout_s=60)
 
 
 @pytest.fixture
@@ -108,7 +108,7 @@ def test_a_network_page_cannot_point_at_local_files(index: Index) -> None:
 
 def test_asks_the_next_index_when_one_is_down(index: Index) -> None:
     index.publish("some_project-1.2.zip")
-    settings = PipSettings((f"http://{index.address}/absent", *index.settings.indexes), timeout_s=10)
+    settings = PipSettings((f"http://{index.address}/absent", *index.settings.indexes), timeout_s=60)
     assert pypi.find_file("some-project", None, "*.zip", settings=settings).sha256 == SHA
 
 
@@ -172,7 +172,7 @@ def test_a_file_that_is_there_needs_no_network(index: Index, tmp_path: Path) -> 
 
 def test_credentials_go_to_the_index_host_and_into_no_message(index: Index, tmp_path: Path) -> None:
     index.publish("some_project-1.2.zip")
-    settings = PipSettings((f"http://me:s3cret@{index.address}/simple",), timeout_s=10)
+    settings = PipSettings((f"http://me:s3cret@{index.address}/simple",), timeout_s=60)
     remote = pypi.find_file("some-project", "1.2", "some_project-1.2.zip", settings=settings)
     pypi.download(remote, tmp_path / "file", settings=settings)
     assert {login for _, login in index.requests} == {"Basic " + base64.b64encode(b"me:s3cret").decode()}

@@ -175,15 +175,17 @@ class FakeAdb:
                         c.sendall(_packet(kind, data))
 
         def stdin() -> None:
-            with suppress(OSError, EOFError, ValueError):
+            with suppress(OSError, EOFError):
                 while True:
                     kind, length = struct.unpack("<BI", _exactly(c, 5))
                     data = _exactly(c, length)
-                    if kind == 4:
-                        process.stdin.close()
-                    elif kind == 0:
-                        process.stdin.write(data)
-                        process.stdin.flush()
+                    with suppress(OSError, ValueError):  # the program need not read it
+                        if kind == 4:
+                            process.stdin.close()
+                        elif kind == 0:
+                            process.stdin.write(data)
+                            process.stdin.flush()
+            process.send_signal(signal.SIGHUP)  # the client is gone; as adbd does, to the command alone
 
         threads = [
             threading.Thread(target=relay, args=(process.stdout, 1), daemon=True),

@@ -38,7 +38,7 @@ def _gone(pid: int) -> bool:
     return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
 
 
-def _eventually(check, seconds=10.0):
+def _eventually(check, seconds=60.0):
     until = time.monotonic() + seconds
     while not check():
         assert time.monotonic() < until
@@ -207,8 +207,8 @@ def test_a_missing_program_is_a_result_not_an_error(device):
 def test_spawn_reads_lines_and_close_ends_the_program_and_its_children(fake_adb):
     server = fake_adb()
     process = AdbDevice("fake-1").spawn(["sh", "-c", "echo one; echo two; sleep 1000 & echo $!; wait"])
-    assert [process.readline(5), process.readline(5)] == ["one", "two"]
-    child = int(process.readline(5))
+    assert [process.readline(60), process.readline(60)] == ["one", "two"]
+    child = int(process.readline(60))
     assert process.poll() is None
     with pytest.raises(HarnessTimeoutError):
         process.readline(0.1)
@@ -221,20 +221,20 @@ def test_spawn_reads_lines_and_close_ends_the_program_and_its_children(fake_adb)
 def test_spawn_tells_how_a_program_ended(device):
     process = device.spawn(["sh", "-c", "echo last words >&2; kill -SEGV $$"])
     with pytest.raises(HarnessCrashError, match="SIGSEGV") as caught:
-        process.readline(5)
+        process.readline(60)
     assert caught.value.hint == "last words"
     assert process.poll() == 139
     process.close()
     process = device.spawn(["sh", "-c", "printf rest; exit 3"])
-    assert process.readline(5) == "rest"
+    assert process.readline(60) == "rest"
     with pytest.raises(HarnessError, match="exit code 3"):
-        process.readline(5)
+        process.readline(60)
     process.close()
 
 
 def test_spawn_keeps_the_tail_of_a_long_stderr(device):
     process = device.spawn(["sh", "-c", "i=0; while [ $i -lt 5000 ]; do echo line $i >&2; i=$((i+1)); done; echo end"])
-    assert process.readline(20) == "end"
+    assert process.readline(120) == "end"
     _eventually(lambda: process.stderr_tail().endswith("line 4999\n"))
     assert len(process.stderr_tail()) < 20000
     process.close()
@@ -243,12 +243,12 @@ def test_spawn_keeps_the_tail_of_a_long_stderr(device):
 def test_a_device_lost_under_a_running_program(fake_adb):
     server = fake_adb()
     process = AdbDevice("fake-1").spawn(["sh", "-c", "echo up; sleep 1000"])
-    assert process.readline(5) == "up"
+    assert process.readline(60) == "up"
     server.devices.clear()
     for connection in list(server._open):
         connection.shutdown(2)
     with pytest.raises(DeviceLostError):
-        process.readline(5)
+        process.readline(60)
     with pytest.raises(DeviceLostError):
         process.poll()
     process.close()

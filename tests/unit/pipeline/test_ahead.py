@@ -29,7 +29,7 @@ class Doubler:
     def __init__(self, *, strange: int = -1, gone: int = -1, slow: int = -1) -> None:
         self.strange, self.gone, self.slow = strange, gone, slow
         self.asked: list[int] = []
-        self.interrupted = threading.Event()
+        self.waits, self.interrupted = threading.Event(), threading.Event()
 
     def run_each(
         self, inputs: Iterable[Mapping[str, Array]], options: RunOptions
@@ -40,7 +40,8 @@ class Doubler:
             if number == self.gone:
                 raise DeviceLostError("unplugged")
             if number == self.slow:
-                assert self.interrupted.wait(30)
+                self.waits.set()
+                assert self.interrupted.wait(120)
                 raise DeviceLostError("interrupted")
             if before is not None:
                 yield before
@@ -127,14 +128,15 @@ def test_what_waits_to_be_compared_is_bounded(monkeypatch: pytest.MonkeyPatch) -
 
 def test_leaving_early_ends_the_thread_even_one_that_waits_for_an_answer(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ahead, "_END_S", 0.05)
-    before = threading.active_count()
+    before = set(threading.enumerate())
     runner = Doubler(slow=3)
     with RunAhead(runner, samples(10), ONCE, plain) as turns:
         next(turns)
+        assert runner.waits.wait(120)
     assert runner.interrupted.is_set()
-    assert threading.active_count() == before
+    assert set(threading.enumerate()) <= before
 
     quick = Doubler()
     with RunAhead(quick, samples(1000), ONCE, plain) as turns:
         next(turns)
-    assert threading.active_count() == before
+    assert set(threading.enumerate()) <= before

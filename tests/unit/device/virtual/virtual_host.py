@@ -69,7 +69,7 @@ class Host:
     """One connection of a host, blocking."""
 
     def __init__(self, port: int) -> None:
-        self.socket = socket.create_connection(("127.0.0.1", port), timeout=10)
+        self.socket = socket.create_connection(("127.0.0.1", port), timeout=60)
         self._next = 1
 
     def send(self, command: int, arg0: int, arg1: int, payload: bytes = b"") -> None:
