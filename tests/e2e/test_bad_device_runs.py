@@ -109,7 +109,7 @@ def nothing_left(bench, device):
 
 def test_no_device(bench, bundle):
     refused(mobilekit("validate", bundle), 4, "no device is connected", "mobilekit device virtual start")
-    assert bench.strays() == []
+    eventually(lambda: bench.strays() == [])
 
 
 def test_two_devices_and_no_serial(bench, bundle, device):

@@ -20,7 +20,7 @@ from mobilekit.runners.counted import count_bundle
 from mobilekit.validate.inputs import samples_of
 from mobilekit.validate.regression import Answer
 from mobilekit.validate.tolerance import Verdict
-from tests.e2e.bench import bench, bundle, mobilekit, need
+from tests.e2e.bench import bench, bundle, eventually, mobilekit, need
 from tests.models import conv_classifier, save
 
 pytestmark = [pytest.mark.device, pytest.mark.slow, pytest.mark.timeout(600)]
@@ -116,7 +116,7 @@ def test_validate_says_what_it_costs_and_what_was_exercised(bench, bundle: Path)
     for said in (done.stdout, page.read_text(), text.read_text()):
         assert f"{found['total']:,}" in said
         assert "not exercised" in said
-    assert bench.strays() == []
+    eventually(lambda: bench.strays() == [])
 
 
 def test_compare_answers_by_instructions(bench, bundle: Path, tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ from mobilekit.pipeline.validate import ValidateOptions, validate_bundle
 from mobilekit.runners.base import RunOptions
 from mobilekit.tuning import Setting
 from mobilekit.validate.tolerance import Verdict
-from tests.e2e.bench import ROOT, bench, bundle, mobilekit, need
+from tests.e2e.bench import ROOT, bench, bundle, eventually, mobilekit, need
 from tests.e2e.test_profile import need_host_harness
 from tests.models import of_nodes, save
 
@@ -110,7 +110,7 @@ def test_a_virtual_device_goes_by_exact_instructions(bench, bundle: Path) -> Non
     assert len(half) == len(full) == 4
     assert min(half) > 1e-5 > max(full)
     assert (bundle / MANIFEST).read_bytes() == before
-    assert bench.strays() == []
+    eventually(lambda: bench.strays() == [])
 
 
 def test_what_was_tuned_for_a_device_is_used_there_and_not_elsewhere(bench, bundle: Path) -> None:
@@ -165,4 +165,4 @@ def test_ctrl_c_leaves_the_bundle_as_it_was(bench, bundle: Path) -> None:
     assert tuning.returncode == 130, seen + rest
     assert "Traceback" not in rest
     assert {path: path.read_bytes() for path in bundle.rglob("*") if path.is_file()} == before
-    assert bench.strays() == []
+    eventually(lambda: bench.strays() == [])

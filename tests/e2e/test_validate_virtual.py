@@ -10,7 +10,7 @@ from mobilekit.device.adb import AdbDevice
 from mobilekit.errors import UsageError
 from mobilekit.pipeline.validate import ValidateOptions, validate_bundle
 from mobilekit.validate.tolerance import Verdict
-from tests.e2e.bench import bench, bundle, mobilekit, need
+from tests.e2e.bench import bench, bundle, eventually, mobilekit, need
 
 pytestmark = [pytest.mark.device, pytest.mark.slow, pytest.mark.timeout(600)]
 __all__ = ["bench", "bundle"]
@@ -37,7 +37,7 @@ def test_arm64_code_of_two_generations_computes_what_the_reference_does(bench, b
     assert "not comparable" in done.stdout
     assert bench.harnesses(device) == []
     assert bench.hidden(device) == []
-    assert bench.strays() == []
+    eventually(lambda: bench.strays() == [])
 
 
 def test_half_precision_arithmetic_shows(bench, bundle):
