@@ -16,7 +16,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
@@ -53,10 +53,23 @@ def call(
 
 
 class Child:
-    """An object that lives in a child process: made by :meth:`create`, its methods called by :meth:`call`."""
+    """An object that lives in a child process: made by :meth:`create`, its methods called by :meth:`call`.
 
-    def __init__(self, *, what: str, memory_bytes: int | None = None) -> None:
+    ``preload``: modules that it imports before it is asked for anything, so that :meth:`start` gains time.
+    ``env``: what its environment has beside ours; what the user has set comes first.
+    """
+
+    def __init__(
+        self,
+        *,
+        what: str,
+        memory_bytes: int | None = None,
+        preload: Sequence[str] = (),
+        env: Mapping[str, str] | None = None,
+    ) -> None:
         self._what = what
+        self._preload = tuple(preload)
+        self._env = dict(env or {})
         self._memory_bytes = memory_bytes or physical_memory_bytes() * 9 // 10
         self._process: subprocess.Popen[bytes] | None = None
         self._folder = Scratch("child")
@@ -69,6 +82,11 @@ class Child:
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+    def start(self) -> None:
+        """Start the process, where that has not been done: it imports what it needs while we do other things."""
+        if self._process is None:
+            self._start()
 
     def create(self, factory: str, arguments: Mapping[str, Any], *, timeout_s: float = 600.0) -> Any:
         """Make the object: ``"package.module:Class"`` called with keyword ``arguments``."""
@@ -125,7 +143,7 @@ class Child:
     def _start(self) -> subprocess.Popen[bytes]:
         # By its path, without that folder on sys.path (-P): `-m` would import more before it begins.
         command = [sys.executable, "-P", child_server.__file__]
-        command += [str(self._folder.path), str(os.getpid()), str(self._memory_bytes)]
+        command += [str(self._folder.path), str(os.getpid()), str(self._memory_bytes), *self._preload]
         with (self._folder.path / "stderr").open("wb") as stderr, interrupts.held():
             self._process = subprocess.Popen(
                 command,
@@ -135,7 +153,7 @@ class Child:
                 start_new_session=True,
                 # numpy's BLAS starts a thread a core when it is imported: a third of what that takes.
                 # What it leaves in its temporary folder goes with ours.
-                env={"OPENBLAS_NUM_THREADS": "1", **os.environ, "TMPDIR": str(self._folder.path)},
+                env={"OPENBLAS_NUM_THREADS": "1", **self._env, **os.environ, "TMPDIR": str(self._folder.path)},
             )
         return self._process
 

@@ -1,14 +1,16 @@
-"""The child's side of :mod:`mobilekit.child`: ``python child_server.py FOLDER PARENT MEMORY_BYTES``.
+"""The child's side of :mod:`mobilekit.child`: ``python child_server.py FOLDER PARENT MEMORY_BYTES [MODULE ...]``.
 
 A file that is run by its path and imports little, since each child pays for it: the package is found beside it.
 """
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -64,8 +66,6 @@ def read_message(stem: Path) -> Any:
 
 
 def _resolve(name: str) -> Any:
-    import importlib
-
     module, _, attribute = name.partition(":")
     return getattr(importlib.import_module(module), attribute)
 
@@ -110,7 +110,7 @@ class _Server:
         return getattr(self._object, request["method"])(**arguments)
 
 
-def _main(folder: Path, parent: int, memory_bytes: int) -> None:
+def _main(folder: Path, parent: int, memory_bytes: int, preload: Sequence[str]) -> None:
     import resource
 
     if sys.platform == "linux":
@@ -126,6 +126,10 @@ def _main(folder: Path, parent: int, memory_bytes: int) -> None:
     # Native libraries print to stdout; the pipe there is for answers only.
     answers = os.dup(1)
     os.dup2(2, 1)
+    for module in preload:
+        # What is wrong with it is told by the request that needs it.
+        with suppress(Exception):
+            importlib.import_module(module)
     server = _Server()
     for line in sys.stdin:
         number = int(line)
@@ -141,6 +145,6 @@ def _main(folder: Path, parent: int, memory_bytes: int) -> None:
 if __name__ == "__main__":
     if (root := str(Path(__file__).parent.parent)) not in sys.path:
         sys.path.insert(0, root)
-    _main(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]))
+    _main(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), sys.argv[4:])
     # Native libraries' exit handlers have crashed after good answers.
     os._exit(0)

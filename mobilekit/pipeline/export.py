@@ -20,6 +20,7 @@ from mobilekit.progress import SILENT, Progress
 
 if TYPE_CHECKING:
     from mobilekit.bundle import Manifest, NcnnArtifact, NcnnInt8, TensorInfo
+    from mobilekit.child import Child
     from mobilekit.errors import Finding
     from mobilekit.graph import Graph, Value
     from mobilekit.importers.onnx import SourceModel
@@ -143,12 +144,6 @@ def _export(
     with clock("imports"):  # only now, for they take long: a wrong name was said at once
         from mobilekit.importers.onnx import load
 
-        if "ncnn" in options.targets:
-            from mobilekit.passes import legalise, prepare, schemas  # noqa: F401 - imported here to be counted here
-            from mobilekit.targets.ncnn import emit, ops, writer  # noqa: F401
-
-            schemas.load_schemas()
-
     with clock("load"):
         progress.step("reading the model")
         source = load(resolved.path, _fixed(resolved, options))
@@ -168,6 +163,12 @@ def _converted(
     here: WorkerHost | None,
 ) -> ExportReport:
     reference: OrtRunner | None = None
+    process: Child | None = None
+    if "ncnn" in options.targets and options.verify:
+        from mobilekit.runners.ncnn_host import start_process
+
+        process = start_process(timed=False)
+        background.callback(process.close)
     early = "ncnn" in options.targets and options.verify and not _is_dynamic(options)
     if early and source.size_bytes <= _OVERLAP_BYTES:
         # ONNX Runtime loads the original while we convert it, unless both at once need much memory.
@@ -183,6 +184,12 @@ def _converted(
         background.callback(plain.close)
         if source.size_bytes <= _OVERLAP_BYTES:
             plain.start()
+    if "ncnn" in options.targets:
+        with clock("imports"):
+            from mobilekit.passes import legalise, prepare, schemas  # noqa: F401 - imported here to be counted here
+            from mobilekit.targets.ncnn import emit, ops, writer  # noqa: F401
+
+            schemas.load_schemas()
     # Both come before the folder appears: a model that cannot be converted leaves no trace.
     plan = None
     if "tensorrt" in options.targets:
@@ -213,7 +220,7 @@ def _converted(
             with clock("verify"):
                 progress.step("verifying against ONNX Runtime")
                 reference = reference or original(source, manifest)
-                errors, verified = verify(temporary, manifest, source, reference, options, progress)
+                errors, verified = verify(temporary, manifest, source, reference, options, progress, process)
                 manifest = replace(manifest, verified=verified)
             peaks["verification"] = peak_bytes()
         elif ncnn is not None:

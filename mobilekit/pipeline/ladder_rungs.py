@@ -155,7 +155,7 @@ class Climber:
 
         root, options = self.bundle.root, RunOptions(bf16=bf16, timeout_s=self.run.timeout_s)
         with sample_by_sample(
-            self.bundle.manifest, lambda one: NcnnHostRunner(root, one, progress=self.progress)
+            self.bundle.manifest, lambda one: NcnnHostRunner(root, one, timed=False, progress=self.progress)
         ) as runner:
             yield lambda inputs: runner.run(inputs, options).outputs
 

@@ -11,6 +11,7 @@ from mobilekit.errors import REPORT_IT, ModelError, VerificationError
 
 if TYPE_CHECKING:
     from mobilekit.bundle import Manifest
+    from mobilekit.child import Child
     from mobilekit.importers.onnx import SourceModel
     from mobilekit.metrics.tensors import TensorError
     from mobilekit.passes.nonfinite import NonFinite
@@ -43,12 +44,14 @@ def verify(
     reference: OrtRunner,
     options: ExportOptions,
     progress: Progress,
+    process: Child | None = None,
 ) -> tuple[Mapping[str, TensorError], bool]:
     """Run the built model and the original on the same inputs: the worst error of each output, and whether they
     prove anything (outputs that are zero or constant do not).
 
     Fixed limits are asked first, since they cost nothing; what half precision must cost on this model only where they
-    do not let a sample pass. Raises :class:`VerificationError` naming each output that is out of tolerance.
+    do not let a sample pass. ``process``: what :func:`~mobilekit.runners.ncnn_host.start_process` gave.
+    Raises :class:`VerificationError` naming each output that is out of tolerance.
     """
     from mobilekit.bundle import Bundle
     from mobilekit.metrics.tensors import compare
@@ -70,7 +73,9 @@ def verify(
     names: list[str] = []
     wanted, without = max(options.samples, len(manifest.sizes)), list[str]()
     spare = 0 if manifest.sizes else _SPARE
-    ncnn = sample_by_sample(manifest, lambda one: NcnnHostRunner(root, one, progress=progress))
+    ncnn = sample_by_sample(
+        manifest, lambda one: NcnnHostRunner(root, one, timed=False, started=process, progress=progress)
+    )
     doubts = Doubt(
         lambda: original(source, manifest, optimise=False),
         input_step(manifest.rtol),

@@ -11,7 +11,6 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -30,7 +29,7 @@ if TYPE_CHECKING:
     from mobilekit.tensors import Array
     from mobilekit.tuning import Cluster
 
-__all__ = ["NcnnHostRunner", "infer"]
+__all__ = ["NcnnHostRunner", "infer", "start_process"]
 
 _STACK_BYTES_A_LAYER = 8 * 1024
 _SMALLEST_STACK_BYTES = 16 * 1024 * 1024
@@ -45,7 +44,9 @@ class NcnnHostRunner:
     input alone), or until a run asks for other threads or another precision, or fails: then the next run has a fresh
     process. A model with own layers needs a harness for this machine, which the first run builds where there is none;
     ``harness`` asks for it with any model, since it alone times layers and takes pictures; ``vulkan`` for the one that
-    computes on this machine's GPU, too, for runs with that option.
+    computes on this machine's GPU, too, for runs with that option. ``timed=False``: only answers are wanted, so that
+    threads sleep while they wait (spinning gains time where there are cores to spare, and takes several times the work
+    where there are none). ``started``: what :func:`start_process` gave, for the wheel to run in.
     """
 
     def __init__(
@@ -55,15 +56,17 @@ class NcnnHostRunner:
         *,
         harness: bool = False,
         vulkan: bool = False,
+        timed: bool = True,
+        started: Child | None = None,
         progress: Progress = SILENT,
     ) -> None:
         if manifest.ncnn is None:
             raise UsageError("this bundle holds no ncnn model", hint="export it with --target ncnn")
         own = harness or vulkan or bool(manifest.ncnn.custom_layers)
         self._engine: _Engine = (
-            _HarnessEngine(root, manifest, manifest.ncnn, vulkan, progress)
+            _HarnessEngine(root, manifest, manifest.ncnn, vulkan, timed, progress)
             if own
-            else _WheelEngine(root, manifest, manifest.ncnn)
+            else _WheelEngine(root, manifest, manifest.ncnn, timed, started)
         )
         self._entered = False
 
@@ -132,9 +135,26 @@ class _Engine(Protocol):
     def close(self) -> None: ...
 
 
+_ASLEEP = {"OMP_WAIT_POLICY": "passive"}
+"""What OpenMP reads when it is loaded: its threads do not spin while they wait."""
+
+
+def start_process(*, timed: bool = True) -> Child:
+    """A process that imports what the wheel needs in the background; whoever asks for it closes it."""
+    child = Child(
+        what="running the model on the ncnn wheel", preload=("numpy", "ncnn", __name__), env={} if timed else _ASLEEP
+    )
+    child.start()
+    return child
+
+
 class _WheelEngine:
-    def __init__(self, root: Path, manifest: Manifest, artifact: NcnnArtifact) -> None:
+    def __init__(
+        self, root: Path, manifest: Manifest, artifact: NcnnArtifact, timed: bool, started: Child | None
+    ) -> None:
         self._manifest = manifest
+        self._timed = timed
+        self._spare = started
         self._model = {
             "param": str(root / artifact.param),
             "weights": str(root / artifact.bin),
@@ -145,6 +165,8 @@ class _WheelEngine:
         self._loaded: dict[str, Any] = {}
 
     def info(self) -> RunnerInfo:
+        from importlib.metadata import version
+
         return RunnerInfo("ncnn on host", version("ncnn"), device=platform.machine(), abi=platform.machine())
 
     def run(self, inputs: Mapping[str, Array], options: RunOptions) -> RunResult:
@@ -188,8 +210,9 @@ class _WheelEngine:
     def _started(self, settings: dict[str, Any], options: RunOptions) -> Child:
         if self._child is not None and self._loaded == settings:
             return self._child
+        spare, self._spare = self._spare, None
         self.close()
-        self._child = Child(what="running the model on the ncnn wheel")
+        self._child = spare or start_process(timed=self._timed)
         self._loaded = settings
         self._child.create(
             "mobilekit.runners.ncnn_host:_Model", {**self._model, **settings}, timeout_s=options.timeout_s
@@ -197,16 +220,18 @@ class _WheelEngine:
         return self._child
 
     def close(self) -> None:
-        child, self._child = self._child, None
-        if child is not None:
-            child.close()
+        for child in (self._child, self._spare):
+            if child is not None:
+                child.close()
+        self._child = self._spare = None
 
 
 class _HarnessEngine:
     def __init__(
-        self, root: Path, manifest: Manifest, artifact: NcnnArtifact, vulkan: bool, progress: Progress
+        self, root: Path, manifest: Manifest, artifact: NcnnArtifact, vulkan: bool, timed: bool, progress: Progress
     ) -> None:
         self._manifest = manifest
+        self._environment = {} if timed else _ASLEEP
         self._layers = artifact.custom_layers
         self._vulkan = vulkan
         # A harness takes absolute paths; it runs in another folder than we do.
@@ -237,7 +262,10 @@ class _HarnessEngine:
         from mobilekit.runners.harness import HarnessModel
 
         session = HarnessSession.connect_local(
-            self._program(), idle_timeout_s=_IDLE_S, memory_bytes=physical_memory_bytes() * 9 // 10
+            self._program(),
+            idle_timeout_s=_IDLE_S,
+            memory_bytes=physical_memory_bytes() * 9 // 10,
+            environment=self._environment,
         )
         session.__enter__()
         self._session = session

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import time
 
 from mobilekit.errors import Finding, UnsupportedModelError, UsageError
@@ -10,6 +11,14 @@ from mobilekit.errors import Finding, UnsupportedModelError, UsageError
 
 def echo(value: object) -> object:
     return value
+
+
+def environment(name: str) -> str | None:
+    return os.environ.get(name)
+
+
+def is_imported(module: str) -> bool:
+    return module in sys.modules
 
 
 def refuse() -> None:

@@ -42,6 +42,25 @@ def test_an_object_lives_over_many_calls() -> None:
         assert child.call("add", {"amount": 1}) == 42
 
 
+def test_a_process_that_was_started_early_has_its_modules_and_is_the_one_that_answers() -> None:
+    with Child(what="waiting", preload=("there.is.no.such", "fractions")) as child:
+        child.start()
+        child.start()
+        assert child.request({"function": f"{HERE}:is_imported", "arguments": {"module": "fractions"}}, 60)
+        child.create(f"{HERE}:Counter", {"start": 1})
+        assert child.call("add", {"amount": 1}) == 2
+
+
+def test_its_environment_is_ours_where_we_say_something(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
+    for ours, theirs in ((None, "passive"), ("active", "active")):
+        if ours is not None:
+            monkeypatch.setenv("OMP_WAIT_POLICY", ours)
+        with Child(what="asking", env={"OMP_WAIT_POLICY": "passive"}) as child:
+            question = {"function": f"{HERE}:environment", "arguments": {"name": "OMP_WAIT_POLICY"}}
+            assert child.request(question, 60) == theirs
+
+
 def test_our_errors_keep_their_type_message_and_hint() -> None:
     with pytest.raises(UsageError, match="no such thing") as caught:
         call(f"{HERE}:refuse", {}, what="refusing")

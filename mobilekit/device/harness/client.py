@@ -82,10 +82,11 @@ class HarnessSession:
         start_timeout_s: float = 30.0,
         idle_timeout_s: float = 300.0,
         memory_bytes: int | None = None,
+        environment: Mapping[str, str] | None = None,
     ) -> HarnessSession:
         """A session with a harness on this machine; ``emulator`` goes before it (``["qemu-aarch64-static"]``).
 
-        ``memory_bytes`` bounds its private memory.
+        ``memory_bytes`` bounds its private memory. ``environment``: what it is given beside ours, which comes first.
         """
         session = cls.__new__(cls)
         session._start_timeout_s = start_timeout_s
@@ -95,6 +96,7 @@ class HarnessSession:
             start_timeout_s=start_timeout_s,
             idle_timeout_s=idle_timeout_s,
             memory_bytes=memory_bytes,
+            environment=environment,
         )
         session._running = None
         session._hello = None

@@ -10,7 +10,7 @@ import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -79,14 +79,17 @@ def launch_local(
     start_timeout_s: float,
     idle_timeout_s: float,
     memory_bytes: int | None = None,
+    environment: Mapping[str, str] | None = None,
 ) -> Running:
-    """Start a harness built for this machine (or another one under ``emulator``); ``memory_bytes`` bounds its data."""
+    """Start a harness built for this machine (or another one under ``emulator``); ``memory_bytes`` bounds its data.
+    ``environment``: where ours does not say otherwise."""
     name, token = f"mobilekit-{secrets.token_hex(16)}", secrets.token_hex(32)
     what = f"the harness {executable.name}"
     with ExitStack() as undo:
         command = [*emulator, str(executable), *_serve(name, idle_timeout_s)]
+        unset = {name: value for name, value in (environment or {}).items() if name not in os.environ}
         with interrupts.held():
-            process = LocalProcess(command, {_TOKEN_VARIABLE: token})
+            process = LocalProcess(command, {**unset, _TOKEN_VARIABLE: token})
             undo.callback(process.close)
         if memory_bytes is not None:
             with suppress(ProcessLookupError):  # it ended at once: the next line says so

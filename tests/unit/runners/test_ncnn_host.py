@@ -18,7 +18,7 @@ from mobilekit.errors import BundleError, ChildCrashError, ChildTimeoutError, Us
 from mobilekit.importers.onnx import load
 from mobilekit.passes import prepare
 from mobilekit.runners.base import RunOptions
-from mobilekit.runners.ncnn_host import NcnnHostRunner
+from mobilekit.runners.ncnn_host import NcnnHostRunner, start_process
 from mobilekit.targets.ncnn import NcnnOptions, NcnnTarget
 from tests.models import conv_classifier, of_nodes, save
 
@@ -154,6 +154,27 @@ def test_the_model_is_loaded_once_for_many_inputs(root: Path, manifest: bundle.M
         runner.run({"serving_default_input:0": IMAGE}, RunOptions(threads=1))  # other settings: loaded again
         (again,) = _children() - before
         assert again != process
+    assert _children() == before
+
+
+def test_a_process_that_waits_is_used_for_the_first_settings_and_ended(
+    root: Path, manifest: bundle.Manifest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
+    before, inputs = _children(), {"serving_default_input:0": IMAGE}
+    started = start_process(timed=False)
+    (waiting,) = _children() - before
+    assert b"OMP_WAIT_POLICY=passive" in Path(f"/proc/{waiting}/environ").read_bytes().split(b"\0")
+    with NcnnHostRunner(root, manifest, timed=False, started=started) as runner:
+        first = runner.run(inputs, RunOptions()).outputs
+        assert _children() - before == {waiting}
+        second = runner.run(inputs, RunOptions(threads=1)).outputs
+        assert _children() - before != {waiting}
+    for name, array in first.items():
+        np.testing.assert_allclose(array, second[name], rtol=1e-5)
+    assert _children() == before
+    with NcnnHostRunner(root, manifest, started=start_process()):
+        pass
     assert _children() == before
 
 
