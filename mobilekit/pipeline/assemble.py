@@ -232,6 +232,9 @@ def _output(info: TensorInfo, samples: Sequence[SampleRecord]) -> OutputReport:
     failed = sum(judgement.verdict is Verdict.FAIL for judgement in judgements)
     if verdict is Verdict.FAIL and len(judgements) > 1:
         deciding = Judgement(verdict, f"{deciding.reason}; {failed} of {len(judgements)} samples fail")
+    if verdict is Verdict.PASS and errors[bad].relative_l2 < total.relative_l2:
+        # It is nearest to its own limit, and another one's error is the largest.
+        deciding = Judgement(verdict, f"{deciding.reason} (sample {samples[bad].name})")
     beyond = sum(judgement.beyond for judgement in judgements)
     passed = sum(judgement.verdict is Verdict.PASS for judgement in judgements)
     if verdict is Verdict.PASS and beyond:
@@ -285,7 +288,7 @@ def _sentence(outputs: Sequence[OutputReport], reference: str) -> str:
     if failed:
         first = max(failed, key=lambda o: o.relative_l2)
         count = f"{len(failed)} of {len(outputs)} outputs differ" if len(outputs) > 1 else "the output differs"
-        return f"{count} from {reference}; worst is {first.name}: {first.reason} (sample {first.worst_sample})"
+        return f"{count} from {reference}; worst is {first.name!r}: {first.reason} (sample {first.worst_sample})"
     proven = [output for output in outputs if output.verdict is Verdict.PASS]
     if not proven:
         reasons = "; ".join(dict.fromkeys(output.reason for output in outputs)) or "the model has no outputs"
@@ -300,7 +303,7 @@ def _sentence(outputs: Sequence[OutputReport], reference: str) -> str:
         right += f", {named} {say} nothing"
     limits = nearest.limits
     cost = f"; {limits.format} costs {limits.format_cost:.1e} by itself" if limits.format_cost is not None else ""
-    return f"{right}; nearest to its limit is {nearest.name}: {nearest.reason}{cost}"
+    return f"{right}; nearest to its limit is {nearest.name!r}: {nearest.reason}{cost}"
 
 
 def _not_comparable(facts: DeviceFacts) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -13,8 +14,20 @@ if TYPE_CHECKING:
 __all__ = ["render"]
 
 
+_COLUMNS, _LABEL = 80, 13
+
+
 def render(report: BisectionReport) -> str:
-    return "\n".join(_lines(report))
+    return "\n".join(_folded(line) for line in _lines(report))
+
+
+def _folded(line: str) -> str:
+    """What goes on behind a label stays behind it."""
+    if not line.startswith("  "):
+        return line
+    behind = " " * _LABEL
+    parts = textwrap.wrap(line, _COLUMNS, subsequent_indent=behind, break_long_words=False, break_on_hyphens=False)
+    return "\n".join(parts)
 
 
 def _lines(report: BisectionReport) -> Iterator[str]:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
-from mobilekit.report.figures import limit_of, relative, why, worst_of
+from mobilekit.report.figures import limit_of, relative, short_ms, why, worst_of
 from mobilekit.report.fit import Fitting
 from mobilekit.validate.tolerance import Verdict
 
@@ -23,8 +23,10 @@ __all__ = ["doubts", "kernels_off", "plain", "render"]
 _STYLE = {Verdict.PASS: "bold green", Verdict.FAIL: "bold red", Verdict.INCONCLUSIVE: "bold yellow"}
 _MOST_OUTPUTS = 16
 _MOST_ANSWERS = 5
-_DISPENSABLE = ("max abs", "cosine", "top-1", "limit", "relative L2")
-"""Columns of the outputs' table, the first to go first."""
+_WHOLE_NAMES = "whole names"
+_DISPENSABLE = (_WHOLE_NAMES, "max abs", "cosine", "top-1", "limit", "relative L2")
+"""Columns of the outputs' table, the first to go first; but before that long names are folded."""
+_NAME_WIDTH = 20
 _DRIFT = 0.1
 _THROTTLED = 0.1
 
@@ -148,9 +150,9 @@ def _latency(report: ValidationReport) -> str:
     latency = report.latency
     if latency is None:
         return "not measured"
-    text = f"{latency.p50_ms:.2f} / {latency.p90_ms:.2f} ms"
+    text = f"{short_ms(latency.p50_ms)} / {short_ms(latency.p90_ms)} ms"
     if latency.batch > 1:
-        text += f" for {latency.batch} samples, {latency.p50_ms / latency.batch:.2f} ms a sample"
+        text += f" for {latency.batch} samples, {short_ms(latency.p50_ms / latency.batch)} ms a sample"
     return text if latency.comparable else f"{text} (not comparable: {plain(latency.remark)})"
 
 
@@ -164,8 +166,8 @@ def _spread(report: ValidationReport) -> str:
         threads += f" on the {report.settings.cluster} cores"
     threads += "".join(f", no {name}" for name in kernels_off(report.settings))
     threads += ", as tuned" if report.settings.tuned else ""
-    interval = f"p50 within {latency.p50_low_ms:.2f} to {latency.p50_high_ms:.2f} ms"
-    figures = f"p95 {latency.p95_ms:.2f}, p99 {latency.p99_ms:.2f} ms, CV {latency.cv:.0%}"
+    interval = f"p50 within {short_ms(latency.p50_low_ms)} to {short_ms(latency.p50_high_ms)} ms"
+    figures = f"p95 {short_ms(latency.p95_ms)}, p99 {short_ms(latency.p99_ms)} ms, CV {latency.cv:.0%}"
     return "; ".join([interval, figures, f"{latency.iterations} runs{threads}", *doubts(latency)])
 
 
@@ -220,7 +222,8 @@ def _outputs(outputs: Sequence[OutputReport], without: Collection[str]) -> Table
     from rich.text import Text
 
     table = Table(box=ROUNDED)
-    table.add_column("output", overflow="fold", min_width=10)
+    folded = _NAME_WIDTH if _WHOLE_NAMES in without else None
+    table.add_column("output", overflow="fold", min_width=10, max_width=folded)
     cells: dict[str, Callable[[OutputReport], str]] = {
         "relative L2": lambda output: relative(output, output.relative_l2, ".2e"),
         "limit": lambda output: limit_of(output, ".2e"),

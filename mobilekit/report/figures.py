@@ -1,4 +1,4 @@
-"""An output's error and limit as every rendering shows them."""
+"""An output's error and limit, and times, as every rendering shows them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
     from mobilekit.report.model import OutputReport
 
-__all__ = ["limit_of", "relative", "why", "worst_of"]
+__all__ = ["limit_of", "relative", "short_ms", "why", "worst_of"]
 
 
 def relative(output: OutputReport, value: float, form: str) -> str:
@@ -27,6 +27,11 @@ def limit_of(output: OutputReport, form: str = ".3g") -> str:
     if limits.rtol is not None:
         return format(limits.rtol, form)
     return f"cos {limits.cosine:g}" if limits.cosine is not None else f"{limits.psnr_db:g} dB"
+
+
+def short_ms(value: float) -> str:
+    """Two digits after the point; below 1 ms three that count."""
+    return f"{value:.2f}" if value >= 1 else f"{value:.3g}"
 
 
 def why(output: OutputReport) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Collection, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Literal
@@ -18,7 +19,11 @@ __all__ = ["SCHEMA_VERSION", "LayerProfile", "Peak", "ProfileReport", "by_type",
 
 SCHEMA_VERSION = "1.0"
 _MOST_ROWS = 30
-_DISPENSABLE = ("GB/s", "MMAC", "GFLOP/s", "ONNX nodes", "of roof")
+_LEAST_PART = 0.5
+_APART = "one by one the layers take far less: threads wait for one another or for other programs; try --threads 1"
+_WHOLE_NAMES = "whole names"
+_DISPENSABLE = (_WHOLE_NAMES, "GB/s", "MMAC", "GFLOP/s", "ONNX nodes", "of roof")
+_NAME_LENGTH = 30
 """Columns, the first to go first where the terminal is narrow."""
 
 
@@ -75,15 +80,17 @@ def render(report: ProfileReport) -> RenderableType:
     from rich.text import Text
 
     ranked = sorted(report.layers, key=lambda layer: layer.mean_ms, reverse=True)
-    table = Fitting(partial(_table, report.model, ranked[:_MOST_ROWS]), _DISPENSABLE)
+    table = Fitting(partial(_table, report.model, report.layers_ms, ranked[:_MOST_ROWS]), _DISPENSABLE)
     kinds = Table(box=SIMPLE)
     kinds.add_column("type")
     for name in ("layers", "ms", "share"):
         kinds.add_column(name, justify="right")
     for kind, (count, ms) in by_type(report.layers).items():
-        kinds.add_row(kind, str(count), f"{ms:.3f}", f"{ms / (report.layers_ms or 1):.1%}")
+        kinds.add_row(kind, str(count), f"{ms:.{_digits(report.layers_ms)}f}", f"{ms / (report.layers_ms or 1):.1%}")
     more = len(ranked) - _MOST_ROWS
     lines = [f"p50 {report.p50_ms:.3f} ms, of which layers {report.layers_ms:.3f} ms"]
+    if report.layers_ms < _LEAST_PART * report.p50_ms:
+        lines.append(_APART)
     if report.peak is not None:
         lines.append(f"measured peak: {report.peak.gflops:.1f} GFLOP/s, {report.peak.gbytes_s:.1f} GB/s")
     if report.device.virtual:
@@ -91,21 +98,25 @@ def render(report: ProfileReport) -> RenderableType:
     return Group(table, *([Text(f"and {more} more layers")] if more > 0 else []), kinds, Text("\n".join(lines)))
 
 
-def _table(model: str, layers: Sequence[LayerProfile], without: Collection[str]) -> Table:
+def _table(model: str, whole_ms: float, layers: Sequence[LayerProfile], without: Collection[str]) -> Table:
     from rich.box import SIMPLE
     from rich.table import Table
     from rich.text import Text
 
     from mobilekit.report.console import plain
 
+    def cut(name: str) -> str:
+        # Names of one model begin alike.
+        return name if _WHOLE_NAMES not in without or len(name) <= _NAME_LENGTH else "…" + name[1 - _NAME_LENGTH :]
+
     table = Table(box=SIMPLE, title=Text(f"mobilekit profile: {plain(model)}"))
     words: dict[str, Callable[[LayerProfile], str]] = {
-        "layer": lambda layer: plain(layer.name, 40),
+        "layer": lambda layer: plain(cut(layer.name), 40),
         "type": lambda layer: plain(layer.type, 40),
-        "ONNX nodes": lambda layer: plain(", ".join(layer.nodes), 60),
+        "ONNX nodes": lambda layer: plain(cut(", ".join(layer.nodes)), 60),
     }
     figures: dict[str, Callable[[LayerProfile], str]] = {
-        "ms": lambda layer: f"{layer.mean_ms:.3f}",
+        "ms": lambda layer: f"{layer.mean_ms:.{_digits(whole_ms)}f}",
         "share": lambda layer: f"{layer.share:.1%}",
         "MMAC": lambda layer: "-" if not layer.macs else f"{layer.macs / 1e6:.2f}",
         "GFLOP/s": lambda layer: _figure(layer.gflops),
@@ -132,6 +143,11 @@ def by_type(layers: Sequence[LayerProfile]) -> dict[str, tuple[int, float]]:
         count, ms = found.get(layer.type, (0, 0.0))
         found[layer.type] = count + 1, ms + layer.mean_ms
     return dict(sorted(found.items(), key=lambda item: item[1][1], reverse=True))
+
+
+def _digits(whole_ms: float) -> int:
+    """After the point, for the milliseconds of a layer: a thousandth of all layers still shows."""
+    return min(max(3, 3 - math.floor(math.log10(whole_ms))), 6) if whole_ms > 0 else 3
 
 
 def _figure(value: float | None) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from mobilekit.report.base import Frozen
 from mobilekit.report.bisection import OutputState
+from mobilekit.report.figures import short_ms
 from mobilekit.report.model import DeviceFacts, Precision
 from mobilekit.targets.base import TargetName
 from mobilekit.validate.tolerance import Verdict
@@ -80,6 +81,6 @@ def render(report: RepairReport) -> str:
         if old is not None and new is not None:
             ratio = new / old if old else float("nan")
             note = "" if trade.comparable else ", emulated: not comparable"
-            lines.append(f"latency: {old:.2f} -> {new:.2f} ms (x{ratio:.2f}{note})")
+            lines.append(f"latency: {short_ms(old)} -> {short_ms(new)} ms (x{ratio:.2f}{note})")
         lines.append(f"{'plan' if plan else 'weights'}: {trade.bytes_before:,} -> {trade.bytes_after:,} bytes")
     return "\n".join(lines)

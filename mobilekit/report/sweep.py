@@ -5,6 +5,7 @@ from __future__ import annotations
 from pydantic import Field
 
 from mobilekit.report.base import Frozen
+from mobilekit.report.figures import short_ms
 from mobilekit.tuning import Cluster
 
 __all__ = ["SweepRow", "line"]
@@ -30,6 +31,6 @@ class SweepRow(Frozen):
 
 
 def line(row: SweepRow) -> str:
-    if row.p50_ms is None:
+    if row.p50_ms is None or row.p50_low_ms is None or row.p50_high_ms is None:
         return f"{row.name}: {row.remark}"
-    return f"{row.name}: {row.p50_ms:.2f} ms ({row.p50_low_ms:.2f} to {row.p50_high_ms:.2f})"
+    return f"{row.name}: {short_ms(row.p50_ms)} ms ({short_ms(row.p50_low_ms)} to {short_ms(row.p50_high_ms)})"

@@ -71,8 +71,9 @@ def test_nothing_overflows_on_any_screen(browser: Chrome, tmp_path: Path, width:
     assert beyond == []
 
 
-def test_charts_are_drawn(browser: Chrome, tmp_path: Path) -> None:
-    shown(browser, page(subject()), tmp_path)
+@pytest.mark.parametrize("width", [360, 1200])
+def test_charts_are_drawn(browser: Chrome, tmp_path: Path, width: int) -> None:
+    shown(browser, page(subject()), tmp_path, width=width)
     sizes = measured(
         browser,
         "[...document.querySelectorAll('figure > svg')].map(s => s.getBBox()).map(b => [b.width, b.height])",

@@ -30,10 +30,10 @@ class Bar:
     title: str = ""
 
 
-def _canvas(name: str, *children: Element | None, height: int = _HEIGHT) -> Element:
+def _canvas(name: str, *children: Element | None, height: int = _HEIGHT, style: str = "") -> Element:
     return element(
         "svg", element("title", name), *children, viewBox=f"0 0 {_WIDTH} {height}", role="img", tabindex=0,
-        aria_label=name,
+        aria_label=name, **({"class_": style} if style else {}),
     )  # fmt: skip
 
 
@@ -136,7 +136,7 @@ def histogram(
             _text(x + 4 * side, _TOP + 10, "limit", "start" if side > 0 else "end"),
         ]
     frame = _frame(low, high, float(max(bins)), unit="how many", across=unit, log=log, counts=True)
-    return _canvas(name, *frame, *drawn)
+    return _canvas(name, *frame, *drawn, style="plot")
 
 
 def series(
@@ -158,7 +158,7 @@ def series(
         if len(usable) <= 120 or i in far
     ]  # fmt: skip
     frame = _frame(1, len(usable), top, unit=unit, across=across)
-    return _canvas(name, *frame, line, *dots)
+    return _canvas(name, *frame, line, *dots, style="plot")
 
 
 def bars(
@@ -179,7 +179,7 @@ def bars(
     for index, bar in enumerate(usable):
         y = 6 + index * row
         length = max((place(bar.value) - low) / span * wide, 1)
-        text = bar.label if len(bar.label) <= 26 else bar.label[:12] + "…" + bar.label[-12:]
+        text = bar.label if len(bar.label) <= 23 else bar.label[:10] + "…" + bar.label[-12:]
         drawn += [
             _text(label_width - 6, y + 13, text, "end"),
             element(
@@ -260,7 +260,7 @@ def curves(
                                 class_=f"dot {curve.style}".strip()))  # fmt: skip
         points = " ".join(f"{x:.1f},{height:.1f}" for x, height in places)
         parts += [element("polyline", points=points, class_=f"line {curve.style}".strip()), *dots]
-    return _canvas(name, *parts)
+    return _canvas(name, *parts, style="plot")
 
 
 @dataclass(frozen=True, slots=True)

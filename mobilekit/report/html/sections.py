@@ -306,6 +306,7 @@ def side_by_side(subject: Subject) -> Element | None:
         for name, report in columns
         if report.latency is not None
     ]
+    pale = "; pale: an emulator's, not comparable" * any(bar.style for bar in times)
     errors_ = [
         Bar(f"{name}: {output.name}" if len(report.outputs) > 1 else name, output.relative_l2, output.verdict.value)
         for name, report in columns
@@ -315,7 +316,7 @@ def side_by_side(subject: Subject) -> Element | None:
         figure(chart, caption)
         for chart, caption in (
             (bars(errors_, "errors side by side", unit="relative L2", log=True), "relative L2 of each output"),
-            (bars(times, "latency side by side", unit="ms"), "p50 in ms; pale: an emulator's, not comparable"),
+            (bars(times, "latency side by side", unit="ms"), "p50 in ms" + pale),
         )
         if chart is not None
     ]
@@ -374,4 +375,7 @@ def again(subject: Subject) -> Element | None:
     command = subject.report.command
     if not command:
         return None
-    return _part("To repeat it", element("pre", element("code", shlex.join(command)), tabindex=0))
+    # A word stays whole: "-" and "-samples" on two lines is no option.
+    words = [element("span", shlex.quote(word)) for word in command]
+    spaced = [part for word in words for part in (word, " ")][:-1]
+    return _part("To repeat it", element("pre", element("code", *spaced), tabindex=0))

@@ -15,12 +15,12 @@ h1 { font-size: 1.5rem; margin: .2rem 0; } h2 { font-size: 1.15rem; margin: 2rem
 .verdict { border-left: .5rem solid var(--line); background: var(--card); padding: .8rem 1rem; border-radius: .3rem; }
 .verdict.pass { border-color: var(--pass); } .verdict.fail { border-color: var(--fail); }
 .verdict.inconclusive { border-color: var(--inconclusive); }
-.word { font-weight: 700; text-transform: uppercase; }
+.word { font-weight: 700; text-transform: uppercase; white-space: nowrap; }
 .pass > .word, .word.pass { color: var(--pass); } .fail > .word, .word.fail { color: var(--fail); }
 .inconclusive > .word, .word.inconclusive { color: var(--inconclusive); }
 .scroll { overflow-x: auto; max-width: 100%; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; min-width: 100%; }
-caption { text-align: left; color: var(--faint); padding-bottom: .3rem; }
+caption { text-align: left; color: var(--faint); padding-bottom: .3rem; max-width: calc(100vw - 2rem); }
 th { white-space: nowrap; }
 th, td { text-align: left; padding: .3rem .8rem .3rem 0; border-bottom: 1px solid var(--line); vertical-align: top;
   overflow-wrap: normal; }
@@ -57,8 +57,11 @@ svg text.on { fill: var(--page); pointer-events: none; }
 .key { display: inline-block; width: .9rem; height: .9rem; border-radius: .15rem; vertical-align: -.1rem; }
 .key.theirs { border: .25rem solid #0072b2; } .key.ours { border: .12rem solid #ff9e1b; }
 .key.differs { background: #ff003c; } .key.a { background: var(--a); } .key.b { background: var(--b); }
-@media (max-width: 40rem) { .card.wide { grid-column: auto; } .scroll td:last-child:not(.whole) { min-width: 13rem; } }
+@media (max-width: 40rem) { .card.wide { grid-column: auto; } .scroll td:last-child:not(.whole) { min-width: 13rem; }
+  .scroll td:first-child:not(.whole) { min-width: 8.5rem; } }
+@media (max-width: 30rem) { svg.plot text { font-size: 14px; } }
 pre { background: var(--card); padding: .6rem; overflow-x: auto; white-space: pre-wrap; border-radius: .3rem; }
+pre span { display: inline-block; max-width: 100%; }
 summary { cursor: pointer; color: var(--a); }
 :focus-visible { outline: 2px solid var(--a); outline-offset: 2px; }
 """

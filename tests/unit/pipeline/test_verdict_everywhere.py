@@ -218,7 +218,7 @@ def test_a_blank_reference_has_no_relative_error_and_does_not_lead() -> None:
     assert report.verdict.value == "pass"
     assert report.outputs[1].relative_l2 == math.inf
     shown = everywhere(report)
-    assert "1 of 2 outputs is right by ONNX Runtime 1, 'z' says nothing; nearest to its limit is y" in report.sentence
+    assert "1 of 2 outputs is right by ONNX Runtime 1, 'z' says nothing; nearest to its limit is 'y'" in report.sentence
     for where in ("terminal", "markdown", "html"):
         assert "inf" not in shown[where].replace("inference", "").replace("info", ""), where
         assert "max abs 0.0001" in shown[where], where

@@ -11,10 +11,11 @@ from rich.console import Console
 
 from mobilekit.errors import UsageError
 from mobilekit.report import console, json
+from mobilekit.report.bisection_text import render as bisection_text
 from mobilekit.report.model import AnswerPair
 from mobilekit.report.profile import render as profile_text
 from mobilekit.validate.tolerance import Verdict
-from tests.unit.report.reports import output, profile, report
+from tests.unit.report.reports import bisection, output, profile, report
 
 
 def shown(value, width=120):
@@ -123,6 +124,46 @@ def test_a_narrow_terminal_shows_each_verdict_whole(width):
     assert "pass" in ends
     assert ("top-1" in text) is (width >= 80)
     assert ("max abs" in text) is (width == 120)
+
+
+def test_a_long_name_is_folded_before_figures_give_way():
+    text = shown(report(outputs=(output("a_name_that_does_not_end/" * 4),)), 80)
+    assert "2.50e-06" in next(line for line in text.splitlines() if line.startswith("│ a_name_that"))
+
+
+def test_times_below_a_millisecond_keep_their_digits():
+    value = report()
+    assert value.latency is not None
+    quick = value.latency.model_copy(update={"p50_ms": 0.016712, "p90_ms": 0.0211})
+    assert "0.0167 / 0.0211 ms" in shown(value.model_copy(update={"latency": quick}))
+
+
+def test_names_of_layers_give_way_at_their_beginning():
+    stream = io.StringIO()
+    one = profile().layers[6].model_copy(update={"of_roof": 0.421, "bound": "memory"})
+    Console(file=stream, width=80).print(profile_text(profile().model_copy(update={"layers": (one,)})))
+    row = next(line for line in stream.getvalue().splitlines() if "42% memory" in line)
+    assert "…arameterised_convolution/Conv" in row
+
+
+def test_a_profile_of_a_quick_model_shows_its_layers_apart():
+    stream = io.StringIO()
+    quick = profile().layers[0].model_copy(update={"mean_ms": 0.000278})
+    value = profile().model_copy(update={"layers": (quick,), "layers_ms": 0.05, "p50_ms": 300.0})
+    Console(file=stream, width=120).print(profile_text(value))
+    assert "0.00028" in stream.getvalue()
+    assert "try --threads 1" in stream.getvalue()
+
+
+def test_a_bisection_keeps_behind_its_labels():
+    found = bisection()
+    assert found.first is not None
+    layer = found.first.layers[0].model_copy(update={"params": {f"parameter_{n}": "1" for n in range(12)}})
+    first = found.first.model_copy(update={"layers": (layer,)})
+    lines = bisection_text(found.model_copy(update={"first": first})).splitlines()
+    at = next(n for n, line in enumerate(lines) if line.startswith("  layer"))
+    assert all(len(line) <= 80 for line in lines[at : at + 3])
+    assert lines[at + 1].startswith(" " * 13 + "parameter_")
 
 
 @pytest.mark.parametrize("width", [60, 80, 120])
