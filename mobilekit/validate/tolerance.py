@@ -75,6 +75,8 @@ _LARGEST_RTOL = 0.5
 FAINT_FLOOR = 0.02
 """The strictest limit of an output's faint part (:mod:`mobilekit.metrics.faint`), of fp32; beyond it, what the format
 costs there is measured."""
+_FAINT_PICKED = 0.5
+"""The strictest where rows are picked by score: a tie may give one of them another class, beside the same box."""
 _LARGEST_FAINT = 0.9
 """Above it, what is lost (1) would hardly show."""
 _COARSE = 8.0
@@ -302,11 +304,12 @@ def judge(error: TensorError, tolerance: Tolerance, doubt: float = 0.0) -> Judge
         return _beyond(error, tolerance, tolerance.rtol, doubt)
     if tolerance.cosine is not None and not error.cosine >= tolerance.cosine:
         return Judgement(Verdict.FAIL, f"cosine {error.cosine:.9f} is below {tolerance.cosine:.9f}")
-    if tolerance.faint is not None and not error.faint_l2 <= tolerance.faint:
+    faint = max(tolerance.faint, _FAINT_PICKED) if tolerance.faint and tolerance.picks else tolerance.faint
+    if faint is not None and not error.faint_l2 <= faint:
         return Judgement(
             Verdict.FAIL,
             f"{error.faint}, beside which their error does not show, are off by a relative L2 of {error.faint_l2:.3g}, "
-            f"above {tolerance.faint:.3g}",
+            f"above {faint:.3g}",
             faint=True,
         )
     if tolerance.psnr_db is not None and not error.psnr_db >= tolerance.psnr_db:

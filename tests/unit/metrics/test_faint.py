@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -39,6 +41,14 @@ def test_a_tenth_of_them_lost_is_a_fail_in_fp32(kept):
     found = verdict(less, OUTPUT, NumberFormat())
     assert found.verdict is Verdict.FAIL
     assert found.faint
+
+
+def test_where_rows_are_picked_a_tie_is_no_fail_and_a_loss_is():
+    limits = replace(derived(NumberFormat(), Cost(1e-2, 1.0, 1e-6)), picks=True)
+    for kept, found in ((0.8, Verdict.PASS), (0.0, Verdict.FAIL)):
+        less = OUTPUT.copy()
+        less[:, 4:] *= kept
+        assert judge(compare(less, OUTPUT), limits).verdict is found
 
 
 def test_what_rounding_costs_them_widens_their_limit():
