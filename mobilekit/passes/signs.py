@@ -9,7 +9,7 @@ import numpy as np
 
 from mobilekit.graph import Node, Value
 
-__all__ = ["magnitude", "never_negative"]
+__all__ = ["magnitude", "may_be_infinite", "never_negative"]
 
 _DEPTH = 64
 
@@ -94,3 +94,32 @@ def magnitude(value: Value | None, depth: int = _DEPTH) -> float:
             return np.inf
         return max(first, second) if node.op == "Where" else first * second if node.op == "Mul" else first + second
     return np.inf
+
+
+_ARITHMETIC = frozenset({"Add", "Clip", "Div", "Max", "Min", "Mul", "Neg", "Pad", "Sub", "Sum", "Where"})
+"""What passes an infinity on, beside what moves elements."""
+
+_MOST_LOOKED_AT = 1 << 20
+
+
+def may_be_infinite(value: Value) -> bool:
+    """Whether a constant infinity may be among the elements, as far as the operators say that make them. What could
+    overflow is taken not to."""
+    seen: set[int] = set()
+    pending: list[Value | None] = [value]
+    while pending:
+        one = pending.pop()
+        if one is None or id(one) in seen:
+            continue
+        seen.add(id(one))
+        if one.const is not None:
+            data: np.ndarray[Any, Any] = one.const
+            if data.dtype.kind == "f" and data.size <= _MOST_LOOKED_AT and bool(np.isinf(data).any()):
+                return True
+            continue
+        node = one.producer
+        if node is None or node.domain:
+            continue
+        if node.op in _MOVES or node.op == "Concat" or node.op in _ARITHMETIC or node.op.startswith("Scatter"):
+            pending += node.inputs
+    return False

@@ -9,7 +9,9 @@ import math
 
 import numpy as np
 
+from mobilekit.graph import Value
 from mobilekit.passes.bounds import DOMAIN
+from mobilekit.passes.signs import may_be_infinite
 from mobilekit.targets.ncnn.emit import Blob, Emission
 from mobilekit.targets.ncnn.node import NodeView, Refuse
 from mobilekit.targets.ncnn.registry import emits
@@ -23,9 +25,16 @@ _CHEAP_PAIRS = 1 << 16
 """Up to so many a composition takes 0.06 to 0.15 ms on a desktop core: not worth adding our layers to an app."""
 
 
-def fits(out: Emission, pairs: int) -> bool:
-    """Whether stock layers that make ``pairs`` intermediate elements are to do it; :class:`Refuse` where they have to
-    and cannot."""
+def fits(out: Emission, pairs: int, data: Value) -> bool:
+    """Whether stock layers that make ``pairs`` intermediate elements are to pick from ``data``; :class:`Refuse` where
+    they have to and cannot: zero times an infinity that is not picked would be NaN."""
+    if may_be_infinite(data):
+        if out.stock_only:
+            raise Refuse(
+                "it picks at computed positions from what may be infinite, which stock layers do by multiplication",
+                "export without --stock-only, or use a large number instead of infinity",
+            )
+        return False
     if pairs <= (0 if out.takes_own else _CHEAP_PAIRS):
         return True
     if out.stock_only and pairs > MOST_PAIRS:

@@ -126,7 +126,7 @@ def top_k(node: NodeView, out: Emission) -> None:
         if positions is not None:
             out.bind(positions, position)
         return
-    if not fits(out, rows * size * size):
+    if not fits(out, rows * size * size, node.input()):
         dims = (before * count * after,)
         made = out.own(
             "MkTopK",
@@ -169,7 +169,7 @@ def pick_rows(node: NodeView, out: Emission, axis: int) -> None:
     shape = node.shape(0)
     size, count = shape[axis], math.prod(static_shape(indices))
     before, after = math.prod(shape[:axis]), math.prod(shape[axis + 1 :])
-    if not fits(out, count * size):
+    if not fits(out, count * size, data):
         out.bind(node.output(), picked(out, out.native(data), out.native(indices), before, size, after))
         return
     chosen = _one_hot_signed(out, out.view(indices, (count, 1)), _ramp(out, (count, size), 1, range(size)), size)
@@ -194,7 +194,7 @@ def gather_elements(node: NodeView, out: Emission) -> None:
     smaller = any(a != b for i, (a, b) in enumerate(zip(shape, wanted, strict=True)) if i != axis)
     before, after = math.prod(shape[:axis]), math.prod(shape[axis + 1 :])
     rows, size, count = before * after, shape[axis], wanted[axis]
-    if smaller or not fits(out, rows * size * count):
+    if smaller or not fits(out, rows * size * count, node.input(0)):
         operands = [out.native(node.input(0)), out.native(node.input(1))]
         sizes = {"data": list(shape), "positions": list(wanted)}
         dims = out.natural_dims(node.output())

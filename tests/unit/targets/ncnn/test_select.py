@@ -121,3 +121,36 @@ def test_reflection_as_often_as_it_takes_for_a_batch(mode: str, corners: int) ->
         "GridSample", ["x", "g"], ["y"], padding_mode="reflection", mode=mode, align_corners=corners
     )
     agrees(node, {"x": rand(2, 3, 5, 7), "g": 3 * rand(2, 4, 6, 2)})
+
+
+@pytest.mark.parametrize("infinite", ["masked", "padded"])
+@pytest.mark.parametrize("pick", ["TopK", "GatherElements", "Gather"])
+def test_infinities_beside_what_is_picked(infinite: str, pick: str) -> None:
+    """Not by products with zeros, which would be NaN; a pitch tracker pads its scores like this."""
+    made = {
+        "masked": helper.make_node("Where", ["known", "x", "endless"], ["scores"]),
+        "padded": helper.make_node("Pad", ["x", "pads", "endless"], ["scores"]),
+    }[infinite]
+    nodes = [
+        helper.make_node("Less", ["x", "two"], ["known"]),
+        made,
+        helper.make_node("TopK", ["scores", "k"], ["best", "at"]),
+    ]
+    if pick != "TopK":
+        rows = "at" if pick == "GatherElements" else "row"
+        nodes += [
+            helper.make_node("Gather", ["at", "first"], ["row"], axis=0),
+            helper.make_node(pick, ["scores", rows], ["y"], axis=1),
+        ]
+    consts = {
+        "two": np.float32(2),
+        "endless": np.float32(-np.inf),
+        "pads": np.array([0, 1, 0, 1]),
+        "k": np.array([2]),
+        "first": np.array(0),
+    }
+    x = np.array([[3, 1, -1, 0.5, -2, 1.5]], np.float32)
+    outputs = ("best", "at") if pick == "TopK" else ("y",)
+    proto = model(nodes, {"x": x}, outputs, consts)
+    assert needs_own(proto)
+    agrees(nodes, {"x": x}, consts, outputs=outputs)
