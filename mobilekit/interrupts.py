@@ -2,8 +2,9 @@
 
 Python runs a signal's handler between any two instructions, and what it raises there may be lost: in a finaliser or a
 callback from C it is printed and forgotten, C code and a bare ``except`` clear it, and between a child's start and the
-line that remembers the child it loses the child. So the exception waits while something is :func:`held` or finalised,
-and is raised again every quarter of a second until it unwinds; :func:`settle`, at the top, ends that.
+line that remembers the child it loses the child. In the first lines of a native module, which call Python and do not
+expect it, it ends the process. So the exception waits while something is :func:`held`, finalised or loaded, and is
+raised again every quarter of a second until it unwinds; :func:`settle`, at the top, ends that.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import threading
 import weakref
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from importlib.machinery import ExtensionFileLoader
 from types import FrameType
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -27,6 +29,8 @@ _AGAIN_S = 0.25
 _END_S = 5.0
 _KILLS = (signal.SIGTERM, signal.SIGHUP)
 _FINALISERS = (weakref.finalize.__call__.__code__, weakref.finalize._exitfunc.__code__)  # type: ignore[attr-defined]
+
+_LOADERS = (ExtensionFileLoader.create_module.__code__, ExtensionFileLoader.exec_module.__code__)
 
 
 class Interrupted(BaseException):
@@ -53,7 +57,7 @@ class _Interruption:
             self.deliver(frame)
 
     def deliver(self, frame: FrameType | None) -> None:
-        if not self.held and not _finalising(frame):
+        if not self.held and not _breaks(frame):
             raise Interrupted
 
 
@@ -136,10 +140,11 @@ def _unwinding() -> bool:
     return error is not None
 
 
-def _finalising(frame: FrameType | None) -> bool:
-    """Whether Python would print and forget an exception raised here, the finaliser's work half done."""
+def _breaks(frame: FrameType | None) -> bool:
+    """Whether Python would print and forget an exception raised here, a finaliser's work half done, or C would not
+    survive it, a native module half loaded."""
     while frame is not None:
-        if frame.f_code.co_name == "__del__" or frame.f_code in _FINALISERS:
+        if frame.f_code.co_name == "__del__" or frame.f_code in _FINALISERS or frame.f_code in _LOADERS:
             return True
         frame = frame.f_back
     return False

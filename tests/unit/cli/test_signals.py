@@ -13,6 +13,7 @@ import pytest
 
 PROGRAM = """
 import os, signal, subprocess, sys, tempfile, time, weakref
+from importlib.machinery import ExtensionFileLoader
 from mobilekit import interrupts
 from mobilekit.cli import main
 from mobilekit.errors import DeviceError
@@ -96,6 +97,21 @@ WHILE_A_CHILD_STARTS = """
     with interrupts.started([sys.executable, "-c", "import time; time.sleep(60)"]):
         time.sleep(20)
 """
+IN_A_NATIVE_MODULE = """
+    class Specification:
+        origin, asked = "/absent.so", False
+        @property
+        def name(self):  # which C asks for, as the first lines of a module ask for much else
+            if not self.asked:
+                self.asked = True
+                strike()
+                print("finalised")
+            return "absent"
+    try:
+        ExtensionFileLoader("absent", "/absent.so").create_module(Specification())
+    except ImportError:
+        time.sleep(20)
+"""
 BODIES = [
     IN_A_FINALISER,
     IN_A_WEAK_REFERENCE,
@@ -104,8 +120,18 @@ BODIES = [
     LONG_CLEANING,
     LONG_FINALISER,
     WHILE_HELD,
+    IN_A_NATIVE_MODULE,
 ]
-NAMES = ["finaliser", "weak-reference", "bare-except", "error", "long-cleaning", "long-finaliser", "held"]
+NAMES = [
+    "finaliser",
+    "weak-reference",
+    "bare-except",
+    "error",
+    "long-cleaning",
+    "long-finaliser",
+    "held",
+    "native-module",
+]
 
 
 def ended(body: str, number: int) -> subprocess.CompletedProcess[str]:
