@@ -10,7 +10,8 @@ After each node that computes ``x`` (float32) stands a rounding of ``x``:
   errors this small grow with it in proportion.
 
 ``c`` and ``g`` are an input of the model, so that one session gives as many draws as it is fed values: each shifts the
-grid, and so rounds other numbers up. Weights are rounded in place, once.
+grid, and so rounds other numbers up. Weights are rounded in place, once. Where 16 bits are computed in, the model's
+inputs are rounded likewise, but for what is beyond the range, which is a mask.
 """
 
 from __future__ import annotations
@@ -180,6 +181,19 @@ def _rounded(array: Array, dtype: RoundedType) -> Array:
         return array.astype(narrow).astype(np.float32)
 
 
+def _input(array: Array, computed: RoundedType | None, draw: float) -> Array:
+    if computed not in ("float16", "bfloat16") or array.dtype != np.float32:
+        return array
+    grid = np.array(draw, np.float32)
+    with np.errstate(over="ignore", invalid="ignore"):
+        scaled: Array = np.multiply(array, grid)
+        if computed == "float16":
+            rounded: Array = np.divide(scaled.astype(np.float16).astype(np.float32), grid)
+        else:
+            rounded = np.subtract(scaled, np.subtract(scaled, array))
+    return np.where(np.isfinite(rounded), rounded, array)
+
+
 class RoundedModel:
     """Lives in a child process: the model at ``model`` as it is, and with everything rounded, each loaded once.
 
@@ -213,6 +227,7 @@ class RoundedModel:
             self._session = ort.InferenceSession(data, settings, providers=["CPUExecutionProvider"])
         except Exception as error:  # onnx and ONNX Runtime raise what they like
             raise ModelError(f"{Path(model).name} cannot be run with every result rounded: {error}") from error
+        self._computed = computed
         self._draws = _DRAWS[computed] if computed is not None else (1.0,)
         self._coarser = self._draws if computed == "float32" else (1.0,) * len(self._draws)
 
@@ -231,7 +246,8 @@ class RoundedModel:
         try:
             expected = self._exact.run(names, feed)
             for draw, coarser in zip(self._draws, self._coarser, strict=True):
-                outputs = self._session.run(names, {**feed, DRAW: np.array(draw, dtype=np.float32)})
+                rounded = {name: _input(array, self._computed, draw) for name, array in feed.items()}
+                outputs = self._session.run(names, {**rounded, DRAW: np.array(draw, dtype=np.float32)})
                 for name, output, wanted in zip(names, outputs, expected, strict=True):
                     off = compare(output, wanted)
                     found[name].append([off.relative_l2 / coarser, off.max_abs / coarser, off.faint_l2 / coarser])

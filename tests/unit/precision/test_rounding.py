@@ -104,6 +104,25 @@ def test_sums_in_float16_cost_more_the_longer_they_are(tmp_path):
     assert all(measured / 3 < l2 < measured * 3 for l2, *_ in found)
 
 
+@pytest.mark.parametrize(("dtype", "step"), [("float16", 2.0**-10), ("bfloat16", 2.0**-7)])
+def test_inputs_are_rounded_too(tmp_path, dtype, step):
+    """Numbers around 1000 of which 1000 is subtracted: all that is lost is lost before the first node."""
+    x = 1000 + RNG.uniform(-1, 1, (1, 64)).astype(np.float32)
+    nodes = [helper.make_node("Sub", ["x", "k"], ["y"])]
+    path = save(_model(nodes, {"k": np.array(1000.0, np.float32)}), tmp_path / "m.onnx")
+    lost = 1000 * step / np.sqrt(12) / float(np.sqrt(np.mean((x - 1000) ** 2)))
+    found = RoundedModel(str(path), "float32", dtype, {}).errors({"x": x})["y"]
+    assert all(lost / 4 < l2 < lost * 4 for l2, *_ in found)
+
+
+def test_an_input_beyond_the_range_is_a_mask(tmp_path):
+    mask = np.where(RNG.uniform(size=(1, 64)) < 0.5, np.finfo(np.float32).min, 0).astype(np.float32)
+    nodes = [helper.make_node("Clip", ["x", "k"], ["y"])]
+    path = save(_model(nodes, {"k": np.array(-1.0, np.float32)}), tmp_path / "m.onnx")
+    found = RoundedModel(str(path), "float16", "float16", {}).errors({"x": mask})["y"]
+    assert all(l2 < 1e-3 for l2, *_ in found)
+
+
 def test_what_leaves_the_range_is_infinitely_far_off(tmp_path):
     path = save(
         _model(
