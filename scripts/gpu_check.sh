@@ -115,6 +115,8 @@ case "${1:-}" in
 *)
     [ -f "$here/python-version" ] ||
         give_up "$here holds no wheels and models" "gpu_check.sh --stage DIR on a machine with the network, then DIR/gpu_check.sh"
+    GPU_CHECK_BEGAN=$(date +%s) # a budget begins here
+    export GPU_CHECK_BEGAN
     venv
     # What plans and models are cached in is the folder's own: nothing is fetched.
     MOBILEKIT_CACHE=$here/cache exec "$here/venv/bin/python" "$here/gpu_check" run "$@"

@@ -8,6 +8,7 @@ import os
 import runpy
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -16,7 +17,7 @@ import pytest
 from mobilekit.errors import SetupError
 from mobilekit.pipeline.export import ExportOptions, export_model
 from mobilekit.targets.tensorrt.flavour import FLAVOURS, count_gpus, installed
-from mobilekit.targets.tensorrt.host import LocalHost
+from mobilekit.targets.tensorrt.host import Gpu, LocalHost
 from tests.models import conv_classifier, save
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "gpu_check.sh"
@@ -225,6 +226,49 @@ def test_a_machine_that_refuses_the_first_plan_is_not_asked_again(
     assert "too old; update it" in facts["rows"][0]["reason"]
     assert facts["executed"] is False
     assert runs == ["magika-fp32"]
+
+
+def gpu(capability: str) -> Gpu:
+    return Gpu(0, "a GPU", capability, 1 << 30, False)
+
+
+@pytest.mark.parametrize(
+    ("capability", "flavours", "broken", "chosen", "remark"),
+    [
+        ("8.9", {"rtx": "1.7"}, {}, "rtx", ""),
+        ("8.9", {"rtx": "1.7", "full": "11.4"}, {}, "rtx", ""),
+        ("9.0", {"rtx": "1.7", "full": "11.4"}, {}, "full", ""),
+        ("8.9", {"full": "11.4"}, {}, "full", ""),
+        ("9.0", {"rtx": "1.7"}, {}, "rtx", "compute capability 9.0), and full TensorRT is not installed;"),
+        ("9.0", {"rtx": "1.7"}, {"full": "no libnvinfer.so.11"}, "rtx", "is not installed: no libnvinfer.so.11; lay"),
+    ],
+)
+def test_what_serves_the_gpu_builds_and_else_what_is_there_is_tried(
+    program: SimpleNamespace,
+    monkeypatch: pytest.MonkeyPatch,
+    capability: str,
+    flavours: dict[str, str],
+    broken: dict[str, str],
+    chosen: str,
+    remark: str,
+) -> None:
+    known = replace(LocalHost().hello(), gpus=(gpu(capability),), flavours=flavours, broken=broken)
+    monkeypatch.setattr(LocalHost, "hello", lambda _: known)
+    monkeypatch.setattr("mobilekit.targets.tensorrt.gpus.local_gpus", lambda: known.gpus)
+    hello, flavour, obstacle = program.choose(None)
+    assert (flavour, obstacle) == (chosen, "")
+    told = program.unserved(hello, flavour)
+    assert remark in told
+    assert bool(told) == bool(remark)
+
+
+def test_a_budget_begins_with_the_script(
+    program: SimpleNamespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Packages are installed before; whoever is ended after ten minutes loses those too."""
+    monkeypatch.setenv("GPU_CHECK_BEGAN", "1")
+    assert program.main(["run", "--rehearse", "--models", "magika", "--budget", "9m", "-o", str(tmp_path)]) == 3
+    assert json.loads((tmp_path / "gpu_check.json").read_text())["rows"] == []
 
 
 @pytest.mark.parametrize("budget", ["", "m", "soon", "0", "-1s"])

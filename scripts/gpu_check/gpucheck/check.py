@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import platform
 import sys
 import time
@@ -30,15 +31,20 @@ def choose(flavour: str | None) -> tuple[Any, str | None, str]:
     if flavour is not None:
         return hello, flavour, ""
     served = gpu.compute_capability in FLAVOURS["rtx"].architectures
-    if served and "rtx" in hello.flavours:
-        return hello, "rtx", ""
-    if "full" in hello.flavours:
-        return hello, "full", ""
+    return hello, "full" if "full" in hello.flavours and not (served and "rtx" in hello.flavours) else "rtx", ""
+
+
+def unserved(hello: Any, flavour: str | None) -> str:
+    """That TensorRT for RTX is not said to serve this machine's GPU; empty where it is, or is not what builds."""
+    from mobilekit.targets.tensorrt.flavour import FLAVOURS
+
+    gpu = hello.gpus[0] if hello.gpus else None
+    if flavour != "rtx" or gpu is None or gpu.compute_capability in FLAVOURS["rtx"].architectures:
+        return ""
+    broken = f": {hello.broken['full']}" if "full" in hello.broken else ""
     return (
-        hello,
-        "rtx",
-        f"TensorRT for RTX does not serve {gpu.name} (compute capability {gpu.compute_capability}), and full TensorRT "
-        "is not installed; lay its wheels into wheels/, or try with --flavour rtx all the same",
+        f"TensorRT for RTX is not said to serve {gpu.name} (compute capability {gpu.compute_capability}), and full "
+        f"TensorRT is not installed{broken}; lay its wheels into wheels/"
     )
 
 
@@ -58,8 +64,11 @@ class Check:
         resume: bool = False,
         rehearse: bool = False,
     ) -> None:
-        self.started = time.monotonic()
+        # The script has installed the packages before: that counts, too.
+        began = float(os.environ.get("GPU_CHECK_BEGAN", "inf"))
+        self.started = time.monotonic() - max(0.0, time.time() - began)
         self.hello, self.flavour, self.obstacle = choose(flavour)
+        self.remark = unserved(self.hello, self.flavour)
         self.device = "prepared" if rehearse else "gpu"
         if rehearse:
             self.obstacle = ""
@@ -132,7 +141,8 @@ class Check:
             except ObstacleError as obstacle:
                 row = replace(row, state="failed", reason=str(obstacle))
                 if not any(each.state in ("pass", "fail", "inconclusive") for each in self.rows.values()):
-                    self.obstacle, self.executed = str(obstacle), False  # nor would the others
+                    # Nor would the others.
+                    self.obstacle, self.executed = "; ".join(filter(None, (str(obstacle), self.remark))), False
         self.rows[model, precision] = replace(row, took_s=round(time.monotonic() - began, 3))
         print(f"{model} {precision}: {row.state} {row.reason}".rstrip(), file=sys.stderr, flush=True)
         self.write()

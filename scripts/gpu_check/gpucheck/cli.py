@@ -29,6 +29,8 @@ def run(arguments: argparse.Namespace) -> int:
     )
     print(", ".join(f"{name} {version}" for name, version in check.facts["versions"].items() if version),
           file=sys.stderr)  # fmt: skip
+    if check.remark:
+        print(f"{check.remark}; it is tried all the same", file=sys.stderr)
     todo = check.pending()
     while todo and check.in_time():
         check.do(*todo.pop(0))
