@@ -173,14 +173,18 @@ def _check_options(source: SourceModel, options: TensorRTOptions) -> None:
 
 
 def _require_static(values: Sequence[Value]) -> None:
-    for value in values:
-        if value.dtype is None or value.shape is None or not all(isinstance(axis, int) for axis in value.shape):
-            raise UnsupportedModelError(
-                "an output's shape depends on data",
-                findings=[
-                    Finding(value.name, "Output", "its shape is not known before the model runs", "cut the model")
-                ],
-            )
+    findings = [
+        Finding(
+            value.name,
+            value.producer.op if value.producer is not None else "Output",
+            "how large this output is depends on data, and what it is held against must be known before",
+            "give what its size depends on a value with --input NAME=VALUE, or cut the model before it",
+        )
+        for value in values
+        if value.dtype is None or value.shape is None or not all(isinstance(axis, int) for axis in value.shape)
+    ]
+    if findings:
+        raise UnsupportedModelError("an output's shape depends on data", findings=findings)
 
 
 def check_plan(prepared: PreparedPlan) -> tuple[Finding, ...]:
@@ -188,8 +192,27 @@ def check_plan(prepared: PreparedPlan) -> tuple[Finding, ...]:
     from mobilekit.targets.tensorrt import check
 
     findings = check(prepared.exact, prepared.flavour, prepared.options, prepared.host)
+    if any("importInitializers" in finding.reason for finding in findings):  # it names neither tensor nor node
+        findings = _constants(prepared.graph) or findings
     domains = {node.name: node.domain for node in prepared.graph.nodes if node.domain}
     return tuple(replace(f, op=f"{domains[f.node]}.{f.op}") if f.node in domains else f for f in findings)
+
+
+def _constants(graph: Graph) -> tuple[Finding, ...]:
+    """Each node that reads a constant of a type of which TensorRT's parser takes none."""
+    from mobilekit.targets.tensorrt.capability import CONSTANTS
+
+    return tuple(
+        Finding(
+            node.name,
+            node.op,
+            f"TensorRT has no constants of type {value.dtype} ({value.name})",
+            "quantise to int8 or float8_e4m3fn, and store integers as int32 or int64",
+        )
+        for node in graph.nodes
+        for value in node.inputs
+        if value is not None and value.const is not None and value.dtype not in CONSTANTS
+    )
 
 
 class PlanBuild:

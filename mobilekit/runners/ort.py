@@ -239,7 +239,10 @@ def without_sizes(proto: Any, free: Mapping[str, Sequence[int]]) -> bool:
 def _unloadable(name: str, said: str) -> ModelError:
     unknown = re.search(r"([\w.]*):(\w+)\(-?\d+\) is not a registered function/op", said)
     if unknown is None:
-        return ModelError(f"ONNX Runtime cannot load {name}: {said}")
+        # Its CPU kernels compute in fewer types than there are: a MatMul in bfloat16 has none.
+        lacking = "NOT_IMPLEMENTED" in said and "Could not find an implementation" in said
+        hint = "export the model in float32; or --no-verify, which leaves its answers unproven" if lacking else ""
+        return ModelError(f"ONNX Runtime cannot load {name}: {said}", hint=hint)
     op = ".".join(part for part in unknown.groups() if part)
     return ModelError(
         f"ONNX Runtime cannot run {name}: it has no operator {op}",

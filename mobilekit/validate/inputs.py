@@ -136,7 +136,7 @@ def _random(rng: np.random.Generator, spec: TensorInfo) -> Array:
         return rng.integers(0, min(high, spec.limit or high), spec.shape).astype(dtype)
     raise UsageError(
         f"input {spec.name!r} has the element type {spec.dtype}, for which no inputs can be made up",
-        hint="give some with --inputs DIR",
+        hint="give some with --inputs DIR, or export with --no-verify",
     )
 
 

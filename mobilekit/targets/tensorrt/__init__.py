@@ -201,6 +201,8 @@ _REMEDIES = {
     "DynamicQuantizeLinear": "start from the float model and use --precision int8 --calib DIR",
     "ConvInteger": "start from the float model and use --precision int8 --calib DIR",
     "MatMulInteger": "start from the float model and use --precision int8 --calib DIR",
+    "QuantizeLinear": "quantise the float model symmetrically (zero points 0): --precision int8 --calib DIR",
+    "DequantizeLinear": "quantise the float model symmetrically (zero points 0): --precision int8 --calib DIR",
     "QLinearConv": "quantise the float model to Q/DQ pairs: --precision int8 --calib DIR",
     "QLinearMatMul": "quantise the float model to Q/DQ pairs: --precision int8 --calib DIR",
 }
@@ -212,6 +214,9 @@ def _finding(problem: Problem) -> Finding:
     if "Plugin not found" in reason:  # how the parser says that it has never heard of an operator
         reason = "TensorRT has no such operator"
         remedy = "write it as an ONNX local function, or with full TensorRT give a --plugin (docs/tensorrt.md)"
+    elif "plugin creator" in reason:  # NonZero
+        reason = "full TensorRT has a plugin for it, which TensorRT for RTX does not take"
+        remedy = "build with --flavour full where the GPU is, or cut the model there"
     elif reason in ("false", ""):
         reason = "TensorRT's parser does not take it"
     return Finding(problem.node or "the model", op or "?", reason, remedy)

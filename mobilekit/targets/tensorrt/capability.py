@@ -11,9 +11,13 @@ if TYPE_CHECKING:
     from mobilekit.graph import Graph
     from mobilekit.targets.tensorrt.flavour import Flavour
 
-__all__ = ["PRECISIONS", "check_capabilities", "check_graph", "unsupported_in"]
+__all__ = ["CONSTANTS", "PRECISIONS", "check_capabilities", "check_graph", "unsupported_in"]
 
 PRECISIONS = ("fp32", "tf32", "fp16", "bf16", "int8", "fp8")
+
+_FLOATS = {"float64", "float32", "float16", "bfloat16", "float8_e4m3fn", "float4_e2m1fn"}
+CONSTANTS = frozenset(_FLOATS | {"int64", "int32", "int8", "uint8", "int4", "uint4", "bool"})
+"""The types that stored tensors may have; int16 and float8_e5m2 were seen to be refused (RTX 1.7)."""
 
 _SINCE = {"tf32": (8, 0), "bf16": (8, 0), "fp8": (8, 9)}
 """NVIDIA's compute capability tables: TF32 and bfloat16 came with Ampere, FP8 tensor cores with Ada."""
@@ -58,7 +62,10 @@ def check_graph(flavour: Flavour, precision: str, capabilities: Sequence[str], g
 
 def unsupported_in(precision: str) -> dict[str, str]:
     """Operators that TensorRT does not build in ``precision``, and why: they stay in float32 (measured, RTX 1.7)."""
-    kept = {"GRU": "TensorRT's parser mixes types inside a GRU of 16 bits"}
+    kept = {
+        "GRU": "TensorRT's parser mixes types inside a GRU of 16 bits",
+        "TensorScatter": "TensorRT writes into the cache that is an input itself, and inputs keep their types",
+    }
     if precision == "bf16":
         kept["ConvTranspose"] = "TensorRT has no bfloat16 ConvTranspose"
     return kept

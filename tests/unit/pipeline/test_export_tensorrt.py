@@ -248,3 +248,17 @@ def test_ids_that_verification_makes_up_are_rows_of_the_table(tmp_path: Path) ->
     report = export_model(save(proto, tmp_path / "m.onnx"), tmp_path / "out", ExportOptions(targets=("tensorrt",)))
     assert report.manifest.inputs[0].limit == 3
     assert report.tensorrt_errors["y"].relative_l2 == 0
+
+
+def test_a_cache_that_is_written_into_stays_as_it_came(tmp_path: Path) -> None:
+    """TensorRT writes into an input itself, which keeps float32 in an fp16 plan."""
+    where = np.array([3], np.int64)
+    nodes = [helper.make_node("TensorScatter", ["past", "new", "where"], ["present"], axis=2)]
+    shapes = {"past": (1, 4, 16, 8), "new": (1, 4, 1, 8)}
+    model = of_nodes(nodes, shapes, {"present": (1, 4, 16, 8)}, {"where": where}, opset=24)
+    settings = TensorRTOptions(precision="fp16")
+    report = export_model(
+        save(model, tmp_path / "m.onnx"), tmp_path / "out", ExportOptions(targets=("tensorrt",), tensorrt=settings)
+    )
+    assert len(report.tensorrt_kept) == 1
+    assert report.tensorrt_errors["present"].relative_l2 < 1e-3

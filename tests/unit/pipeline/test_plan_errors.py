@@ -230,3 +230,53 @@ def test_an_interrupted_build_leaves_nothing(model: Path, tmp_path: Path, number
     assert not Path(f"/proc/{started.read_text()}").exists()
     assert [path.name for path in tmp_path.iterdir()] == ["models"]
     assert not list(scratch.glob("mobilekit*"))  # ONNX Runtime leaves a file of its own
+
+
+@rtx
+def test_constants_of_a_type_that_it_lacks_are_told_by_their_nodes(tmp_path: Path) -> None:
+    """The parser says that an initializer failed, and names neither it nor a node."""
+    scale, zero = np.array(2e-4, np.float32), np.array(0, np.int16)
+    nodes = [
+        helper.make_node("QuantizeLinear", ["x", "s", "z"], ["q"], name="to"),
+        helper.make_node("DequantizeLinear", ["q", "s", "z"], ["y"], name="from"),
+    ]
+    model = of_nodes(nodes, {"x": (2, 8)}, {"y": (2, 8)}, {"s": scale, "z": zero}, opset=21)
+    error = refusal(save(model, tmp_path / "models" / "m.onnx"), tmp_path, TensorRTOptions(), sized=False)
+    assert isinstance(error, UnsupportedModelError)
+    assert [(finding.node, finding.op) for finding in error.findings] == [
+        ("to", "QuantizeLinear"),
+        ("from", "DequantizeLinear"),
+    ]
+    assert all("int16" in finding.reason and finding.remedy for finding in error.findings)
+
+
+@rtx
+def test_every_output_whose_size_depends_on_data_is_listed(tmp_path: Path) -> None:
+    nodes = [
+        helper.make_node("Relu", ["x"], ["r"]),
+        helper.make_node("NonZero", ["r"], ["places"]),
+        helper.make_node("Compress", ["r", "kept"], ["some"]),
+    ]
+    outputs = {"places": (2, "n"), "some": ("m",)}
+    model = of_nodes(nodes, {"x": (2, 8), "kept": (16,)}, outputs)
+    model.graph.input[1].type.tensor_type.elem_type = onnx.TensorProto.BOOL
+    model.graph.output[0].type.tensor_type.elem_type = onnx.TensorProto.INT64
+    error = refusal(save(model, tmp_path / "models" / "m.onnx"), tmp_path, TensorRTOptions(), sized=False)
+    assert isinstance(error, UnsupportedModelError)
+    assert [(finding.node, finding.op) for finding in error.findings] == [("places", "NonZero"), ("some", "Compress")]
+
+
+@rtx
+def test_a_model_that_onnx_runtime_has_no_kernels_for_is_told_how(tmp_path: Path) -> None:
+    weight = helper.make_tensor("w", onnx.TensorProto.BFLOAT16, [8, 4], [0.5] * 32)
+    nodes = [
+        helper.make_node("Cast", ["x"], ["b"], to=onnx.TensorProto.BFLOAT16),
+        helper.make_node("MatMul", ["b", "w"], ["c"]),
+        helper.make_node("Cast", ["c"], ["y"], to=onnx.TensorProto.FLOAT),
+    ]
+    model = of_nodes(nodes, {"x": (2, 8)}, {"y": (2, 4)})
+    model.graph.initializer.append(weight)
+    path = save(model, tmp_path / "models" / "m.onnx")
+    assert "--no-verify" in refusal(path, tmp_path, TensorRTOptions(), sized=False).hint
+    report = export_model(path, tmp_path / "out", ExportOptions(targets=("tensorrt",), verify=False))
+    assert report.manifest.tensorrt is not None
