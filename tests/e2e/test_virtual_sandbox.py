@@ -331,7 +331,7 @@ def test_ctrl_c_during_start_leaves_nothing(delay_s: float) -> None:
         process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=own.env)
         time.sleep(delay_s)
         process.send_signal(signal.SIGINT)
-        said = process.communicate(timeout=60)[0]
+        said = process.communicate(timeout=200)[0]
         if process.returncode == 0 or b"127.0.0.1:" in said:  # it was done already
             assert own.names() == {"hasty"}
             return

@@ -99,7 +99,7 @@ def _start(self: Any) -> _Forked:
             os.dup2(source, target)
         sys.stdin = os.fdopen(0, "r")
         try:
-            child_server._main(self._folder.path, parent, self._memory_bytes)
+            child_server._main(self._folder.path, parent, self._memory_bytes, self._preload)
         finally:
             os._exit(0)
     with suppress(ProcessLookupError):
