@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import mmap
+import os
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,6 +16,7 @@ from onnx import GraphProto, ModelProto, TensorProto, ValueInfoProto
 
 from mobilekit.errors import ModelError
 from mobilekit.importers.fixed import fix_values
+from mobilekit.importers.located import without_weights
 from mobilekit.importers.tensors import ExternalData, dtype_name, tensor_location
 from mobilekit.tensors import TensorSpec
 
@@ -24,6 +28,9 @@ __all__ = ["OLDEST_OPSET", "SourceModel", "check_names", "default_opset", "load"
 OLDEST_OPSET = 7
 """Opset 7 gave ONNX numpy's broadcasting; what came before means other things by the same names."""
 
+_LARGE_BYTES = 16_000_000
+"""A file from this size on keeps its weights to itself: they are mapped where they are used."""
+
 _RE_EXPORT = "export the model again from its framework"
 
 
@@ -32,8 +39,10 @@ class SourceModel:
     """A model file as read. ``inputs`` leave out the weights that old files (IR 3) list as inputs.
 
     ``external_files`` are the data files beside the model, relative to its folder; ``size_bytes`` counts them too.
-    ``proto`` is the parsed model, its external data unread. ``fixed`` holds the inputs that were given a value: in
-    ``proto`` they are weights. ``fake_quant=False``: a quantised model is to keep the digits that it would round.
+    ``proto`` is the parsed model, its external data unread; ``located``: so are large weights that lie in the file
+    itself, which then stands as their external data (:mod:`mobilekit.importers.located`). ``fixed`` holds the inputs
+    that were given a value: in ``proto`` they are weights. ``fake_quant=False``: a quantised model is to keep the
+    digits that it would round.
     """
 
     path: Path
@@ -48,6 +57,20 @@ class SourceModel:
     proto: ModelProto = field(repr=False, compare=False)
     fixed: NamedTensors = field(default_factory=dict, repr=False, compare=False)
     fake_quant: bool = True
+    located: bool = field(default=False, repr=False, compare=False)
+
+    def whole_proto(self) -> ModelProto:
+        """``proto`` with all weights that lie in the model's own file: for who writes it elsewhere, or has it run."""
+        if not self.located:
+            return self.proto
+        whole, data = ModelProto(), ExternalData(self.path.parent)
+        whole.CopyFrom(self.proto)
+        for tensor in whole.graph.initializer:
+            if tensor_location(tensor) == self.path.name:
+                tensor.raw_data = bytes(data.bytes(tensor))
+                del tensor.external_data[:]
+                tensor.ClearField("data_location")
+        return whole
 
 
 def load(path: Path, values: Mapping[str, FixedValue] | None = None) -> SourceModel:
@@ -57,7 +80,7 @@ def load(path: Path, values: Mapping[str, FixedValue] | None = None) -> SourceMo
     not ONNX, damaged, of an opset that is too old or too new, has inputs that are no tensors, or where a data file is
     missing, too short, or out of the model's folder.
     """
-    proto = _parse(path)
+    proto, located = _parse(path)
     graph = proto.graph
     check_names(proto.producer_name, proto.producer_version, *(entry.domain for entry in proto.opset_import))
     check_names(*(info.name for infos in (graph.input, graph.output) for info in infos))
@@ -72,7 +95,7 @@ def load(path: Path, values: Mapping[str, FixedValue] | None = None) -> SourceMo
         names = [spec.name for spec in specs]
         if len(set(names)) != len(names):
             raise ModelError(f"{path} has two {kind}s of the same name: {', '.join(names)}", hint=_RE_EXPORT)
-    external, size = _external(proto, path)
+    external, size = _external(proto, path, located)
     fixed: NamedTensors = {}
     if values:
         fixed = fix_values(proto, inputs, values)
@@ -89,12 +112,14 @@ def load(path: Path, values: Mapping[str, FixedValue] | None = None) -> SourceMo
         size_bytes=size,
         proto=proto,
         fixed=fixed,
+        located=located > 0,
     )
 
 
-def _parse(path: Path) -> ModelProto:
+def _parse(path: Path) -> tuple[ModelProto, int]:
+    """The model, and how many of its weights were left in the file."""
     try:
-        data = path.read_bytes()
+        data, located = _read(path)
     except FileNotFoundError:
         raise ModelError(f"there is no file {path}") from None
     except IsADirectoryError:
@@ -106,6 +131,10 @@ def _parse(path: Path) -> ModelProto:
     proto = ModelProto()
     try:
         proto.ParseFromString(data)
+        if located and located != sum(_is_in(path, tensor) for tensor in _tensors(proto.graph)):
+            # The file names itself as its external data, too: what is whose can no longer be told.
+            proto.ParseFromString(path.read_bytes())
+            located = 0
     except DecodeError:
         raise ModelError(
             f"{path} is not an ONNX model, or is damaged", hint="copy it again; a .onnx file is wanted"
@@ -113,7 +142,33 @@ def _parse(path: Path) -> ModelProto:
     # Protobuf takes many a random file for a message of unknown fields.
     if not proto.HasField("graph") or not proto.ir_version or not (proto.graph.node or proto.graph.output):
         raise ModelError(f"{path} is not an ONNX model", hint="a .onnx file is wanted")
-    return proto
+    return proto, located
+
+
+def _read(path: Path) -> tuple[bytes, int]:
+    """The file, of a large one without large weights, and how many those are."""
+    with path.open("rb") as file:
+        if os.fstat(file.fileno()).st_size >= _LARGE_BYTES and _can_be_named(path):
+            with suppress(OSError):  # a file system that cannot map
+                with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
+                    found = without_weights(mapped, path.name)
+                if found is not None:
+                    return found
+        return file.read(), 0
+
+
+def _can_be_named(path: Path) -> bool:
+    """Whether ``path`` may be the external data of a model in its folder (a link that leads out of it may not)."""
+    try:
+        path.name.encode()
+        ExternalData(path.parent).path(path.name, "")
+    except (ModelError, UnicodeEncodeError):
+        return False
+    return True
+
+
+def _is_in(path: Path, tensor: TensorProto) -> bool:
+    return tensor.data_location == TensorProto.EXTERNAL and tensor_location(tensor) == path.name
 
 
 def _domain(domain: str) -> str:
@@ -219,7 +274,7 @@ def _tensors(graph: GraphProto) -> Iterator[TensorProto]:
                     pending.extend(attribute.graphs)
 
 
-def _external(proto: ModelProto, path: Path) -> tuple[tuple[str, ...], int]:
+def _external(proto: ModelProto, path: Path, located: int) -> tuple[tuple[str, ...], int]:
     data = ExternalData(path.parent)
     locations: dict[str, int] = {}
     for tensor in _tensors(proto.graph):
@@ -228,4 +283,6 @@ def _external(proto: ModelProto, path: Path) -> tuple[tuple[str, ...], int]:
             if location not in locations:
                 locations[location] = data.path(location, tensor.name).stat().st_size
             data.bytes(tensor)
+    if located:
+        del locations[path.name]
     return tuple(sorted(locations)), path.stat().st_size + sum(locations.values())

@@ -117,7 +117,7 @@ class PassVerifier:
         self._call("put", arrays={str(self._inputs[name]): array for name, array in arrays.items()})
         made = [(name, node) for node in source.proto.graph.node for name in node.output if name]
         self._ops = {name: (node.op_type, node.name or node.output[0]) for name, node in made}
-        proto = _with_outputs(source.proto, [name for name, _ in made])
+        proto = _with_outputs(source.whole_proto(), [name for name, _ in made])
         keep = {name: self._number() for name, _ in made}
         known = self._run(proto, self._inputs, keep, {}, folder=str(source.path.parent))
         if known.get("error"):

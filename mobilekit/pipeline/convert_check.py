@@ -216,7 +216,7 @@ def _lay_out(source: SourceModel, copy: Path) -> None:
     """A copy of the model in the scratch folder, its external data linked beside it; inputs that are fixed, fixed."""
     copy.parent.mkdir()
     if source.fixed:
-        copy.write_bytes(source.proto.SerializeToString())
+        copy.write_bytes(source.whole_proto().SerializeToString())
     else:
         shutil.copyfile(source.path, copy)
     for relative in source.external_files:

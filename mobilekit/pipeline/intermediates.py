@@ -93,7 +93,7 @@ class Intermediates:
         try:
             if artifact is None or artifact.batch is None:
                 folder = str(self._source.path.parent)
-                self._original = self._stack.enter_context(Taps(self._source.proto, folder=folder))
+                self._original = self._stack.enter_context(Taps(self._source.whole_proto(), folder=folder))
             missing = [n for n in self._wanted if self._original is None or n not in self._original.names]
             graph = self.graph
             # ONNX Runtime knows no operators of ours.
