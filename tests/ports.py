@@ -17,8 +17,9 @@ def free_port() -> int:
     It lies below those that the system gives to connections and to servers that ask for any port, and an abstract
     socket, which is held until this process ends, keeps it from other processes that call this.
     """
-    first_given = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
-    end = first_given if first_given > _LOWEST + 1000 else _USUAL_END
+    end = _USUAL_END
+    with suppress(OSError, ValueError, IndexError):  # a system that does not say is taken for a usual one
+        end = max(_LOWEST + 1000, int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0]))
     while True:
         port = _LOWEST + secrets.randbelow(end - _LOWEST)
         with socket.socket(socket.AF_UNIX) as reserved, socket.socket() as probe, suppress(OSError):
