@@ -28,7 +28,7 @@ from _rows import Rows, code_digest
 
 from tests.planted.edit import Editor
 from tests.planted.faults import Fault
-from tests.planted.subtle import FAULTS
+from tests.planted.sounds import FAULTS
 
 
 def exported(model: str, folder: Path) -> Path:
