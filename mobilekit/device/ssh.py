@@ -174,7 +174,12 @@ class SshMachine:
         try:
             code = session.converse(feed, sink, time.monotonic() + timeout_s)
         except TimeoutError:
-            raise SshError(shown(argv), serial=self.serial, stderr=f"it did not end within {timeout_s:g} s") from None
+            raise SshError(
+                shown(argv),
+                serial=self.serial,
+                stderr=f"it did not end within {timeout_s:g} s",
+                hint=f"something hangs there, a disk or a program: try `{self._by_hand()}`",
+            ) from None
         if code == LOST:
             self.check(session)
         return code, session.stderr

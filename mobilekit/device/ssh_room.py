@@ -199,7 +199,10 @@ class Room:
             code = self._session.wait(time.monotonic() + 5.0)
         except (TimeoutError, ValueError):
             raise SshError(
-                "wait for an answer", serial=self._machine.serial, stderr=self._session.stderr[-500:] or "none came"
+                "wait for an answer",
+                serial=self._machine.serial,
+                stderr=self._session.stderr[-500:] or "none came",
+                hint=f"see whether {self._python} starts there",
             ) from None
         if code == LOST:
             self._machine.check(self._session)

@@ -88,7 +88,10 @@ def apply_shapes(graph: Graph, shapes: Mapping[str, tuple[int, ...]]) -> None:
                     hint="only symbolic axes can be chosen; export the model again for another size",
                 )
             if isinstance(old, str) and symbols.setdefault(old, new) != new:
-                raise UsageError(f"the axis {old!r} cannot be both {symbols[old]} and {new}")
+                raise UsageError(
+                    f"the axis {old!r} cannot be both {symbols[old]} and {new}",
+                    hint="it is one size in the model: give every input that has it the same",
+                )
         value.shape = wanted
     for value in graph.inputs:
         if value.shape is not None:

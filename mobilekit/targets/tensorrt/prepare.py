@@ -85,12 +85,14 @@ def prepare(
 
     graph = from_proto(model.proto, model.path.parent)
     free = _check_profiles(graph, profiles)
+    named = {value.name: value.shape or () for value in graph.inputs}
     fixed = dict(shapes)
     for name, profile in profiles.items():
         if name in fixed:
             raise UsageError(f"input {name!r} has both a shape and a profile", hint="give one of the two")
         fixed[name] = profile.best
     shaping.fix_inputs(graph, fixed, progress)
+    _check_shared_axes(named, profiles)
     for value in graph.inputs:
         axes = free.get(value.name, frozenset())
         if axes and value.shape is not None:
@@ -132,6 +134,38 @@ def _check_profiles(graph: Graph, profiles: Mapping[str, Profile]) -> dict[str, 
                 )
         free[name] = axes
     return free
+
+
+def _check_shared_axes(inputs: Mapping[str, tuple[int | str | None, ...]], profiles: Mapping[str, Profile]) -> None:
+    """Raises :class:`UsageError` where ``inputs``, by their shapes in the model, share an axis and do not vary alike
+    along it: a plan is built of that all the same, and can be run at no other size than the usual one."""
+    known: dict[str, tuple[str, tuple[int, int, int]]] = {}
+    for name, profile in profiles.items():
+        for axis, sizes in zip(inputs[name], zip(profile.low, profile.best, profile.high, strict=True), strict=False):
+            if not isinstance(axis, str):
+                continue
+            other, theirs = known.setdefault(axis, (name, sizes))
+            if theirs != sizes:
+                raise UsageError(
+                    f"the axis {axis!r} is {_range(theirs)} in the profile of {other!r} and {_range(sizes)} in that of "
+                    f"{name!r}",
+                    hint="it is one size in the model: give both the same",
+                )
+    for name, shape in inputs.items():
+        for axis in shape if name not in profiles else ():
+            if not isinstance(axis, str) or axis not in known:
+                continue
+            other, sizes = known[axis]
+            if sizes[0] != sizes[2]:
+                raise UsageError(
+                    f"input {name!r} has no profile, and its axis {axis!r} varies with that of {other!r}",
+                    hint=f"--profile '{name}:min=...,opt=...,max=...' with {_range(sizes)} there",
+                )
+
+
+def _range(sizes: tuple[int, int, int]) -> str:
+    low, best, high = sizes
+    return str(best) if low == high else f"{low}, {best} and {high}"
 
 
 def name_nodes(graph: Graph) -> None:

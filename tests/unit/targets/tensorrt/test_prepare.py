@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -82,3 +83,23 @@ def test_empty_inputs_of_resize_are_omitted(tmp_path: Path) -> None:
     model = of_nodes([node], {"x": (1, 1, 4, 4)}, {"y": (1, 1, 8, 8)}, weights)
     graph = prepare(load(save(model, tmp_path / "m.onnx")), {}, {})
     assert graph.nodes[0].inputs[1:3] == [None, None]
+
+
+@pytest.mark.parametrize(
+    ("b", "said"),
+    [
+        (None, "input 'b' has no profile, and its axis 'n' varies with that of 'a'"),
+        (
+            Profile((2, 4), (2, 4), (8, 4)),
+            "the axis 'n' is 1, 2 and 8 in the profile of 'a' and 2, 2 and 8 in that of 'b'",
+        ),
+        (Profile((2, 4), (2, 4), (2, 4)), "the axis 'n' is 1, 2 and 8 in the profile of 'a' and 2 in that of 'b'"),
+    ],
+)
+def test_inputs_that_share_an_axis_vary_alike(tmp_path: Path, b: Profile | None, said: str) -> None:
+    """Else the plan runs at the usual size alone, where verification looks."""
+    model = of_nodes([helper.make_node("Add", ["a", "b"], ["y"])], {"a": ("n", 4), "b": ("n", 4)}, {"y": ("n", 4)})
+    profiles = {"a": Profile((1, 4), (2, 4), (8, 4)), **({"b": b} if b is not None else {})}
+    with pytest.raises(UsageError, match=re.escape(said)) as caught:
+        prepare(load(save(model, tmp_path / "m.onnx")), {}, profiles)
+    assert caught.value.hint
