@@ -30,6 +30,7 @@ __all__ = ["MIGRATIONS", "SCHEMA", "Entry", "History", "location", "must_be_ther
 SCHEMA = 1
 MIGRATIONS: Mapping[int, Sequence[str]] = {}
 """What leads from a schema to the next: SQL that both databases know."""
+_ALONE = {"sqlite": "BEGIN IMMEDIATE", "postgresql": "SELECT pg_advisory_xact_lock(1836016236)"}
 _WAIT_S = 5.0
 _NONE = ("none", "off")
 _LONGEST = 500
@@ -110,8 +111,13 @@ class History:
     def __enter__(self) -> History:
         if self._file is not None:
             _make_parent(self._file)
-        with self._errors(), self._engine.begin() as connection:
-            self._prepare(connection)
+        with self._errors(), self._engine.connect() as connection:
+            ready = self._schema(connection) == SCHEMA
+        if not ready:
+            with self._errors(), self._engine.begin() as connection:
+                # One at a time: whoever comes second finds what the first has made.
+                connection.exec_driver_sql(_ALONE[self._engine.dialect.name])
+                self._prepare(connection)
         return self
 
     def __exit__(self, *exc: object) -> None:
@@ -169,9 +175,17 @@ class History:
             raise UsageError(f"the history has no run {number}", hint="mobilekit history lists them")
         return loads(str(found))
 
+    def _schema(self, connection: Connection) -> object:
+        """``None`` where there are no tables of ours."""
+        from sqlalchemy import inspect, select
+
+        if not inspect(connection).has_table(self._about.name):
+            return None
+        return connection.execute(select(self._about.c.schema)).scalar()
+
     def _prepare(self, connection: Connection) -> None:
         """Make the tables, or bring older ones up to date."""
-        from sqlalchemy import insert, inspect, select
+        from sqlalchemy import insert, inspect
 
         names = set(inspect(connection).get_table_names())
         if not {"mobilekit_runs", "mobilekit_about"} & names:
@@ -180,7 +194,7 @@ class History:
             self._tables.create_all(connection)
             connection.execute(insert(self._about).values(schema=SCHEMA))
             return
-        there = connection.execute(select(self._about.c.schema)).scalar()
+        there = self._schema(connection)
         if there == SCHEMA:
             return
         if not isinstance(there, int) or there > SCHEMA:

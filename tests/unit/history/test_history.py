@@ -5,16 +5,19 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import sqlite3
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+import sqlalchemy
 
 from mobilekit.errors import MissingExtraError, StorageError, UsageError
 from mobilekit.history import store
@@ -67,8 +70,8 @@ def server() -> Iterator[str]:
             time.sleep(0.05)
         yield f"postgresql://team@127.0.0.1:{port}/postgres"
     finally:
-        running.terminate()
-        running.wait(30)
+        running.send_signal(signal.SIGINT)  # without waiting for those who are connected
+        running.wait(120)
         shutil.rmtree(root, ignore_errors=True)
 
 
@@ -98,6 +101,39 @@ def test_runs_are_listed_newest_first_and_read_back(url: str) -> None:
         assert len(opened.entries(model="listed", limit=1)) == 1
         with pytest.raises(UsageError, match="no run 999999"):
             opened.report(999999)
+
+
+@pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
+def test_the_first_runs_may_come_at_once(kind: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
+    """As of two jobs that share a history which nobody has made yet."""
+    url = place(tmp_path / "h.sqlite")
+    if kind == "postgresql":
+        url = request.getfixturevalue("server").rpartition("/")[0].replace("postgresql:", "postgresql+psycopg:")
+        engine = sqlalchemy.create_engine(f"{url}/postgres", isolation_level="AUTOCOMMIT")
+        with engine.connect() as connection:
+            connection.exec_driver_sql("DROP DATABASE IF EXISTS shared")
+            connection.exec_driver_sql("CREATE DATABASE shared")
+        engine.dispose()
+        url += "/shared"
+    count, failed = 6, list[BaseException]()
+    together = threading.Barrier(count, timeout=120)
+
+    def add(number: int) -> None:
+        try:
+            together.wait()
+            with History(url, wait_s=120) as opened:
+                opened.add(report(), tag=str(number))
+        except BaseException as error:
+            failed.append(error)
+
+    threads = [threading.Thread(target=add, args=(number,)) for number in range(count)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not failed
+    with History(url) as opened:
+        assert {entry.tag for entry in opened.entries()} == set(map(str, range(count)))
 
 
 def test_strange_names_and_numbers_are_kept(url: str) -> None:
