@@ -112,6 +112,11 @@ class TensorInfo(_Strict):
     limit: int | None = None
     free: tuple[FreeAxis, ...] = ()
 
+    def __post_init__(self) -> None:
+        _check(min(self.shape, default=0) >= 0, f"{self.name!r} has a negative size: {format_shape(self.shape)}")
+        axes = len(self.shape)
+        _check(all(axis.axis < axes for axis in self.free), f"{self.name!r} has only {axes} axes, and another is free")
+
     def misfit(self, shape: tuple[int, ...]) -> str | None:
         """Why a tensor of ``shape`` is none of this model's; ``None`` where it fits."""
         free = {axis.axis: axis for axis in self.free}

@@ -31,10 +31,7 @@ def cache_dir(*parts: str) -> Path:
     """``$MOBILEKIT_CACHE``, else ``$XDG_CACHE_HOME/mobilekit``, else ``~/.cache/mobilekit``; created on demand."""
     base = os.environ.get("MOBILEKIT_CACHE")
     root = Path(base) if base else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mobilekit"
-    path = root.joinpath(*parts)
-    with storage_errors(path):
-        path.mkdir(parents=True, exist_ok=True)
-    return path
+    return _made(root.joinpath(*parts), 0o777, "MOBILEKIT_CACHE")
 
 
 def state_dir(*parts: str) -> Path:
@@ -43,9 +40,16 @@ def state_dir(*parts: str) -> Path:
     root = (
         Path(base) if base else Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state") / "mobilekit"
     )
-    path = root.joinpath(*parts)
-    with storage_errors(path):
-        path.mkdir(parents=True, exist_ok=True, mode=0o700)
+    return _made(root.joinpath(*parts), 0o700, "MOBILEKIT_STATE")
+
+
+def _made(path: Path, mode: int, variable: str) -> Path:
+    try:
+        with storage_errors(path):
+            path.mkdir(parents=True, exist_ok=True, mode=mode)
+    except (FileNotFoundError, FileExistsError, StorageError) as error:  # /proc takes no folders; a file in the way
+        said = error.message if isinstance(error, StorageError) else f"cannot make {path}: {error.strerror}"
+        raise StorageError(said, hint=f"set HOME, or {variable}, to a folder that you may write") from error
     return path
 
 

@@ -93,7 +93,10 @@ def device_lock(device: Device, *, wait_s: float, progress: Progress = SILENT, f
             break
         holder.close()
         if said == "failed":
-            hint = "is /data/local/tmp writable, and is there room?"
+            hint = (
+                "is /data/local/tmp writable, and is there room? `mobilekit device clean` takes away what mobilekit, or"
+                " something in its place, left there"
+            )
             raise DeviceError(f"{device.serial}: cannot take the lock: {owner}", hint=hint)
         if said == "empty":
             # Somebody is just taking it, or died on the way (a full disk and a power cut leave an empty file): then

@@ -121,7 +121,7 @@ class Store:
                 f"{self._device.serial}: {_mb(needed)} must be pushed, but it has {_mb(listing.free_bytes)} free"
                 f" ({_mb(_RESERVE_BYTES)} are left alone), and mobilekit's quota there is {_mb(self._quota)}, of which"
                 f" this run already uses {_mb(kept)}",
-                hint="free some space on the device, or raise --quota",
+                hint="raise --quota" if over_free <= freed else "free some space on the device",
             )
         if evicted:
             _script(self._device, self._folder, 'cd "$1" && shift && rm -f -- "$@"', *(e.name for e in evicted))

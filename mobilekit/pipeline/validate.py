@@ -140,7 +140,7 @@ def validate_bundle(
     task = _task(opened, options)
     files = None
     if options.inputs is not None:
-        files = file_samples(options.inputs, inputs, preprocess=manifest.preprocess)
+        files = file_samples(options.inputs, inputs, preprocess=manifest.preprocess, apart=options.truth)
     with (
         open_reference(opened, options.reference, progress) as reference,
         open_place(

@@ -188,14 +188,14 @@ def _pixels(rng: np.random.Generator, shape: tuple[int, ...], *, channels_last: 
 
 
 def file_samples(
-    folder: Path, specs: Sequence[TensorInfo], *, preprocess: Preprocess | None = None
+    folder: Path, specs: Sequence[TensorInfo], *, preprocess: Preprocess | None = None, apart: Path | None = None
 ) -> Iterator[Sample]:
     """The user's inputs under ``folder``, in the order of their names; each is read when its turn comes.
 
     A model with one input: every picture (read as ``preprocess`` says) and every ``.npy`` file is a sample. A
     model with several: every subfolder is a sample and holds ``NAME.npy`` for each input, ``/`` and ``:`` of a
     tensor's name written as ``_``; a folder without subfolders is itself the one sample. Hidden files
-    and :func:`is_litter` are skipped.
+    and :func:`is_litter` are skipped, and ``apart``, which may lie in the folder and is no input.
 
     Raises :class:`UsageError` for no folder, nothing in it, a file that is neither, cannot be read, or whose shape
     or dtype does not fit (checked file by file).
@@ -206,7 +206,13 @@ def file_samples(
     if len(specs) != 1:
         sets = [path for path in entries if path.is_dir()] or [folder]
         return (Sample(readable(path.name), _npy_set(path, specs)) for path in sets)
-    files = [path for path in entries if path.is_file()]
+    files = [path for path in entries if not path.is_dir() and not (apart and _same(path, apart))]
+    broken = [path.name for path in files if not path.is_file()]
+    if broken:
+        raise UsageError(
+            f"{folder} holds what is no file: {', '.join(broken[:5])}",
+            hint="links that lead nowhere, pipes and sockets cannot be read: remove them",
+        )
     known = [path for path in files if path.suffix.lower() == ".npy" or path.suffix.lower() in PICTURE_SUFFIXES]
     strange = [path.name for path in files if path not in known]
     if strange:
@@ -219,6 +225,10 @@ def file_samples(
         hint = "its subfolders are not looked into" if below else "put at least one there"
         raise UsageError(f"{folder} holds no pictures and no .npy files", hint=hint)
     return (Sample(readable(path.name), {specs[0].name: _read(path, specs[0], preprocess)}) for path in known)
+
+
+def _same(one: Path, other: Path) -> bool:
+    return one.name == other.name and one.resolve() == other.resolve()
 
 
 def is_litter(name: str) -> bool:
@@ -252,6 +262,19 @@ def _read(path: Path, spec: TensorInfo, preprocess: Preprocess | None) -> Array:
     return _fit(load_picture(path, preprocess, spec.shape, spec.dtype), spec, path)
 
 
+def _reshaping(shape: tuple[int, ...], spec: TensorInfo) -> str:
+    """What makes an array of ``shape`` fit: the slips that are made most, else another array."""
+    if spec.misfit((1, *shape)) is None:
+        return "it lacks the batch axis: numpy.save(path, array[None])"
+    if len(shape) == 4:
+        for order in ((0, 3, 1, 2), (0, 2, 3, 1)):
+            if spec.misfit(tuple(shape[axis] for axis in order)) is None:
+                return f"its axes are in another order: numpy.save(path, array.transpose{order})"
+    if len(shape) == len(spec.shape) and shape[0] > 1 and spec.misfit((1, *shape[1:])) is None:
+        return "a file is one sample: write one for each of its batch"
+    return "write an array of that shape, or export the model again with --input-shape"
+
+
 def _fit(array: Array, spec: TensorInfo, path: Path) -> Array:
     """The array as the model takes it; a float of another width is converted, nothing else is."""
     import numpy as np
@@ -259,7 +282,9 @@ def _fit(array: Array, spec: TensorInfo, path: Path) -> Array:
     wanted = np.dtype(spec.dtype)
     if spec.misfit(array.shape) is not None:
         has, takes = format_shape(array.shape), spec.describe()
-        raise UsageError(f"{path} has the shape {has}, the input {spec.name!r} takes {takes}")
+        raise UsageError(
+            f"{path} has the shape {has}, the input {spec.name!r} takes {takes}", hint=_reshaping(array.shape, spec)
+        )
     if array.dtype != wanted:
         if not (np.issubdtype(array.dtype, np.floating) and np.issubdtype(wanted, np.floating)):
             raise UsageError(

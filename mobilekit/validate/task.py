@@ -196,7 +196,13 @@ class Truth:
         named = wanted.casefold()
         if any(named == label.casefold() for label in self.labels):  # a label of digits is no number
             return float(best < len(self.labels) and named == self.labels[best].casefold())
-        return float(wanted == str(best))
+        classes = scores.shape[1]
+        if not wanted.isascii() or not wanted.isdigit() or int(wanted) >= classes:
+            raise UsageError(
+                f"the truth of {sample!r}, {wanted!r}, is no label of the bundle and no class from 0 to {classes - 1}",
+                hint="correct it, or export with --labels FILE",
+            )
+        return float(int(wanted) == best)
 
 
 def read_truth(path: Path, labels: Sequence[str], *, text: bool) -> Truth:
@@ -209,7 +215,8 @@ def read_truth(path: Path, labels: Sequence[str], *, text: bool) -> Truth:
         with path.open(encoding="utf-8-sig", newline="") as file:
             rows = [row for row in csv.reader(file) if row]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise UsageError(f"cannot read the truth {path}: {error}", hint="a CSV file: cat.png,tabby") from error
+        said = error.strerror if isinstance(error, OSError) else error
+        raise UsageError(f"cannot read the truth {path}: {said}", hint="a CSV file: cat.png,tabby") from error
     if rows and rows[0][0].strip().lower() in ("file", "sample"):
         rows = rows[1:]
     for number, row in enumerate(rows, 1):

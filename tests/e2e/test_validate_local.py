@@ -154,7 +154,7 @@ def test_task_metrics_and_accuracy_are_told_and_can_fail(bundle, tmp_path):
         array = np.random.default_rng(seed).standard_normal((1, 3, 16, 16)).astype(np.float32)
         np.save(folder / f"{name}.npy", array)
     truth = tmp_path / "truth.csv"
-    truth.write_text("a.npy,cat\nb.npy,cat\nc.npy,cat\n")
+    truth.write_text("a.npy,0\nb.npy,0\nc.npy,0\n")
     options = ValidateOptions(inputs=folder, metrics=("top1=1", "cosine"), truth=truth, iterations=1)
     report = validate_bundle(bundle, "local", options)
     assert report.verdict is Verdict.PASS

@@ -66,6 +66,8 @@ def test_measurements_are_not_part_of_its_identity(bundle: Path) -> None:
         (lambda raw: raw["files"][0].update(path="absent.txt"), "names labels.txt"),
         (lambda raw: raw["files"].append({**raw["files"][0], "path": "absent"}), "lacks"),
         (lambda raw: raw["files"][0].update(size_bytes=1), "bytes"),
+        (lambda raw: raw["inputs"][0]["shape"].append(-3), "negative size"),
+        (lambda raw: raw["inputs"][0].update(free=[{"axis": 9}]), "axes"),
         (lambda raw: raw["files"][0].update(sha256="0" * 64), "sha256"),
         (lambda raw: raw["files"][0].update(sha256="short"), "not valid"),
     ],

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from mobilekit.errors import StorageError
-from mobilekit.paths import Scratch, atomic_dir, atomic_file, cache_dir, storage_errors
+from mobilekit.paths import Scratch, atomic_dir, atomic_file, cache_dir, state_dir, storage_errors
 
 
 def test_a_file_appears_whole(tmp_path: Path) -> None:
@@ -60,6 +60,15 @@ def test_the_cache_goes_where_it_is_told(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.delenv("MOBILEKIT_CACHE")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "x"))
     assert cache_dir() == tmp_path / "x" / "mobilekit"
+
+
+@pytest.mark.parametrize("place", ["/proc/none", "/dev/null", "/dev/null/below"])
+def test_a_home_where_nothing_can_be_made_is_told(place: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for make, variable in ((cache_dir, "MOBILEKIT_CACHE"), (state_dir, "MOBILEKIT_STATE")):
+        monkeypatch.setenv(variable, place)
+        with pytest.raises(StorageError, match=place) as caught:
+            make("x")
+        assert variable in caught.value.hint
 
 
 def test_a_place_where_nothing_can_be_made(tmp_path: Path) -> None:

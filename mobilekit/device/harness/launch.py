@@ -59,8 +59,9 @@ def launch_on_device(device: Device, executable: str, *, start_timeout_s: float,
         process = device.spawn([executable, *_serve(name, idle_timeout_s), "--token-file", token_file])
         undo.callback(_quietly, process.close)
         _await_ready(process, name, what, start_timeout_s)
-        port = device.forward_abstract(name)
-        undo.callback(_quietly, lambda: device.remove_forward(port))
+        with interrupts.held():  # adb would keep a forward whose port nobody has heard
+            port = device.forward_abstract(name)
+            undo.callback(_quietly, lambda: device.remove_forward(port))
         try:
             connection = socket.create_connection(("127.0.0.1", port), timeout=start_timeout_s)
         except OSError as error:

@@ -112,6 +112,30 @@ IN_A_NATIVE_MODULE = """
     except ImportError:
         time.sleep(20)
 """
+WHILE_ADB_FORWARDS = """
+    from mobilekit.device.harness import launch, protocol
+    class Harness:
+        def __init__(self, argv):
+            self.name = argv[argv.index("--socket") + 1]
+        def readline(self, timeout_s):
+            return f"mobilekit-harness ready {protocol.VERSION} {self.name}"
+        def close(self):
+            print("closed")
+    class Device:
+        serial = "x"
+        spawn = staticmethod(Harness)
+        def shell(self, *arguments, **options):
+            pass
+        push = shell
+        def forward_abstract(self, name):
+            strike()
+            print("forwarded")
+            return 1
+        def remove_forward(self, port):
+            print("removed")
+    launch.launch_on_device(Device(), "/x/harness", start_timeout_s=5, idle_timeout_s=5)
+    time.sleep(20)
+"""
 BODIES = [
     IN_A_FINALISER,
     IN_A_WEAK_REFERENCE,
@@ -158,6 +182,12 @@ def test_a_child_that_is_just_starting_is_not_left_behind() -> None:
     done = ended(WHILE_A_CHILD_STARTS, signal.SIGTERM)
     assert done.returncode == 143, done.stderr
     assert not Path(f"/proc/{done.stdout.split()[1]}").exists()
+
+
+def test_a_port_that_adb_has_just_forwarded_is_taken_back() -> None:
+    done = ended(WHILE_ADB_FORWARDS, signal.SIGTERM)
+    assert done.returncode == 143, done.stderr
+    assert done.stdout.split() == ["forwarded", "removed", "closed"]
 
 
 def test_a_signal_that_the_parent_ignores_is_ignored() -> None:

@@ -121,6 +121,13 @@ def test_labels_of_digits_are_labels():
     assert (numbered.score("a", seventh), numbered.score("a", sixth)) == (0.0, 1.0)
 
 
+@pytest.mark.parametrize("label", ["tabby", "-1", "3", "1.0", ""])
+def test_a_truth_that_is_no_class_is_told_and_does_not_count_as_wrong(label):
+    with pytest.raises(UsageError, match="no class from 0 to 2") as caught:
+        Truth({"a": label}, ["fox", "cat", "dog"]).score("a", SCORES)
+    assert caught.value.hint
+
+
 @pytest.mark.parametrize("text", ["", "a\n", "a,b,c\n", "a,b\na,c\n"])
 def test_a_damaged_truth_is_refused(tmp_path, text):
     file = tmp_path / "labels.csv"

@@ -156,6 +156,37 @@ def _bad_folder(tmp_path, kind):
 
 
 @pytest.mark.parametrize(
+    ("shape", "helps"),
+    [
+        ((3, 64, 48), r"array\[None\]"),
+        ((1, 64, 48, 3), r"transpose\(0, 3, 1, 2\)"),
+        ((5, 3, 64, 48), "one sample"),
+        ((1, 3, 8, 8), "--input-shape"),
+        ((), "--input-shape"),
+    ],
+)
+def test_an_array_of_another_shape_is_told_how_to_fit(tmp_path: Path, shape: tuple[int, ...], helps: str) -> None:
+    np.save(tmp_path / "a.npy", np.zeros(shape, np.float32))
+    with pytest.raises(UsageError, match="takes 1x3x64x48") as caught:
+        list(file_samples(tmp_path, [IMAGE]))
+    assert re.search(helps, caught.value.hint)
+
+
+def test_a_link_that_leads_nowhere_is_told(tmp_path: Path) -> None:
+    np.save(tmp_path / "a.npy", np.zeros(IMAGE.shape, np.float32))
+    (tmp_path / "b.npy").symlink_to(tmp_path / "none.npy")
+    with pytest.raises(UsageError, match=r"no file: b\.npy"):
+        file_samples(tmp_path, [IMAGE])
+
+
+def test_the_truth_may_lie_beside_the_inputs(tmp_path: Path) -> None:
+    np.save(tmp_path / "a.npy", np.zeros(IMAGE.shape, np.float32))
+    (tmp_path / "labels.csv").write_text("a.npy,1\n")
+    (sample,) = file_samples(tmp_path, [IMAGE], apart=tmp_path / "labels.csv")
+    assert sample.name == "a.npy"
+
+
+@pytest.mark.parametrize(
     ("kind", "message"),
     [
         ("missing", "is not a folder"),
