@@ -22,7 +22,7 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 from mobilekit.errors import BundleError, UsageError
-from mobilekit.fields import first_wrong
+from mobilekit.fields import first_wrong, unreadable
 from mobilekit.manifest import (
     SCHEMA_VERSION,
     BatchPlace,
@@ -203,7 +203,7 @@ def open_bundle(path: Path, *, check: bool = True) -> Bundle:
             raise ValueError("not an object")
         major = int(str(raw.get("schema_version", "")).split(".")[0])
     except (ValueError, OSError, RecursionError) as error:
-        raise BundleError(f"cannot read {file}: {error}", hint=again) from error
+        raise BundleError(f"cannot read {file}: {unreadable(error)}", hint=again) from error
     if major > int(SCHEMA_VERSION.split(".")[0]):
         raise BundleError(
             f"{path} was written by a newer mobilekit: schema {raw['schema_version']}, not {SCHEMA_VERSION}",

@@ -1,4 +1,4 @@
-"""What pydantic found wrong in a file that somebody wrote, in words for its writer."""
+"""What is wrong in a file that somebody wrote, in words for its writer: why it cannot be read, what pydantic found."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from pydantic import ValidationError
 
-__all__ = ["first_wrong", "wrong_fields"]
+__all__ = ["first_wrong", "unreadable", "wrong_fields"]
 
 _SHOULD_BE = {
     "bool": "true or false",
@@ -38,6 +38,15 @@ _BOUNDS = {
 def wrong_fields(error: ValidationError) -> tuple[str, ...]:
     """A phrase for each field: ``"resize: 'stretched' is none of 'stretch', 'shorter'"``."""
     return tuple(dict.fromkeys(_wrong(one) for one in error.errors(include_url=False)))
+
+
+def unreadable(error: Exception) -> str:
+    """Why a text file could not be read, without the file's name."""
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    if isinstance(error, UnicodeDecodeError):
+        return "it is no UTF-8 text"
+    return "it nests too deeply" if isinstance(error, RecursionError) else str(error)
 
 
 def first_wrong(error: ValidationError) -> str:

@@ -199,7 +199,7 @@ def open_picture(path: Path, mode: str, *, at_least: int = 0) -> Image.Image:
     except UsageError:
         raise
     except FileNotFoundError:
-        raise UsageError(f"there is no file {path}") from None
+        raise UsageError(f"there is no file {path}", hint="check the path of the picture") from None
     except IsADirectoryError:
         raise UsageError(f"{path} is a folder, not a picture") from None
     except UnidentifiedImageError:

@@ -117,7 +117,7 @@ def load_npy(path: Path) -> Array:
             file.seek(0)
             array: Array = np.lib.format.read_array(file, allow_pickle=False)
     except FileNotFoundError:
-        raise UsageError(f"there is no file {path}") from None
+        raise UsageError(f"there is no file {path}", hint="check the path of the .npy file") from None
     except MemoryError:
         raise UsageError(
             f"{path} says that it holds an array larger than memory", hint="the file is damaged: write it again"

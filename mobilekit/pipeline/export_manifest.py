@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mobilekit.errors import UsageError
+from mobilekit.fields import unreadable
 
 if TYPE_CHECKING:
     from mobilekit.bundle import Manifest, NcnnBatch, TensorInfo
@@ -117,7 +118,9 @@ def _read_labels(path: Path | None, outputs: tuple[TensorInfo, ...]) -> tuple[st
     try:
         labels = tuple(path.read_text("utf-8").splitlines())
     except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"cannot read the labels {path}: {error}", hint="a text file, one class a line") from error
+        raise UsageError(
+            f"cannot read the labels {path}: {unreadable(error)}", hint="a text file, one class a line"
+        ) from error
     shape = outputs[0].shape
     if len(outputs) == 1 and len(shape) == 2 and shape[-1] != len(labels):
         raise UsageError(

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from mobilekit.errors import UsageError
-from mobilekit.fields import first_wrong
+from mobilekit.fields import first_wrong, unreadable
 
 if TYPE_CHECKING:
     from mobilekit.preprocess import Preprocess
@@ -111,7 +111,7 @@ def _raw(path: Path) -> object:
     try:
         return json.loads(path.read_text("utf-8"))
     except (OSError, ValueError, RecursionError) as error:
-        raise UsageError(f"{path} cannot be read: {error}", hint="give what --json wrote") from error
+        raise UsageError(f"{path} cannot be read: {unreadable(error)}", hint="give what --json wrote") from error
 
 
 def _parsed(path: Path, model: type[_Model]) -> _Model:
@@ -134,7 +134,9 @@ def read_report(path: Path) -> ValidationReport:
     except UsageError as error:
         raise UsageError(f"{path}: {error.message}", hint=error.hint or "give what validate --json wrote") from error
     except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"{path} cannot be read: {error}", hint="give what validate --json wrote") from error
+        raise UsageError(
+            f"{path} cannot be read: {unreadable(error)}", hint="give what validate --json wrote"
+        ) from error
 
 
 def _pictures(report: ValidationReport, folder: Path | None) -> Mapping[str, Picture]:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mobilekit.errors import UsageError
+from mobilekit.fields import unreadable
 
 if TYPE_CHECKING:
     from mobilekit.tensors import NamedTensors
@@ -215,8 +216,9 @@ def read_truth(path: Path, labels: Sequence[str], *, text: bool) -> Truth:
         with path.open(encoding="utf-8-sig", newline="") as file:
             rows = [row for row in csv.reader(file) if row]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        said = error.strerror if isinstance(error, OSError) else error
-        raise UsageError(f"cannot read the truth {path}: {said}", hint="a CSV file: cat.png,tabby") from error
+        raise UsageError(
+            f"cannot read the truth {path}: {unreadable(error)}", hint="a CSV file: cat.png,tabby"
+        ) from error
     if rows and rows[0][0].strip().lower() in ("file", "sample"):
         rows = rows[1:]
     for number, row in enumerate(rows, 1):
