@@ -34,66 +34,81 @@ def _producer(value: Value) -> Node | None:
     return value.producer
 
 
-def never_negative(value: Value | None, maker: Maker = _producer, depth: int = _DEPTH) -> bool:
+def never_negative(value: Value | None, maker: Maker = _producer) -> bool:
     """Whether no element can be below zero, as far as the operators say that make it; ``maker`` finds them."""
-    if value is None or depth == 0:
-        return False
-    if value.const is not None:
-        data: np.ndarray[Any, Any] = value.const
-        return data.dtype.kind in "bu" or (data.dtype.kind in "if" and not bool((data < 0).any()))
-    if value.dtype is not None and value.dtype.startswith(("bool", "uint")):
-        return True
-    node = maker(value)
-    if node is None:
-        return False
-    if node.op in ("NonMaxSuppression", "NonZero"):
-        return True
-    if node.op in ("TopK", "MaxPool", "Unique") and value is not node.outputs[0]:
-        return True
-    if node.domain:
-        return False
-    if node.op in _NEVER or node.op in ("ArgMax", "ArgMin"):
-        return True
-    return _made(node, maker, depth - 1)
+    known: dict[int, bool] = {}
 
+    def holds(value: Value | None, depth: int) -> bool:
+        if value is None or depth == 0:
+            return False
+        if id(value) not in known:
+            known[id(value)] = made_so(value, depth - 1)
+        return known[id(value)]
 
-def _made(node: Node, maker: Maker, depth: int) -> bool:
-    if node.op in _MOVES:
-        return never_negative(node.inputs[0], maker, depth)
-    if node.op == "Where":
-        return all(never_negative(value, maker, depth) for value in node.inputs[1:])
-    if node.op == "Clip":
-        low = len(node.inputs) > 1 and never_negative(node.inputs[1], maker, depth)
-        return low or never_negative(node.inputs[0], maker, depth)
-    return node.op in _KEEPS and all(never_negative(value, maker, depth) for value in node.inputs)
+    def made_so(value: Value, depth: int) -> bool:
+        if value.const is not None:
+            data: np.ndarray[Any, Any] = value.const
+            return data.dtype.kind in "bu" or (data.dtype.kind in "if" and not bool((data < 0).any()))
+        if value.dtype is not None and value.dtype.startswith(("bool", "uint")):
+            return True
+        node = maker(value)
+        if node is None:
+            return False
+        if node.op in ("NonMaxSuppression", "NonZero"):
+            return True
+        if node.op in ("TopK", "MaxPool", "Unique") and value is not node.outputs[0]:
+            return True
+        if node.domain:
+            return False
+        if node.op in _NEVER or node.op in ("ArgMax", "ArgMin"):
+            return True
+        if node.op in _MOVES:
+            return holds(node.inputs[0], depth)
+        if node.op == "Where":
+            return all(holds(each, depth) for each in node.inputs[1:])
+        if node.op == "Clip":
+            return (len(node.inputs) > 1 and holds(node.inputs[1], depth)) or holds(node.inputs[0], depth)
+        return node.op in _KEEPS and all(holds(each, depth) for each in node.inputs)
+
+    return holds(value, _DEPTH)
 
 
 _WITHIN_ONE = frozenset({"Cos", "Erf", "Sigmoid", "Sin", "Softmax", "Tanh"})
 
 
-def magnitude(value: Value | None, depth: int = _DEPTH) -> float:
+def magnitude(value: Value | None) -> float:
     """What no element exceeds in size, as far as types and the operators that make it say; else infinity."""
-    if value is None or depth == 0:
-        return np.inf
-    if value.const is not None:
-        data: np.ndarray[Any, Any] = value.const
-        largest = float(np.abs(data.astype(np.float64)).max(initial=0)) if data.dtype.kind in "biuf" else np.inf
-        return largest if largest == largest else np.inf
-    if value.dtype is not None and value.dtype.startswith(("bool", "int", "uint")):
-        return 2.0**64
-    node = value.producer
-    if node is None or node.domain:
-        return np.inf
-    if node.op in _WITHIN_ONE:
-        return 1.0
-    if node.op in ("Abs", "Neg") or node.op in _MOVES:
-        return magnitude(node.inputs[0], depth - 1)
-    if node.op in ("Add", "Mul", "Sub", "Where"):
-        first, second = (magnitude(value, depth - 1) for value in node.inputs[-2:])
-        if np.inf in (first, second):
+    known: dict[int, float] = {}
+
+    def largest(value: Value | None, depth: int) -> float:
+        if value is None or depth == 0:
             return np.inf
-        return max(first, second) if node.op == "Where" else first * second if node.op == "Mul" else first + second
-    return np.inf
+        if id(value) not in known:
+            known[id(value)] = made_of(value, depth - 1)
+        return known[id(value)]
+
+    def made_of(value: Value, depth: int) -> float:
+        if value.const is not None:
+            data: np.ndarray[Any, Any] = value.const
+            most = float(np.abs(data.astype(np.float64)).max(initial=0)) if data.dtype.kind in "biuf" else np.inf
+            return most if most == most else np.inf
+        if value.dtype is not None and value.dtype.startswith(("bool", "int", "uint")):
+            return 2.0**64
+        node = value.producer
+        if node is None or node.domain:
+            return np.inf
+        if node.op in _WITHIN_ONE:
+            return 1.0
+        if node.op in ("Abs", "Neg") or node.op in _MOVES:
+            return largest(node.inputs[0], depth)
+        if node.op in ("Add", "Mul", "Sub", "Where"):
+            first, second = (largest(each, depth) for each in node.inputs[-2:])
+            if np.inf in (first, second):
+                return np.inf
+            return max(first, second) if node.op == "Where" else first * second if node.op == "Mul" else first + second
+        return np.inf
+
+    return largest(value, _DEPTH)
 
 
 _ARITHMETIC = frozenset({"Add", "Clip", "Div", "Max", "Min", "Mul", "Neg", "Pad", "Sub", "Sum", "Where"})
