@@ -28,7 +28,8 @@ def u8(*shape: int) -> np.ndarray:
 
 
 def i8(*shape: int) -> np.ndarray:
-    return RNG.integers(-127, 127, shape, dtype=np.int8)
+    """Of 7 bits: where there is AVX2 alone, ONNX Runtime adds products in pairs, which saturate at 2^15."""
+    return RNG.integers(-63, 63, shape, dtype=np.int8)
 
 
 def model_of(
