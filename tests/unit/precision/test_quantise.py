@@ -38,7 +38,10 @@ def test_int8_with_symmetric_scales_a_channel(tmp_path: Path) -> None:
     assert zeros
     assert all(zero.dtype == np.int8 and not zero.any() for zero in zeros)
     assert max(zero.size for zero in zeros) == 8  # a scale for each channel of the convolution
-    session, reference = (ort.InferenceSession(str(tmp_path / name)) for name in ("int8.onnx", "exact.onnx"))
+    # As it is written: where there is AVX2 alone, the products of ONNX Runtime's own 8-bit kernels saturate.
+    options = ort.SessionOptions()
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    session, reference = (ort.InferenceSession(str(tmp_path / name), options) for name in ("int8.onnx", "exact.onnx"))
     sample = samples(1)[0]
     actual, expected = session.run(None, sample)[0], reference.run(None, sample)[0]
     assert 0 < np.linalg.norm(actual - expected) / np.linalg.norm(expected) < 0.05
