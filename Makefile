@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 JOBS ?= auto
 .DEFAULT_GOAL := help
-.PHONY: help demo test setup setup-dev lint unit e2e harness vulkan lowest newest bench clean
+.PHONY: help demo test setup setup-dev lint unit e2e harness vulkan older-cpu lowest newest bench clean
 
 help: ## This list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 14
@@ -39,6 +39,10 @@ e2e: setup-dev harness ## Tests over real adb against virtual devices
 vulkan: setup-dev ## The tests on this machine's GPU, or Mesa's lavapipe; builds the harness for it (minutes)
 	$(BIN)/mobilekit harness build --vulkan
 	$(BIN)/python -m pytest -n $(JOBS) -m vulkan
+
+older-cpu: setup-dev ## Tests of quantised models on an x86 processor of 2013, which qemu plays (minutes)
+	@sh scripts/older_cpu.sh $(BIN) tests/unit/runners/test_ort.py tests/unit/precision/test_quantise.py \
+		tests/unit/passes/test_contrib.py tests/unit/targets/ncnn/test_int8.py tests/unit/targets/ncnn/test_quantize.py
 
 lowest: ## The unit tests with the lowest versions that pyproject.toml allows
 	@sh scripts/test_versions.sh lowest

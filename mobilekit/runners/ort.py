@@ -159,6 +159,8 @@ class _Session:
         settings.add_session_config_entry("session.intra_op.allow_spinning", "0")
         # Weights of 4 bits ask for no rounding of what they are multiplied with, as is otherwise ORT's default.
         settings.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "1")
+        # Sums of 8-bit products in 32 bits on every processor: x86 with AVX2 alone adds pairs in 16, which overflow.
+        settings.add_session_config_entry("session.x64quantprecision", "1")
         if not optimise:
             settings.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
         try:
