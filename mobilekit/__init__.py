@@ -11,6 +11,7 @@ Everything is imported when it is first used, so ``import mobilekit`` costs noth
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -34,6 +35,10 @@ if TYPE_CHECKING:
     from mobilekit.validate.endurance import CoolDown, SingleStream
 
 __version__ = "0.1.0"
+
+# From 1.29 on, ONNX Runtime sends the names of model files, hashes of graphs and more to its maker, unless this is set
+# before it is imported (its pull request 27379). What users convert is theirs; a value of their own stays.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 __all__ = [
     "BisectOptions",

@@ -12,6 +12,8 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, settings
 
+import mobilekit  # noqa: F401 - before ONNX Runtime, whose telemetry it turns off
+
 # The same examples on every machine, and none judged by how long it took: a failure is about the change, not the
 # load. `pytest --hypothesis-profile search` looks for new ones.
 _UNTIMED = settings(

@@ -78,7 +78,7 @@ INSPECTED = {
 def test_what_a_plan_says_of_itself(tmp_path: Path) -> None:
     told = inspect(tmp_path / "a.plan", FLAVOURS["full"], Says(INSPECTED), timeout_s=1.0)
     assert told.device_memory_bytes == 1024
-    assert told.bindings[0].profiles == [[[1], [2], [4]]]
+    assert told.bindings[0].profiles == (((1,), (2,), (4,)),)
 
 
 @pytest.mark.parametrize(

@@ -122,9 +122,9 @@ def test_both_sides_speak_one_protocol() -> None:
     assert hosts.PROTOCOL == base.PROTOCOL
 
 
-def test_it_needs_to_be_told_what_to_do() -> None:
+def test_it_needs_to_be_told_what_to_do(tmp_path: Path) -> None:
     assert launch().returncode != 0
-    assert launch("/nonexistent").returncode != 0
+    assert launch(str(tmp_path / "absent")).returncode != 0
 
 
 @pytest.mark.parametrize("job", [{}, {"protocol": 99, "verb": "run"}, {"protocol": base.PROTOCOL, "verb": "dance"}])
