@@ -114,7 +114,8 @@ def command() -> str:
 def clean_env() -> dict[str, str]:
     """As a user has it: the installed package is what runs, and Python keeps what it has compiled."""
     dropped = ("PYTHONPATH", "PYTHONDONTWRITEBYTECODE", "PYTHONUNBUFFERED")
-    return {key: value for key, value in os.environ.items() if key not in dropped}
+    kept = {key: value for key, value in os.environ.items() if key not in dropped}
+    return kept | {"ORT_DISABLE_TELEMETRY": "1"}  # no benchmark talks to anybody, onnxsim's ONNX Runtime neither
 
 
 _DESCRIBE = """
