@@ -459,11 +459,9 @@ class Session:
         return errors
 
     def error(self, actual: Array, expected: Array) -> TensorError:
-        """By the figure that the outputs are off by."""
-        from mobilekit.metrics.tensors import compare
+        from mobilekit.pipeline.judged import error_of
 
-        found = compare(actual, expected)
-        return found.in_faint_part() if self._faint else found
+        return error_of(actual, expected, faint=self._faint)
 
     # the answer
 

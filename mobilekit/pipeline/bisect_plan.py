@@ -248,11 +248,9 @@ class PlanSession:
         return {name: self.error(made[name], value.astype("float32")) for name, value in right.items() if name in made}
 
     def error(self, actual: Array, expected: Array) -> TensorError:
-        """By the figure that the outputs are off by."""
-        from mobilekit.metrics.tensors import compare
+        from mobilekit.pipeline.judged import error_of
 
-        found = compare(actual, expected)
-        return found.in_faint_part() if self._faint else found
+        return error_of(actual, expected, faint=self._faint)
 
 
 def _explains(error: TensorError | None, state: OutputState) -> bool:

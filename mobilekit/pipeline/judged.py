@@ -10,9 +10,10 @@ if TYPE_CHECKING:
     from mobilekit.metrics.tensors import TensorError
     from mobilekit.pipeline.measure import SampleRecord
     from mobilekit.report.bisection import OutputState
+    from mobilekit.tensors import Array
     from mobilekit.validate.tolerance import Judgement, Tolerance
 
-__all__ = ["Judged", "judged"]
+__all__ = ["Judged", "error_of", "judged"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +55,14 @@ def judged(record: SampleRecord) -> Judged:
         ),
         faint=any(each.faint for each in found.values()),
     )
+
+
+def error_of(actual: Array, expected: Array, *, faint: bool) -> TensorError:
+    """By the figure that the outputs are off by: of a faint part where ``faint`` of :class:`Judged`."""
+    from mobilekit.metrics.tensors import compare
+
+    found = compare(actual, expected)
+    return found.in_faint_part() if faint else found
 
 
 def _distance(error: TensorError, tolerance: Tolerance, judgement: Judgement) -> float:

@@ -240,7 +240,7 @@ class _PlanRepair:
 
     def _local_errors(self) -> dict[str, float]:
         """Relative L2 by node, on the worst sample: infinite where values leave the range."""
-        from mobilekit.metrics.tensors import compare
+        from mobilekit.pipeline.judged import error_of
 
         assert self.sample is not None
         found: dict[str, float] = {}
@@ -253,8 +253,7 @@ class _PlanRepair:
                 for name in outputs[label]:
                     if name not in made or name not in expected:
                         continue
-                    error = compare(made[name], expected[name])
-                    error = error.in_faint_part() if self._faint else error
+                    error = error_of(made[name], expected[name], faint=self._faint)
                     if not error.mismatch and not error.evidence:
                         continue
                     value = math.inf if error.mismatch else error.relative_l2

@@ -23,8 +23,8 @@ _LEAST_PART = 0.5
 _APART = "one by one the layers take far less: threads wait for one another or for other programs; try --threads 1"
 _WHOLE_NAMES = "whole names"
 _DISPENSABLE = (_WHOLE_NAMES, "GB/s", "MMAC", "GFLOP/s", "ONNX nodes", "of roof")
+"""Columns, the first to go first where the terminal is narrow; but before that long names are cut."""
 _NAME_LENGTH = 30
-"""Columns, the first to go first where the terminal is narrow."""
 
 
 class Peak(Frozen):
