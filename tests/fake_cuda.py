@@ -12,11 +12,21 @@ __all__ = ["build", "environment"]
 def build(folder: Path) -> Path:
     """Compile it into ``folder``, with gcc."""
     source = Path(__file__).with_suffix(".c")
-    command = ["gcc", "-shared", "-fPIC", "-Wall", "-Werror", "-o", str(folder / "libcuda.so.1"), str(source)]
+    command = [
+        "gcc",
+        "-shared",
+        "-fPIC",
+        "-Wall",
+        "-Wextra",
+        "-Werror",
+        "-o",
+        str(folder / "libcuda.so.1"),
+        str(source),
+    ]
     subprocess.run(command, check=True)
     return folder
 
 
-def environment(folder: Path, **settings: int) -> dict[str, str]:
-    """For a child process that shall find it; ``settings`` are INIT, GPUS and BYTES, see the C file."""
+def environment(folder: Path, **settings: int | str) -> dict[str, str]:
+    """For a child process that shall find it; ``settings`` are INIT, GPUS, BYTES and FAIL, see the C file."""
     return os.environ | {"LD_LIBRARY_PATH": str(folder)} | {f"FAKE_CUDA_{k}": str(v) for k, v in settings.items()}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import re
 import time
 from collections.abc import Mapping, Sequence
@@ -147,7 +149,9 @@ class _Session:
         import onnxruntime as ort
 
         providers: list[Any] = ["CPUExecutionProvider"]
+        lacking = ""
         if provider == "cuda":
+            lacking = load_cuda(ort)
             if _CUDA not in ort.get_available_providers():
                 hint = "pip uninstall onnxruntime, then pip install onnxruntime-gpu"
                 raise SetupError("the ONNX Runtime that is installed has no CUDA provider", hint=hint)
@@ -173,7 +177,7 @@ class _Session:
             raise _unloadable(Path(model).name, _first_line(error)) from error
         if provider == "cuda" and self._session.get_providers()[0] != _CUDA:  # it goes on with the CPU
             hint = "its CUDA and cuDNN libraries must be there: pip install 'onnxruntime-gpu[cuda,cudnn]'"
-            raise SetupError("ONNX Runtime cannot start its CUDA provider", hint=hint)
+            raise SetupError(f"ONNX Runtime cannot start its CUDA provider{lacking}", hint=hint)
 
     def tensors(self) -> list[tuple[str, str]]:
         return [(output.name, output.type) for output in self._session.get_outputs()]
@@ -199,6 +203,19 @@ class _Session:
                 hint="if they were seeded: export with --no-verify, then validate with --inputs DIR of real ones",
             ) from error
         return {"names": names, "outputs": outputs, "latencies_ns": latencies}
+
+
+def load_cuda(ort: Any) -> str:
+    """Load CUDA's and cuDNN's libraries where pip puts them: no loader looks there, and ONNX Runtime only when it is
+    asked to. What it says of those that it does not find, as the end of a sentence."""
+    load = getattr(ort, "preload_dlls", None)  # since 1.21
+    if load is None:
+        return ""
+    said = io.StringIO()
+    with contextlib.redirect_stdout(said):
+        load()
+    lines = [line for line in said.getvalue().splitlines() if line.startswith("Failed")]
+    return f": {lines[0]}" if lines else ""
 
 
 def _opened(model: str, free: Mapping[str, Sequence[int]], inner: bool, jitter: int) -> str | bytes:

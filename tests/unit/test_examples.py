@@ -127,16 +127,17 @@ def test_the_worker_registers_it_and_says_what_it_cannot(monkeypatch: pytest.Mon
     (tmp_path / "not_a_creator.py").write_text(
         "class Plain:\n    pass\n\n\nclass Broken:\n    def __init__(self):\n        1 / 0\n"
     )
+    (tmp_path / "other.py").write_text("from roll_plugin import RollCreator as Same\n")
     script = f"""
 import sys
 sys.path[:0] = [{str(EXAMPLES / "plugin")!r}, {str(tmp_path)!r}]
 import tensorrt_rtx as trt
 from mobilekit.targets.tensorrt.worker.trtwork import base, bindings
-log = bindings.new_logger(trt)
+log = bindings.logger(trt)
 bindings.register_plugins(trt, log, ["roll_plugin:RollCreator"])
 assert "Roll" in [creator.name for creator in trt.get_plugin_registry().all_creators]
-again, absent, odd = "roll_plugin:RollCreator", "roll_plugin:Absent", ["not_a_creator:Plain", "not_a_creator:Broken"]
-for wrong in (again, absent, "no_such_module:X", *odd):
+bindings.register_plugins(trt, log, ["roll_plugin:RollCreator"])  # as for the second plan that a process loads
+for wrong in ("roll_plugin:Absent", "no_such_module:X", "not_a_creator:Plain", "not_a_creator:Broken", "other:Same"):
     try:
         bindings.register_plugins(trt, log, [wrong])
     except base.WorkError as error:

@@ -30,6 +30,7 @@ RTX_ONLY = {
     "is_stream_capturable",
     "set_runtime_cache",
     # What it says of a plan before it loads it.
+    "CUDA_ERROR",
     "EngineInvalidityDiagnostics",
     "EngineValidity",
     "INSUFFICIENT_GPU_MEMORY",
@@ -46,7 +47,7 @@ RTX_ONLY = {
 SINCE = {"create_runtime_config": "full 10.16"}
 """Used for RTX alone as well, though newer full versions have it."""
 
-OTHERS = {"from_address", "last_error", "answer", "warned", "layers", "shift"}
+OTHERS = {"from_address", "last_error", "answer", "begin", "free", "warned", "layers", "shift"}
 """ctypes' and our own, which the script cannot tell."""
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from mobilekit.targets.tensorrt.flavour import FLAVOURS, installed
+from mobilekit.targets.tensorrt.flavour import FLAVOURS, count_gpus, installed
 from mobilekit.targets.tensorrt.host import WORKER, job_folder, parse_hello
 from tests import fake_cuda
 from tests.models import conv_classifier, save
@@ -26,22 +26,24 @@ def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return fake_cuda.build(tmp_path_factory.mktemp("cuda"))
 
 
-def start(library: Path, *arguments: str, **settings: int) -> subprocess.CompletedProcess[str]:
+def start(library: Path, *arguments: str, **settings: int | str) -> subprocess.CompletedProcess[str]:
     env = fake_cuda.environment(library, **settings)
     return subprocess.run([sys.executable, *arguments], env=env, capture_output=True, text=True, timeout=120)
 
 
-def told(library: Path, code: str, **settings: int) -> Any:
-    """What ``code`` prints; it has the worker's ``Buffer``, a ``cuda`` and a ``stream``."""
+def told(library: Path, code: str, **settings: int | str) -> Any:
+    """What ``code`` prints; it has the worker's ``Buffer`` and ``Stream``, a ``cuda``, and ``alive()``, how much the
+    driver has that was not given back."""
     before = """
     import ctypes, json
     from mobilekit.targets.tensorrt.worker.trtwork.base import WorkError
     from mobilekit.targets.tensorrt.worker.trtwork.cuda import Cuda
-    from mobilekit.targets.tensorrt.worker.trtwork.slot import Buffer
+    from mobilekit.targets.tensorrt.worker.trtwork.buffers import Buffer, growing_output
+    from mobilekit.targets.tensorrt.worker.trtwork.stream import Stream
+    alive = lambda: ctypes.CDLL("libcuda.so.1").fakeCudaAlive()
     try:
         cuda = Cuda()
         cuda.use(0)
-        stream = cuda.handle("cuStreamCreate", 1)
     """
     after = """
     except WorkError as error:
@@ -92,12 +94,12 @@ def test_what_goes_to_the_gpu_comes_back(library: Path, dtype: str, shape: tuple
     code = f"""
     import numpy as np
     data = (np.arange(np.prod({shape}, dtype=int)) % 7).astype("{dtype}").reshape({shape})
-    buffer = Buffer(cuda, "{dtype}", {shape})
+    buffer, stream = Buffer(cuda, "{dtype}", {shape}), Stream(cuda)
     buffer.array[...] = data
-    buffer.to_device(stream)
+    buffer.to_device(stream.handle)
     buffer.array[...] = 0
-    buffer.to_host(stream)
-    cuda("cuStreamSynchronize", stream)
+    buffer.to_host(stream.handle)
+    stream.synchronize()
     print(json.dumps([bool((buffer.array == data).all()), list(buffer.array.shape), str(buffer.array.dtype)]))
     """
     assert told(library, code) == [True, list(shape), dtype]
@@ -123,6 +125,184 @@ def test_a_call_that_fails_is_named(library: Path) -> None:
     answer = told(library, "cuda('cuStreamSynchronize', ctypes.c_void_p(7))")
     assert answer["kind"] == "cuda"
     assert answer["message"].startswith("cuStreamSynchronize: ")
+
+
+@pytest.mark.parametrize(
+    ("what", "function", "nth"),
+    [
+        ("Buffer(cuda, 'float32', (3,))", "cuMemAlloc_v2", 1),
+        ("Buffer(cuda, 'float32', (3,))", "cuMemHostAlloc", 1),
+        ("Stream(cuda)", "cuStreamCreate", 1),
+        *(("Stream(cuda)", "cuEventCreate", nth) for nth in (1, 2, 3, 4)),
+    ],
+)
+@pytest.mark.parametrize(("number", "kind"), [(2, "memory"), (700, "cuda")])
+def test_what_cannot_be_made_leaves_nothing_behind(
+    library: Path, what: str, function: str, nth: int, number: int, kind: str
+) -> None:
+    code = f"""
+    try:
+        {what}
+        print("null")
+    except WorkError as error:
+        print(json.dumps([error.kind, alive(), bool(error.hint)]))
+    """
+    assert told(library, code, FAIL=f"{function}:{nth}:{number}") == [kind, 0, True]
+
+
+def test_what_is_given_back_is_given_back_once(library: Path) -> None:
+    code = """
+    buffer, stream = Buffer(cuda, "float32", (3,)), Stream(cuda)
+    stream.record(lambda: buffer.to_device(stream.handle))
+    made = alive()
+    for thing in (stream.close, buffer.free) * 2:
+        thing()
+    print(json.dumps([made > 6, alive()]))
+    """
+    assert told(library, code) == [True, 0]
+
+
+def test_memory_that_cannot_be_given_back_is_told_and_the_rest_goes(library: Path) -> None:
+    code = """
+    buffer = Buffer(cuda, "float32", (3,))
+    try:
+        buffer.free()
+    except WorkError as error:
+        print(json.dumps([error.kind, alive()]))
+    """
+    assert told(library, code, FAIL="cuMemFree_v2:1:700") == ["cuda", 1]
+
+
+def test_memory_that_is_lent_stays_its_owners(library: Path) -> None:
+    code = """
+    owner, stream = Buffer(cuda, "float32", (3,)), Stream(cuda)
+    guest = Buffer(cuda, "float32", (3,), owner)
+    owner.array[...] = 7
+    owner.to_device(stream.handle)
+    guest.to_host(stream.handle)
+    stream.synchronize()
+    read = guest.array.tolist()
+    guest.free()
+    owner.to_host(stream.handle)
+    owner.free()
+    stream.close()
+    print(json.dumps([read, alive()]))
+    """
+    assert told(library, code) == [[7, 7, 7], 0]
+
+
+def test_a_stream_tells_the_time_between_its_marks(library: Path) -> None:
+    code = """
+    stream = Stream(cuda)
+    for index in range(4):
+        stream.mark(index)
+    stream.synchronize()
+    print(json.dumps([stream.between(1, 2), stream.between(0, 3)]))
+    """
+    assert told(library, code) == [1, 3]
+
+
+RECORDED = """
+    there, back, stream = Buffer(cuda, "float32", (3,)), Buffer(cuda, "float32", (3,)), Stream(cuda)
+    there.array[...], back.array[...] = 1, 0
+    there.to_device(stream.handle)
+    empty = alive()
+    def work():
+        there.to_device(stream.handle)
+        {trouble}
+    try:
+        stream.record(work)
+        said = ""
+    except WorkError as error:
+        said = error.message
+    untouched = alive() == empty
+    there.array[...] = 5
+    stream.replay() if stream.has_graph else there.to_device(stream.handle)
+    there.array[...] = 0
+    there.to_host(stream.handle)
+    stream.synchronize()
+    print(json.dumps([said, untouched, stream.has_graph, there.array.tolist()]))
+"""
+
+
+def test_a_graph_does_what_was_recorded_and_nothing_while_it_is(library: Path) -> None:
+    assert told(library, RECORDED.format(trouble="pass")) == ["", False, True, [5, 5, 5]]
+
+
+@pytest.mark.parametrize(
+    ("trouble", "said", "fail"),
+    [
+        ("pass", "cuStreamBeginCapture_v2", "cuStreamBeginCapture_v2:1:900"),
+        ("pass", "cuStreamEndCapture", "cuStreamEndCapture:1:901"),
+        ("pass", "cuGraphInstantiateWithFlags", "cuGraphInstantiateWithFlags:1:801"),
+        ("stream.synchronize()", "cuStreamSynchronize", ""),
+        ("Buffer(cuda, 'float32', (3,))", "cuMemAlloc_v2", ""),
+        ("raise WorkError('internal', 'the plan could not be executed')", "could not be executed", ""),
+    ],
+)
+def test_what_cannot_be_recorded_runs_without_a_graph(library: Path, trouble: str, said: str, fail: str) -> None:
+    answer = told(library, RECORDED.format(trouble=trouble), FAIL=fail)
+    assert said in answer[0]
+    assert answer[1:] == [True, False, [5, 5, 5]]
+
+
+@rtx
+def test_an_output_grows_as_tensorrt_asks(library: Path) -> None:
+    """TensorRT's own class, called as its bindings call it."""
+    code = """
+    import tensorrt_rtx as trt
+    import numpy as np
+    output, stream = growing_output(trt, cuda, "int64"), Stream(cuda)
+    empty, said = alive(), []
+    for size in (256, 128, 512):
+        output.begin()
+        address = output.reallocate_output_async("y", 0, size, 256, stream.number)
+        said.append([address == output.buffer.device.value, output.buffer.size, alive() - empty])
+        output.notify_shape("y", trt.Dims((size // 16, 2)))
+        output.buffer.to_host(stream.handle)
+        said.append([list(output.answer().shape), str(output.answer().dtype)])
+    output.begin()
+    said.append([output.reallocate_output_async("y", 0, 1 << 40, 256, 0), output.error.kind, alive() - empty])
+    output.begin()
+    said.append([output.reallocate_output_async("y", 0, 1, 256, 0) > 0, output.error])
+    output.notify_shape("y", trt.Dims((0, 2)))
+    said.append(list(output.answer().shape))
+    print(json.dumps(said))
+    """
+    assert told(library, code) == [
+        [True, 256, 2],
+        [[16, 2], "int64"],
+        [True, 256, 2],
+        [[8, 2], "int64"],
+        [True, 512, 2],
+        [[32, 2], "int64"],
+        [None, "memory", 0],
+        [True, None],
+        [0, 2],
+    ]
+
+
+@pytest.mark.parametrize(
+    ("number", "hint"), [(34, "LD_LIBRARY_PATH"), (802, "fabricmanager"), (803, "restart"), (999, "nvidia-smi")]
+)
+def test_a_driver_that_does_not_start_comes_with_what_to_do(library: Path, number: int, hint: str) -> None:
+    answer = told(library, "print('{}')", INIT=number)
+    assert answer["kind"] == "no-gpu"
+    assert hint in answer["hint"]
+
+
+def test_gpus_that_the_environment_hides(library: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert "CUDA_VISIBLE_DEVICES is ''" in told(library, "print('{}')", INIT=100)["hint"]
+    assert "CUDA_VISIBLE_DEVICES is ''" in told(library, "print('{}')", GPUS=0)["hint"]
+
+
+@pytest.mark.skipif(count_gpus() > 0, reason="for machines without a driver elsewhere")
+def test_a_library_that_is_none_is_told_from_none(tmp_path: Path) -> None:
+    (tmp_path / "libcuda.so.1").write_bytes(b"")  # what an image has that was made without a GPU
+    problem = parse_hello(start(tmp_path, str(WORKER), "--hello").stdout, "here").problem
+    assert "cannot be loaded" in problem
+    assert "libcuda.so.1" in problem
 
 
 @rtx

@@ -15,6 +15,8 @@ from .cuda import MEMORY_HINT
 
 MODULES = {"rtx": "tensorrt_rtx", "full": "tensorrt"}
 PRODUCTS = {"tensorrt_rtx": "TensorRT for RTX", "tensorrt": "TensorRT"}
+_OLDEST = 10
+_MOST_WARNINGS = 50
 
 
 def import_tensorrt(module: str) -> Any:
@@ -24,34 +26,50 @@ def import_tensorrt(module: str) -> Any:
         hint = "pip install tensorrt-rtx" if module == "tensorrt_rtx" else "install TensorRT; JetPack has it"
         raise WorkError("no-tensorrt", f"{PRODUCTS[module]} is not installed (Python module {module})", hint)
     try:
-        return importlib.import_module(module)
+        trt = importlib.import_module(module)
+        version = str(trt.__version__)
     except Exception as error:
         raise WorkError("no-tensorrt", f"cannot import {module}: {error}", "install it again") from error
+    if module == "tensorrt" and int(re.match(r"\d*", version)[0] or 0) < _OLDEST:  # type: ignore[index]
+        hint = "10.3 or newer is needed (JetPack 6, or NVIDIA's index)"
+        raise WorkError("no-tensorrt", f"TensorRT {version} is too old", hint)
+    return trt
 
 
-def new_logger(trt: Any) -> Any:
-    """An ``ILogger`` that keeps errors, warnings and the messages about layers; the rest is thousands of lines."""
+def logger(trt: Any) -> Any:
+    """This process's ``ILogger``; it keeps errors, warnings and the messages about layers, the rest is thousands of
+    lines. TensorRT has one for all that it makes, the first that it was given: another would hear nothing."""
+    name = trt.__name__
+    if name not in _loggers:
+        _loggers[name] = _new_logger(trt)
+    return _loggers[name]
 
+
+_loggers: dict[str, Any] = {}
+
+
+def _new_logger(trt: Any) -> Any:
     class Log(trt.ILogger):  # type: ignore[misc]
         def __init__(self) -> None:
             trt.ILogger.__init__(self)
             self.errors: list[str] = []
-            self.warned: list[str] = []
+            self.warned: dict[str, None] = {}
             self.layers: list[str] = []
 
         def log(self, severity: Any, message: str) -> None:
             if severity in (trt.ILogger.Severity.ERROR, trt.ILogger.Severity.INTERNAL_ERROR):
                 self.errors.append(" ".join(message.split()))
             elif severity == trt.ILogger.Severity.WARNING:
-                self.warned.append(message)
+                if len(self.warned) < _MOST_WARNINGS:
+                    self.warned[message] = None
             elif message.lstrip().startswith("Layers:"):
                 self.layers.append(message)
 
-        def last_error(self) -> str:
-            return (self.errors or [""])[-1]
+        def last_error(self, since: int) -> str:
+            return ["", *self.errors[since:]][-1]
 
         def warnings(self) -> list[str]:
-            return list(dict.fromkeys(self.warned))[:50]
+            return list(self.warned)
 
     return Log()
 
@@ -59,7 +77,11 @@ def new_logger(trt: Any) -> Any:
 _SIGNS = (
     # What the libraries say, as in public reports of each failure; the first that is found counts.
     ("memory", re.compile(r"out ?of ?memory|could not be allocated", re.IGNORECASE), MEMORY_HINT),
-    ("driver", re.compile(r"driver version is insufficient|cudaError 35\b"), "update the NVIDIA driver"),
+    (
+        "driver",
+        re.compile(r"driver version is insufficient|cudaError 35\b|CUDA initialization failure with error: 35\b"),
+        "update the NVIDIA driver",
+    ),
     ("plan-device", re.compile(r"incompatible device|expecting compute"), "export the model again for this GPU"),
     (
         "plan-version",
@@ -86,12 +108,13 @@ def explained(messages: Iterable[str], otherwise: str) -> WorkError:
 
 def made_by(factory: Any, log: Any, otherwise: str) -> Any:
     """``factory(log)``, whose only word on failure is that it has nothing to give."""
+    before = len(log.errors)
     try:
         made = factory(log)
     except TypeError:
         made = None
     if made is None:
-        raise explained(log.errors, otherwise)
+        raise explained(log.errors[before:], otherwise)
     return made
 
 
@@ -103,6 +126,8 @@ def register_plugins(trt: Any, log: Any, plugins: Sequence[str]) -> None:
     if plugins and str(Path.cwd()) not in sys.path:
         sys.path.append(str(Path.cwd()))
     for text in plugins:
+        if text in _creators:  # a second one of that name would be refused
+            continue
         module, _, name = text.partition(":")
         try:
             creator = getattr(importlib.import_module(module), name)()
@@ -114,7 +139,7 @@ def register_plugins(trt: Any, log: Any, plugins: Sequence[str]) -> None:
             ) from error
         if not taken:
             raise WorkError("input", f"TensorRT does not take the plugin {text}", "another one may have its name")
-        _creators.append(creator)  # TensorRT keeps no reference
+        _creators[text] = creator  # TensorRT keeps no reference
 
 
-_creators: list[Any] = []
+_creators: dict[str, Any] = {}

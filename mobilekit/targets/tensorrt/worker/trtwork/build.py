@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from .base import say, write_whole
-from .bindings import PRODUCTS, import_tensorrt, made_by, new_logger, register_plugins
+from .bindings import PRODUCTS, import_tensorrt, logger, made_by, register_plugins
 from .cache import Cache
 from .cuda import Cuda
 from .look import engine_facts
@@ -20,7 +20,8 @@ _NODE_IN_ERROR = re.compile(r"node (?:\d+ )?(?:with name: |\[)?\"?([^\"\]]+?)\"?
 def check(folder: Path, *, module: str, onnx: str, plugins: Sequence[str] = ()) -> dict[str, Any]:
     """Every node of ``onnx`` that the parser refuses: ``version`` and ``problems`` (node, op, reason)."""
     trt = import_tensorrt(module)
-    log = new_logger(trt)
+    log = logger(trt)
+    before = len(log.errors)
     register_plugins(trt, log, plugins)
     path = folder / onnx
     _PARSED.clear()
@@ -32,7 +33,9 @@ def check(folder: Path, *, module: str, onnx: str, plugins: Sequence[str] = ()) 
         listing = _Parsed(trt, log)  # what parses stops at the first
         listing.parser.supports_model_v2(path.read_bytes(), str(path))
         problems = _parser_errors(listing.parser) or _parser_errors(parsed.parser)
-        problems = problems or [{"node": "", "op": "", "reason": log.last_error() or "the parser refused the model"}]
+        problems = problems or [
+            {"node": "", "op": "", "reason": log.last_error(before) or "the parser refused the model"}
+        ]
     return {"version": str(trt.__version__), "problems": problems}
 
 
@@ -67,7 +70,7 @@ def build(
     parsed = _PARSED.pop(_identity(module, path, plugins), None)
     _PARSED.clear()
     if parsed is None:
-        log = new_logger(trt)
+        log = logger(trt)
         register_plugins(trt, log, plugins)
         parsed = _Parsed(trt, log)
         if not parsed.parser.parse_from_file(str(path)):
@@ -95,15 +98,18 @@ def build(
     timings: Any = None
     if cache is not None:
         timings = config.create_timing_cache(cache.old)
-        cache.taken = timings is not None and bool(cache.old)
-        timings = timings or config.create_timing_cache(b"")  # of another version: begin anew
-        config.set_timing_cache(timings, False)
+        # The second may refuse what the first took: timings of another GPU.
+        cache.taken = timings is not None and bool(config.set_timing_cache(timings, False)) and bool(cache.old)
+        if not cache.taken:
+            timings = config.create_timing_cache(b"")
+            config.set_timing_cache(timings, False)
     say("building")
+    errors, layers = len(log.errors), len(log.layers)
     started = time.perf_counter()
     serialized = builder.build_serialized_network(network, config)
     answer.update(seconds=time.perf_counter() - started, warnings=log.warnings())
     if serialized is None:
-        reason = log.last_error() or "the builder gave no plan and no reason"
+        reason = log.last_error(errors) or "the builder gave no plan and no reason"
         found = _NODE_IN_ERROR.search(reason)
         node, op = (found[1], found[2] or "") if found else ("", "")
         return dict(answer, problems=[{"node": node, "op": op, "reason": reason}])
@@ -111,16 +117,20 @@ def build(
     write_whole(folder / plan, data)
     if cache is not None:
         answer["timing_cache"] = cache.report(timings)
-    if not log.layers and answer["gpu"]:
+    told = log.layers[layers:]
+    if not told and answer["gpu"]:
         answer["engine"] = _loaded(trt, log, data)
-    return dict(answer, plan_bytes=data.nbytes, log=log.layers)
+    return dict(answer, plan_bytes=data.nbytes, log=told)
 
 
 def _loaded(trt: Any, log: Any, plan: Any) -> dict[str, Any] | None:
     """What the plan says of itself on this GPU; ``None`` where it does not, which is no reason to be without it."""
-    runtime = trt.Runtime(log)
-    engine = runtime.deserialize_cuda_engine(plan)
-    return None if engine is None else engine_facts(trt, engine)
+    try:
+        runtime = trt.Runtime(log)
+        engine = runtime.deserialize_cuda_engine(plan)
+        return None if engine is None else engine_facts(trt, engine)
+    except (TypeError, RuntimeError, AttributeError):
+        return None
 
 
 class _Parsed:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from .base import WorkError
-from .bindings import PRODUCTS, explained, made_by, new_logger, register_plugins
+from .bindings import PRODUCTS, explained, logger, made_by, register_plugins
 from .cache import Cache
 from .cuda import MEMORY_HINT, Cuda
 from .slot import Slot, shape_text
@@ -56,14 +56,15 @@ class Engine:
         what = f"the plan{f', built by {product} {version},' if version else ''} cannot be loaded by "
         what += f"{product} {trt.__version__}"
         started = time.perf_counter()
-        self.log = new_logger(trt)
+        self.log = logger(trt)
+        before = len(self.log.errors)
         register_plugins(trt, self.log, plugins)
         self.runtime = made_by(trt.Runtime, self.log, f"{product} cannot start here")
         if hasattr(self.runtime, "get_engine_validity"):
             self._check_validity(data, what)
         self.engine = self.runtime.deserialize_cuda_engine(data)
         if self.engine is None:
-            raise explained(self.log.errors, what)
+            raise explained(self.log.errors[before:], what)
         self.load_ms = (time.perf_counter() - started) * 1e3
         self.config: Any = None
         self.kernels: Any = None
@@ -76,10 +77,14 @@ class Engine:
             self.kernels = self.config.create_runtime_cache()
             self.cache = Cache(trt, self.gpu, hashlib.sha256(data).hexdigest()[:24] + ".runtime")
             self.cache.taken = bool(self.cache.old) and bool(self.kernels.deserialize(self.cache.old))
-            self.config.set_runtime_cache(self.kernels)
+            if not self.config.set_runtime_cache(self.kernels):
+                self.cache = None
         names = [self.engine.get_tensor_name(index) for index in range(self.engine.num_io_tensors)]
         inputs = [name for name in names if self.engine.get_tensor_mode(name) == trt.TensorIOMode.INPUT]
         self.inputs, self.outputs = inputs, [name for name in names if name not in inputs]
+        # An operator that changes a cache in place (TensorScatter): both are the same memory on the GPU.
+        shared = getattr(self.engine, "get_aliased_input_tensor", None)
+        self.aliases = {name: source for name in self.outputs if shared is not None and (source := shared(name))}
         self.slots: list[Slot] = []
 
     def _check_validity(self, data: bytes, what: str) -> None:
@@ -87,17 +92,27 @@ class Engine:
         if valid != self.trt.EngineValidity.INVALID:
             return
         diagnostics = self.trt.EngineInvalidityDiagnostics
+        capability = self.gpu["compute_capability"]
+        served = hasattr(self.trt.ComputeCapability, "SM" + capability.replace(".", ""))
         known = (
             (diagnostics.MALFORMED_ENGINE, "plan-corrupt", "it is damaged", "export the model again"),
             (diagnostics.VERSION_MISMATCH, "plan-version", "the versions differ", "export the model again here"),
             (
                 diagnostics.UNSUPPORTED_CC,
                 "plan-device",
-                f"it was not built for {self.gpu['name']} (compute capability {self.gpu['compute_capability']})",
-                f"export the model again with --compute-capability {self.gpu['compute_capability']}",
+                f"it was not built for {self.gpu['name']} (compute capability {capability})",
+                f"export the model again with --compute-capability {capability}"
+                if served
+                else "TensorRT for RTX does not serve this GPU: export where it is, with --flavour full",
             ),
             (diagnostics.OLD_CUDA_DRIVER, "driver", "the driver is too old", "update the NVIDIA driver"),
             (diagnostics.OLD_CUDA_RUNTIME, "driver", "the CUDA runtime is too old", "update tensorrt-rtx"),
+            (
+                diagnostics.CUDA_ERROR,
+                "driver",
+                "CUDA does not work here",
+                "look with nvidia-smi; install the driver again",
+            ),
             (diagnostics.INSUFFICIENT_GPU_MEMORY, "memory", "the GPU has not enough memory", MEMORY_HINT),
         )
         for flag, kind, reason, hint in known:
@@ -121,7 +136,8 @@ class Engine:
     def dtype(self, name: str) -> str:
         member = str(self.engine.get_tensor_dtype(name)).rpartition(".")[2]
         if member not in _NUMPY:
-            raise WorkError("input", f"{name!r} is {member}, which numpy has no type for")
+            hint = "export a model whose inputs and outputs are float32 or float16"
+            raise WorkError("input", f"{name!r} is {member}, which numpy has no type for", hint)
         return _NUMPY[member]
 
     def profile_for(self, inputs: Mapping[str, Any]) -> int:

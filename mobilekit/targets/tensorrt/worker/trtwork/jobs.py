@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from .base import PROTOCOL, WorkError, write_whole
-from .bindings import MODULES, PRODUCTS
+from .bindings import MODULES, PRODUCTS, import_tensorrt
 from .build import build, check
 from .cuda import Cuda, driver_version
 from .look import inspect
@@ -45,9 +45,9 @@ def hello() -> dict[str, Any]:
         if importlib.util.find_spec(module) is None:
             continue
         try:
-            told["flavours"][name] = {"version": str(importlib.import_module(module).__version__)}
-        except Exception as error:
-            told["flavours"][name] = {"problem": " ".join(str(error).split())}
+            told["flavours"][name] = {"version": str(import_tensorrt(module).__version__)}
+        except WorkError as error:
+            told["flavours"][name] = {"problem": " ".join(f"{error.message}; {error.hint}".split())}
     try:
         cuda = Cuda()
         told["gpus"], told["driver"] = cuda.gpus(), driver_version()
@@ -89,12 +89,19 @@ def _perform(folder: Path) -> dict[str, Any]:
     if verb is None:
         raise WorkError("protocol", "unknown verb", "use one version of mobilekit")
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    if (
-        verb in (check, build) and job.get("module") == "tensorrt_rtx"
-    ):  # without CUDA, which reserves more than there is
+    # CUDA reserves more than there is, and so does TensorRT for RTX where it finds a driver.
+    if verb in (check, build) and job.get("module") == "tensorrt_rtx" and not _has_driver():
         limit = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") * 9 // 10
         resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
     return verb(folder, **job)
+
+
+def _has_driver() -> bool:
+    try:
+        Cuda()
+    except WorkError:
+        return False
+    return True
 
 
 def serve(answers: int, module: str = "") -> None:

@@ -68,7 +68,7 @@ def run(
         inputs = {name: numpy.load(str(folder / sample[name]), allow_pickle=False) for name in engine.inputs}
         slot.feed(inputs)
         slot.launch()
-        slot.synchronize()
+        slot.stream.synchronize()
         outputs.append(_save(folder, number, slot.answers()))
         if number == 0:
             first, first_ms = inputs, (time.perf_counter() - started) * 1e3
@@ -95,7 +95,7 @@ def run(
         if times:
             answer["latency"] = dict(zip(("compute", "with_copies", "wall"), map(list, zip(*times))))
         _save(folder, 0, slot.answers())  # what was timed is what will be judged
-        used = slot.graph is not None
+        used = slot.stream.has_graph
         answer["cuda_graph"] = {"used": used, "reason": "" if used else slot.no_graph}
         answer["throughput"] = [_throughput(engine, count, first, cuda_graph, throughput_s) for count in streams]
     if engine.cache is not None:
@@ -142,7 +142,7 @@ def _throughput(
         busy.append(slot)
     while busy:
         slot = busy.popleft()
-        slot.synchronize()
+        slot.stream.synchronize()
         done += 1
         if time.perf_counter() - began < seconds:
             slot.launch()
@@ -153,7 +153,7 @@ def _throughput(
         for name, array in slot.answers().items():
             if not _alike(array, first[name]):
                 raise WorkError("wrong", f"stream {number} of {count} answers {name!r} unlike the first", "report it")
-    graphs = all(slot.graph is not None for slot in slots)
+    graphs = all(slot.stream.has_graph for slot in slots)
     return {"streams": count, "inferences": done, "seconds": took, "per_second": done / took, "cuda_graph": graphs}
 
 
