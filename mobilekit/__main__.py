@@ -1,5 +1,6 @@
 """The first lines of ``python -m mobilekit`` and of the ``mobilekit`` script: Ctrl-C is 130 while they import, too."""
 
+import atexit
 import os
 import sys
 
@@ -12,6 +13,7 @@ def main() -> None:
         from mobilekit import interrupts
 
         interrupts.install()
+        atexit.register(interrupts.end)
     except KeyboardInterrupt:
         sys.stderr.write("interrupted\n")
         sys.stderr.flush()

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 if TYPE_CHECKING:
     import subprocess
 
-__all__ = ["Interrupted", "held", "install", "leave", "settle", "started"]
+__all__ = ["Interrupted", "end", "held", "install", "leave", "settle", "started"]
 
 _AGAIN_S = 0.25
 _END_S = 5.0
@@ -39,11 +39,13 @@ class Interrupted(BaseException):
 
 
 class _Interruption:
-    """Signals belong to the process, and so does this: the one that came (0: none), and how often it is held."""
+    """Signals belong to the process, and so does this: the one that came (0: none), and how often it is held.
+    ``code``: what the program ends with, once that is known."""
 
     def __init__(self) -> None:
         self.number = 0
         self.held = 0
+        self.code: int | None = None
 
     def came(self, number: int, frame: FrameType | None) -> None:
         self.number = self.number or number
@@ -84,7 +86,24 @@ def leave(code: int = 0) -> NoReturn:
     number = settle()
     if number == signal.SIGINT:
         print("interrupted", file=sys.stderr, flush=True)
-    sys.exit(128 + number if number else code)
+    _interruption.code = 128 + number if number else code
+    sys.exit(_interruption.code)
+
+
+def end() -> None:
+    """The last exit handler, so the first that a program registers: after :func:`leave` the process is gone here.
+
+    What Python would do yet is to free every object and to run what native libraries tear down: it takes longer than
+    many a command did, and has crashed after good answers.
+    """
+    if _interruption.code is None:
+        return
+    try:
+        sys.stdout.flush()
+        sys.stderr.flush()
+    except (OSError, ValueError):  # a full disk, a closed pipe: Python says so, and has an exit code for it
+        return
+    os._exit(_interruption.code)
 
 
 @contextmanager
