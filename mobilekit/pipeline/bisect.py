@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -331,6 +331,7 @@ class Session:
             # Of many samples the one that fails may come late: half of the runs are for looking into it.
             runs_left=max(self.options.runs // 2, self.options.runs - self.runs),
             run_bytes=self.options.run_bytes,
+            measure_through=self.measure_through,
         )
         if units and search.runs_left:
             search.runs_left -= 1
@@ -407,9 +408,23 @@ class Session:
         """Errors of ``units`` computed from the reference's values: one run."""
         return self._errors(units, self.compute_local(units), self.answers)
 
-    def compute_local(self, units: Sequence[Unit]) -> dict[str, Array]:
-        """Those of ``units`` whose parents can be fed, as ncnn makes them of the reference's values."""
-        parents = [self.net.units[blob] for blob in dict.fromkeys(p for unit in units for p in unit.parents)]
+    def measure_through(self, units: Sequence[Unit]) -> TensorError | None:
+        """The error of the last of ``units``, which follow one another, where what the others do not make is the
+        reference's: one run. ``None`` where that cannot be fed."""
+        last, made = units[-1], {unit.blob for unit in units}
+        outside = dict.fromkeys(parent for unit in units for parent in unit.parents if parent not in made)
+        fed = self._right(outside)
+        if fed.keys() != outside.keys():
+            return None
+        try:
+            computed = self._compute(fed, [last.blob])
+        except HarnessError:
+            return None
+        return self._errors([last], computed, self.expected).get(last.blob)
+
+    def _right(self, blobs: Iterable[str]) -> dict[str, Array]:
+        """The reference's values of those ``blobs`` that can be fed, as ncnn takes them."""
+        parents = [self.net.units[blob] for blob in blobs]
         values = self.expected([unit for unit in parents if unit.blob not in self._fed])
         fed: dict[str, Array] = {}
         for unit in parents:
@@ -421,6 +436,11 @@ class Session:
                     if value.size == _product(shape):
                         fed[unit.blob] = value.reshape(shape)
                         break
+        return fed
+
+    def compute_local(self, units: Sequence[Unit]) -> dict[str, Array]:
+        """Those of ``units`` whose parents can be fed, as ncnn makes them of the reference's values."""
+        fed = self._right(dict.fromkeys(parent for unit in units for parent in unit.parents))
         able = [unit for unit in units if all(parent in fed for parent in unit.parents)]
         if not able:
             return {}

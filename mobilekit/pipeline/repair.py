@@ -428,10 +428,11 @@ def _enlarging(session: Session) -> list[str]:
     """Where the first layer beyond tolerance is right by itself: its layers and what makes its inputs. These have to
     come in float32, or it has nothing exact to read."""
     found = session.search("auto")
-    if found.first is None or found.why != "amplifies":
+    enlarges = found.shown_by or (found.first if found.why == "amplifies" else None)
+    if enlarges is None:
         return []
     units = session.net.units
-    every = [units[found.first]]
+    every = [units[enlarges]]
     pending = list(every[0].parents)
     while pending:
         unit = units[pending.pop()]

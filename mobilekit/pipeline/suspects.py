@@ -289,6 +289,12 @@ def _sentence(session: Session, found: Found, stage: Stage, first: Suspect | Non
                   (first.accumulated, "accumulated")) if value is not None]  # fmt: skip
         cause = f"; {first.causes[0]}" if first.causes else ""
         sure = "" if found.confirmed else " (not confirmed by its local error)"
+        if found.shown_by is not None:
+            shown = session.net.units[found.shown_by].layers[-1]
+            return (
+                f"{head}; it comes from the {what}: {errors[0]} does not show beside its larger values, but the "
+                f"{shown.type} layer {shown.name!r} behind it is off by {found.shown:.3g} for it{cause}"
+            )
         return f"{head}; the first layer that goes wrong is the {what}{sure}: {', '.join(errors)}{cause}"
     if stage == "amplified":
         return f"{head}; the {what} is the first beyond tolerance, but is right on right inputs: it enlarges errors"

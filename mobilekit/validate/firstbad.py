@@ -38,6 +38,12 @@ _FACTOR = 10.0
 _BESIDE = 0.1
 """An error that is smaller, as a part of the largest, is not the one looked for."""
 
+_EXPLAINS = 0.5
+"""An error that is at least this part of another one is what that comes from."""
+
+_LOOK_BACK = 8
+"""So many layers before one that enlarges errors are asked whether what it enlarges is theirs."""
+
 _NOTHING = TensorError(0.0, 0.0, 0.0, 1.0, math.inf, 0.0, 0, evidence=False)
 """Of a blob that could not be compared."""
 
@@ -63,18 +69,23 @@ class Found:
 
     ``why``: ``"layer"`` (it computes something else), ``"amplifies"`` (first beyond the limit, but right on right
     inputs), ``"gradual"`` (no layer stands out). ``exhausted``: runs ran out before the search was at its end.
+    ``shown_by``: the later blob in which the error of ``first`` shows, where its own values hide it; ``shown`` is the
+    relative L2 there.
     """
 
     first: str | None
     confirmed: bool
     why: Literal["layer", "amplifies", "gradual"]
     exhausted: bool = False
+    shown_by: str | None = None
+    shown: float = 0.0
 
 
 @dataclass
 class Search:
     """``measure`` and ``measure_local`` run the device once and give the error of each blob asked for that could be
-    compared. ``limit`` is for accumulated errors; ``runs_left`` and ``run_bytes`` bound the work."""
+    compared. ``limit`` is for accumulated errors; ``runs_left`` and ``run_bytes`` bound the work. ``measure_through``
+    runs several units in a row, the first of them fed right values, and gives the error of the last, where it can."""
 
     net: BlobNet
     measure: Callable[[Sequence[Unit]], dict[str, TensorError]]
@@ -87,6 +98,7 @@ class Search:
     accumulated: dict[str, TensorError] = field(default_factory=dict)
     local: dict[str, TensorError] = field(default_factory=dict)
     bad: frozenset[str] = frozenset()
+    measure_through: Callable[[Sequence[Unit]], TensorError | None] | None = None
 
     def run(self, bad: Collection[str], mode: Mode = "auto") -> Found:
         """The search, from the blobs of outputs that are ``bad`` by the tolerance."""
@@ -202,9 +214,28 @@ class Search:
             # What is wrong first makes the rest worse, but each of these is wrong by itself.
             return Found(min(wrong, key=lambda b: units[b].rank), True, "layer", exhausted)
         if first is not None:
-            return Found(first, False, "amplifies", exhausted)
+            return self._hidden(first) or Found(first, False, "amplifies", exhausted)
         worst = max(self.local, key=lambda b: _size(self.local[b]), default=None)
         return Found(worst, False, "gradual", exhausted)
+
+    def _hidden(self, last: str) -> Found | None:
+        """The nearest layer whose error does not show beside its own large values, and is what ``last`` enlarges: a
+        logarithm, a division, a normalisation of what is small."""
+        units = self.net.units
+        before = self.net.ancestors([last])
+        near = sorted((b for b in before if b != last and units[b].parents), key=lambda b: -units[b].rank)
+        for blob in near[:_LOOK_BACK]:
+            if self.measure_through is None or self.runs_left <= 0:
+                return None
+            reached = {blob}
+            for unit in sorted((units[b] for b in before), key=lambda unit: unit.rank):
+                if reached.intersection(unit.parents):
+                    reached.add(unit.blob)
+            self.runs_left -= 1
+            error = self.measure_through(sorted((units[b] for b in reached), key=lambda unit: unit.rank))
+            if error is not None and _size(error) >= _EXPLAINS * _size(self.accumulated[last]):
+                return Found(blob, True, "layer", shown_by=last, shown=_size(error))
+        return None
 
     def _independent(self, pending: Sequence[Unit]) -> tuple[list[Unit], list[Unit]]:
         """Units of which none is fed what another makes, within the bytes of a run; and those that have to wait."""

@@ -52,10 +52,11 @@ def seeded_inputs(specs: Sequence[TensorInfo], *, seed: int, preprocess: Preproc
     """A tensor for every input, the same for the same seed, name, shape and dtype, whatever the order.
 
     * the picture input that ``preprocess`` describes: pixels with the 1/f spectrum of natural pictures, 0 to 255,
-      through its scale, mean and std;
-    * other floating-point inputs: standard normal; ``uint8``: such pixels; ``int8``: the whole range;
+      with a black and a white area, through its scale, mean and std;
+    * other floating-point inputs: standard normal, in sounds with a quiet stretch and one of zeros
+      (:func:`mobilekit.validate.synthetic.is_sound`); ``uint8``: such pixels; ``int8``: the whole range;
     * other integers: 0 to 7 (ids and indices of nearly any model), less where their ``limit`` is (0 or 1 of a
-      mask); 0 or 1 where the name says ``mask``; ``bool``: even odds.
+      mask); 0 or 1 where the name says ``mask``, of whatever type; ``bool``: even odds.
 
     Raises :class:`UsageError` for a dtype that no rule covers.
     """
@@ -116,23 +117,31 @@ def _generator(seed: int, name: str) -> np.random.Generator:
     )
 
 
+def _is_mask(spec: TensorInfo) -> bool:
+    return "mask" in spec.name.lower()
+
+
 def _random(rng: np.random.Generator, spec: TensorInfo) -> Array:
     import numpy as np
 
+    from mobilekit.validate.synthetic import is_sound, noise, pixels, with_silence
+
     dtype = np.dtype(spec.dtype)
     if np.issubdtype(dtype, np.floating):
-        return rng.standard_normal(spec.shape, dtype=np.float32).astype(dtype)
+        if _is_mask(spec):
+            return rng.integers(0, 2, spec.shape).astype(dtype)
+        return (with_silence if is_sound(spec) else noise)(rng, spec.shape).astype(dtype)
     if dtype == np.bool_:
         return rng.integers(0, 2, spec.shape).astype(dtype)
     if dtype == np.uint8 and len(spec.shape) == 4:
         channels_last = spec.shape[3] in (1, 3, 4) and spec.shape[1] not in (1, 3, 4)
-        return _pixels(rng, spec.shape, channels_last=channels_last).astype(np.uint8)
+        return pixels(rng, spec.shape, channels_last=channels_last).astype(np.uint8)
     if dtype in (np.uint8, np.int8):
         limits = np.iinfo(dtype)
         return rng.integers(limits.min, limits.max, spec.shape, endpoint=True).astype(dtype)
     if np.issubdtype(dtype, np.integer):
         # A mask says yes or no; an id has to exist in every table that it points into.
-        high = 2 if "mask" in spec.name.lower() else _SMALL_INT
+        high = 2 if _is_mask(spec) else _SMALL_INT
         return rng.integers(0, min(high, spec.limit or high), spec.shape).astype(dtype)
     raise UsageError(
         f"input {spec.name!r} has the element type {spec.dtype}, for which no inputs can be made up",
@@ -143,14 +152,16 @@ def _random(rng: np.random.Generator, spec: TensorInfo) -> Array:
 def _normalised_pixels(rng: np.random.Generator, spec: TensorInfo, preprocess: Preprocess) -> Array:
     import numpy as np
 
+    from mobilekit.validate.synthetic import pixels
+
     channels_last = preprocess.layout == "NHWC"
     shape = spec.shape if len(spec.shape) == 4 else (1, *spec.shape)
-    pixels = _pixels(rng, shape, channels_last=channels_last)
+    values = pixels(rng, shape, channels_last=channels_last)
     channels = shape[3] if channels_last else shape[1]
     view = (1, 1, 1, channels) if channels_last else (1, channels, 1, 1)
     mean = _per_channel(preprocess.mean, channels).reshape(view)
     std = _per_channel(preprocess.std, channels).reshape(view)
-    value = ((pixels * preprocess.scale - mean) / std).reshape(spec.shape)
+    value = ((values * preprocess.scale - mean) / std).reshape(spec.shape)
     dtype = np.dtype(spec.dtype)
     if np.issubdtype(dtype, np.integer):
         limits = np.iinfo(dtype)
@@ -162,29 +173,6 @@ def _per_channel(values: tuple[float, ...], channels: int) -> Floats:
     import numpy as np
 
     return np.resize(np.asarray(values, dtype=np.float64), channels)
-
-
-def _pixels(rng: np.random.Generator, shape: tuple[int, ...], *, channels_last: bool) -> Floats:
-    """Whole numbers 0 to 255 as float64: noise with amplitude 1/f, channels mostly alike, as in photographs."""
-    import numpy as np
-
-    batch, *rest = shape
-    height, width, channels = rest if channels_last else (rest[1], rest[2], rest[0])
-    frequency = np.hypot(np.fft.fftfreq(height)[:, None], np.fft.rfftfreq(width)[None, :])
-    frequency[0, 0] = 1.0 / max(height, width)
-
-    def field(count: int) -> Floats:
-        noise = np.fft.rfft2(rng.standard_normal((batch, count, height, width)))
-        smooth = np.fft.irfft2(noise / frequency, s=(height, width))
-        flat = smooth - smooth.mean(axis=(2, 3), keepdims=True)
-        deviation = flat.std(axis=(2, 3), keepdims=True)
-        scaled: Floats = np.divide(flat, deviation, out=np.zeros_like(flat), where=deviation > 0)
-        return scaled
-
-    brightness = rng.uniform(90, 160, (batch, channels, 1, 1))
-    values = brightness + 50.0 * field(1) + 20.0 * field(channels)
-    pixels: Floats = np.clip(np.rint(values), 0, 255)
-    return np.ascontiguousarray(pixels.transpose(0, 2, 3, 1)) if channels_last else pixels
 
 
 def file_samples(

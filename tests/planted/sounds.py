@@ -14,6 +14,7 @@ __all__ = ["FAULTS"]
 
 WHISPER, SPEAKER, NEMO = "asr_whisper80", "asr_wespeaker", "asr_nemo80"
 PROPOSALS, PUZZLES, SPINDLES, CUT = "mtcnn_pnet", "yolox_ddddocr", "eeg_spindles", "attacut_c"
+WAKE = "wakeword_melspectrogram"
 
 
 def _constant(editor: Editor, operation: str, right: float, wrong: float) -> Planted:
@@ -33,6 +34,26 @@ def _(editor: Editor) -> Planted:
 @fault("pre-emphasis 0.95 for 0.97", NEMO, SPEAKER)
 def _(editor: Editor) -> Planted:
     return _constant(editor, "2", 0.97, 0.95)
+
+
+@fault("a logarithm's floor of 1e-6 for 1.2e-7", SPEAKER)
+def _(editor: Editor) -> Planted:
+    """Only a stretch of silence is as quiet."""
+    layer = editor.find("Clip", 0, lambda layer: abs(float(layer.param(0) or 0) - 1.1920929e-7) < 1e-9)
+    editor.set(layer, min=1e-6)
+    return Planted((layer.name,))
+
+
+@fault("what a logarithm's argument is raised by 1e-6 for 6e-8", NEMO)
+def _(editor: Editor) -> Planted:
+    layer = editor.find("BinaryOp", 0, lambda layer: layer.param(0) is None and 0 < float(layer.param(2) or 0) < 1e-7)
+    editor.set(layer, b=1e-6)
+    return Planted((layer.name,))
+
+
+@fault("a range of 70 decibels for 80", WAKE)
+def _(editor: Editor) -> Planted:
+    return _constant(editor, "1", 80.0, 70.0)
 
 
 @fault("magnitudes for powers", SPEAKER)

@@ -85,6 +85,26 @@ def test_outputs_of_which_one_is_made_of_another_are_both_looked_at(tmp_path: Pa
     assert [layer.name for layer in report.first.layers] == [guilty]
 
 
+def test_a_wrong_floor_under_a_logarithm_fails_on_made_up_sounds_and_is_named(tmp_path: Path) -> None:
+    nodes = [
+        helper.make_node("Mul", ["audio", "audio"], ["power"], name="square"),
+        helper.make_node("AveragePool", ["power"], ["energy"], kernel_shape=[64], strides=[64], name="frames"),
+        helper.make_node("Clip", ["energy", "floor"], ["floored"], name="floor"),
+        helper.make_node("Log", ["floored"], ["level"], name="log"),
+    ]
+    model = of_nodes(nodes, {"audio": (1, 1, 6144)}, {"level": (1, 1, 96)}, {"floor": np.float32(1e-7)})
+    export_model(save(model, tmp_path / "m.onnx"), tmp_path / "good", ExportOptions())
+    editor = Editor(tmp_path / "good", tmp_path / "bad")
+    layer = editor.find("Clip")
+    editor.set(layer, min=2e-7)
+    report = bisect_bundle(editor.save(), "local")
+    assert (report.verdict.value, report.stage, report.confirmed) == ("fail", "layer", True)
+    assert report.first is not None
+    assert [each.name for each in report.first.layers] == [layer.name]
+    assert "'log' behind it is off by" in report.sentence
+    assert report.runs <= 15
+
+
 @pytest.mark.parametrize("mode", ["auto", "accumulated", "local"])
 def test_the_guilty_layer_is_named_with_its_node_numbers_and_params(good: Path, tmp_path: Path, mode: str) -> None:
     editor = Editor(good, tmp_path / "bad")

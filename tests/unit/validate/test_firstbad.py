@@ -98,6 +98,32 @@ def test_a_layer_that_makes_much_of_small_errors_is_not_called_wrong() -> None:
     assert (found.first, found.confirmed, found.why) == ("b15", False, "amplifies")
 
 
+def test_the_layer_whose_error_a_later_one_shows_is_named() -> None:
+    net = net_of([[], [0], [1], [2], [0], [3, 4], [5]])
+    device = Device(net, {}, lambda b: 0.2 if b in ("b5", "b6") else 1e-6)
+    asked: list[list[str]] = []
+
+    def through(units: Sequence[Unit]) -> TensorError:
+        asked.append([unit.blob for unit in units])
+        return off(0.19 if units[0].blob == "b2" else 1e-5)
+
+    search = device.search()
+    search.measure_through = through
+    found = search.run(["b6"])
+    assert (found.first, found.confirmed, found.why, found.shown_by) == ("b2", True, "layer", "b5")
+    assert found.shown == 0.19
+    assert asked == [["b4", "b5"], ["b3", "b5"], ["b2", "b3", "b5"]]
+
+
+def test_where_no_layer_before_explains_it_the_enlarging_one_is_named() -> None:
+    net = net_of([[]] + [[i] for i in range(20)])
+    device = Device(net, {}, lambda b: 0.2 if int(b[1:]) >= 15 else 5e-4)
+    search = device.search()
+    search.measure_through = lambda _: off(0.05)
+    found = search.run(["b20"])
+    assert (found.first, found.confirmed, found.why, found.shown_by) == ("b15", False, "amplifies", None)
+
+
 def test_running_out_of_runs_is_said() -> None:
     net = net_of([[]] + [[i] for i in range(300)])
     device = Device(net, {"b100": 0.1})

@@ -41,6 +41,48 @@ def test_dtypes_shapes_and_ranges():
     assert set(np.unique(tensors["mask"])) == {False, True}
 
 
+@pytest.mark.parametrize(
+    ("name", "shape"),
+    [("x", (1, 16000)), ("x", (1, 43844, 1)), ("x", (2, 8000)), ("audio_in", (1, 512)), ("pcm", (480,))],
+)
+def test_a_sound_has_a_quiet_stretch_and_silence(name: str, shape: tuple[int, ...]):
+    for seed in range(4):
+        x = seeded_inputs([TensorInfo(name=name, dtype="float32", shape=shape)], seed=seed)[name]
+        axis = int(np.argmax(shape))
+        loudest = np.abs(np.moveaxis(x, axis, 0).reshape(shape[axis], -1)).max(axis=1)
+        part = shape[axis] // 6
+        assert np.count_nonzero(loudest == 0) == part
+        quiet = np.count_nonzero((loudest > 0) & (loudest < 6e-3))
+        assert part <= quiet <= part * 1.1
+        assert np.ptp(np.flatnonzero(loudest == 0)) == part - 1
+        assert x.std() > 0.7
+
+
+def test_what_is_no_sound_has_no_silence():
+    for name, shape in (("x", (1, 512)), ("embedding", (1, 1024)), ("x", (1, 80, 16000)), ("audio", (4, 3, 300))):
+        x = seeded_inputs([TensorInfo(name=name, dtype="float32", shape=shape)], seed=0)[name]
+        assert np.abs(x).min() > 0
+        assert 0.9 < x.std() < 1.1
+
+
+def test_a_mask_of_floats_says_yes_or_no():
+    spec = TensorInfo(name="attention_mask", dtype="float32", shape=(1, 64))
+    mask = seeded_inputs([spec], seed=0)["attention_mask"]
+    assert mask.dtype == np.float32
+    assert set(np.unique(mask)) == {0.0, 1.0}
+
+
+def test_a_picture_has_an_area_of_black_and_one_of_white():
+    spec = TensorInfo(name="x", dtype="uint8", shape=(1, 64, 48, 3))
+    for seed in range(4):
+        picture = seeded_inputs([spec], seed=seed)["x"][0]
+        # the white one is drawn last, and may hide a part of the black one
+        for shade, least in ((0, 0), (255, 16 * 12)):
+            assert np.count_nonzero((picture == shade).all(axis=2)) >= least
+    rows = seeded_inputs([spec], seed=0)["x"][0]
+    assert np.count_nonzero((rows == 0).all(axis=2)) >= 16 * 12 // 2
+
+
 def test_a_picture_input_has_pixels_behind_it():
     x = seeded_inputs([IMAGE], seed=0, preprocess=IMAGENET)["x"]
     mean = np.array(IMAGENET.mean).reshape(1, 3, 1, 1)
