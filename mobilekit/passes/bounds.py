@@ -35,7 +35,11 @@ _MOST_FILLED = 1 << 23
 """Elements of a constant that is as long as the bound."""
 
 _MOVES = frozenset({"Cast", "Concat", "Gather", "Identity", "Reshape", "Slice", "Squeeze", "Unsqueeze", "Where"})
+_SAME = frozenset({"Cast", "Gather", "Identity", "Reshape", "Slice", "Squeeze", "Unsqueeze"})
+_OF_MANY = frozenset({"Concat", "Max", "Min", "ReduceMin"})
+"""Operators through which the most that a number can be is looked for."""
 _REMEDY = "cut the model before it, and do this step in the application"
+_DEPTH = 64
 
 
 class Bounds:
@@ -284,28 +288,37 @@ class Bounds:
 
     def most(self, value: Value | None) -> int | None:
         """What an integer made of counts is at most; ``None`` where that is not known."""
-        if value is None:
-            return None
-        if value.const is not None:
-            return int(value.const.max()) if value.const.size and value.const.dtype.kind in "iuf" else None
-        if value in self._limits:
-            return self._limits[value]
-        node = self._makers.get(value)
-        if node is None or node.domain:
-            return None
-        found = [self.most(source) for source in node.inputs]
-        if node.op in ("Cast", "Gather", "Identity", "Reshape", "Slice", "Squeeze", "Unsqueeze"):
-            return found[0]
-        known = [number for number in found if number is not None]
-        if node.op == "Min":
-            return min(known, default=None)
-        if node.op in ("Concat", "Max"):
-            return max(known) if len(known) == len(found) else None
-        if node.op == "ReduceMin" and node.inputs[0] is not None:
-            joined = self._makers.get(node.inputs[0])
-            each = joined.inputs if joined is not None and joined.op == "Concat" else [node.inputs[0]]
-            return min((number for source in each if (number := self.most(source)) is not None), default=None)
-        return None
+        known: dict[Value, int | None] = {}
+
+        def of(value: Value | None, depth: int) -> int | None:
+            if value is None:
+                return None
+            if value not in known:
+                known[value] = None if depth == 0 else made(value, depth - 1)
+            return known[value]
+
+        def made(value: Value, depth: int) -> int | None:
+            if value.const is not None:
+                return int(value.const.max()) if value.const.size and value.const.dtype.kind in "iuf" else None
+            if value in self._limits:
+                return self._limits[value]
+            node = self._makers.get(value)
+            # Only what is looked through is followed: behind the others lies the rest of the model.
+            if node is None or node.domain or node.op not in _SAME | _OF_MANY:
+                return None
+            if node.op in _SAME:
+                return of(node.inputs[0], depth)
+            sources = node.inputs
+            if node.op == "ReduceMin" and sources[0] is not None:
+                joined = self._makers.get(sources[0])
+                sources = joined.inputs if joined is not None and joined.op == "Concat" else [sources[0]]
+            found = [of(source, depth) for source in sources]
+            numbers = [number for number in found if number is not None]
+            if node.op in ("Min", "ReduceMin"):
+                return min(numbers, default=None)
+            return max(numbers) if len(numbers) == len(found) else None
+
+        return of(value, _DEPTH)
 
     def never_negative(self, value: Value) -> bool:
         return never_negative(value, self._makers.get)

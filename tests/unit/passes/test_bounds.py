@@ -28,6 +28,8 @@ CONSTS = {
     "row": np.ones((6, 4), np.float32),
     "six": np.ones((2, 6), np.float32),
     "four": np.ones((4, 3), np.float32),
+    "none": np.array(0),
+    "each": np.array(1),
 }
 START = [
     helper.make_node("ReduceSum", ["x", "one"], ["s"], keepdims=0),
@@ -126,3 +128,19 @@ def test_what_mixes_rows_is_refused(tmp_path: Path, node: onnx.NodeProto, reason
     (finding,) = caught.value.findings
     assert finding.op == node.op_type
     assert reason in finding.reason
+
+
+def test_what_a_length_is_computed_from_is_not_walked_again_and_again(tmp_path: Path) -> None:
+    """A speech synthesiser sums the durations that its network gives: behind the sum lies all of the network, in which
+    every residual connection doubles the paths."""
+    doubled = [helper.make_node("Add", [f"d{i}", f"d{i}"], [f"d{i + 1}"]) for i in range(120)]
+    with pytest.raises(UnsupportedModelError) as caught:
+        prepared(
+            tmp_path,
+            helper.make_node("ReduceMean", ["x", "column"], ["d0"], keepdims=0),
+            *doubled,
+            helper.make_node("Cast", ["d120"], ["length"], to=onnx.TensorProto.INT64),
+            helper.make_node("Range", ["none", "length", "each"], ["y"]),
+        )
+    (finding,) = caught.value.findings
+    assert (finding.op, finding.reason) == ("Range", "the shape of its output depends on data")
