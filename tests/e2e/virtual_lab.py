@@ -168,6 +168,16 @@ def alive(pids: set[int]) -> set[int]:
     return left
 
 
+def handles(pid: int, number: int) -> bool:
+    """Whether the process has a handler of its own for the signal."""
+    try:
+        status = Path(f"/proc/{pid}/status").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    caught = next((line.split()[1] for line in status.splitlines() if line.startswith("SigCgt:")), "0")
+    return bool(int(caught, 16) >> (number - 1) & 1)
+
+
 def wait_for(condition: Any, seconds: float = 60) -> None:
     deadline = time.monotonic() + seconds
     while not condition():

@@ -119,20 +119,26 @@ def start(
     if storage_bytes is None:
         storage_bytes = min(_DEFAULT_STORAGE_BYTES, int(physical_memory_bytes() * _DEFAULT_STORAGE_SHARE))
     cpu = _check(name, abi, cpu, storage_bytes, mode, port)
-    with _lock():
-        running = {device.name for device in list_()}
-        if name is None:
-            name = next(free for n in range(1, 1000) if (free := f"{cpu}-{n}" if n > 1 else cpu) not in running)
-        elif name in running:
-            raise UsageError(f"a virtual device {name!r} runs already", hint=f"mobilekit device virtual stop {name}")
-        device = _start(name, abi, cpu, storage_bytes, mode, port, progress)
+    runs: list[VirtualDevice] = []  # as soon as it does, so that an interruption does not lose it on its way here
     try:
+        with _lock():
+            running = {device.name for device in list_()}
+            if name is None:
+                name = next(free for n in range(1, 1000) if (free := f"{cpu}-{n}" if n > 1 else cpu) not in running)
+            elif name in running:
+                raise UsageError(
+                    f"a virtual device {name!r} runs already", hint=f"mobilekit device virtual stop {name}"
+                )
+            _start(name, abi, cpu, storage_bytes, mode, port, progress, runs)
+        (device,) = runs
         if connect or keep:
             connect_adb(device.serial)
         if keep and _kept(device.name).exists():
             _restore(device)
     except BaseException:
-        stop(device.name)
+        for device in runs:
+            if device in list_():
+                stop(device.name)
         raise
     return device
 
@@ -161,8 +167,15 @@ def _check(name: str | None, abi: str, cpu: str | None, storage_bytes: int, mode
 
 
 def _start(
-    name: str, abi: str, cpu: str, storage_bytes: int, mode: str, port: int, progress: Progress
-) -> VirtualDevice:
+    name: str,
+    abi: str,
+    cpu: str,
+    storage_bytes: int,
+    mode: str,
+    port: int,
+    progress: Progress,
+    runs: list[VirtualDevice],
+) -> None:
     qemu = ""
     if not machine.is_native(abi):
         qemu = machine.find_qemu(abi)
@@ -173,7 +186,6 @@ def _start(
             )
     keys = auth.user_keys(machine.find_adb())
     archive = ensure_root(abi, progress)
-    folder = state_dir("virtual", name)
     failure: SetupError | None = None
     for attempt in ("userns", "proot") if mode == "auto" else (mode,):
         progress.step(f"starting the virtual device {name} ({abi}, {cpu}, {attempt})")
@@ -183,40 +195,38 @@ def _start(
             if failure is None:
                 raise
             raise SetupError(failure.message, hint=f"{failure.hint}\nor, without a sandbox: {error.hint}") from failure
-        settings = Settings(
-            name=name,
-            abi=abi,
-            cpu=cpu,
-            mode=attempt,
-            port=port,
-            storage_bytes=storage_bytes,
-            cpu_count=len(os.sched_getaffinity(0)),
-            root_archive=str(archive),
-            folder=str(folder),
-            keys=keys,
-            qemu=qemu,
-            proot=proot,
-        )
         try:
-            device = _launch(settings, folder)
-        except SetupError as error:
-            shutil.rmtree(folder, ignore_errors=True)
-            failure = error
-            if mode == "auto" and attempt == "userns" and "port" not in error.message:
+            folder = state_dir("virtual", name)
+            settings = Settings(
+                name=name,
+                abi=abi,
+                cpu=cpu,
+                mode=attempt,
+                port=port,
+                storage_bytes=storage_bytes,
+                cpu_count=len(os.sched_getaffinity(0)),
+                root_archive=str(archive),
+                folder=str(folder),
+                keys=keys,
+                qemu=qemu,
+                proot=proot,
+            )
+            _launch(settings, folder, runs)
+        except BaseException as error:
+            if not runs:
+                shutil.rmtree(state_dir("virtual") / name, ignore_errors=True)
+            if isinstance(error, SetupError) and mode == "auto" and attempt == "userns" and "port" not in error.message:
+                failure = error
                 progress.note(f"no sandbox: {error.message}\n{error.hint}")
-                folder = state_dir("virtual", name)
                 continue
-            raise
-        except BaseException:
-            shutil.rmtree(folder, ignore_errors=True)
             raise
         if attempt == "proot":
             progress.note(NOT_A_SANDBOX)
-        return device
+        return
     raise AssertionError("unreachable")
 
 
-def _launch(settings: Settings, folder: Path) -> VirtualDevice:
+def _launch(settings: Settings, folder: Path, runs: list[VirtualDevice]) -> None:
     with (folder / "log.txt").open("wb") as log:
         process = subprocess.Popen(
             _DAEMON,
@@ -254,9 +264,9 @@ def _launch(settings: Settings, folder: Path) -> VirtualDevice:
         )
         with atomic_file(folder / "device.json") as temporary:
             temporary.write_text(json.dumps(asdict(device), default=str, indent=1))
+        runs.append(device)
         process.stdin.write(b"go\n")
         process.stdin.flush()
-        return device
     except BaseException:
         process.kill()
         process.wait()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -207,7 +208,7 @@ def test_ctrl_c_ends_the_whole_build(tmp_path: Path) -> None:
     script.write_text("sleep 3600\n")
     thread.start()
     with pytest.raises(KeyboardInterrupt):
-        _run(tmp_path, f"sh {script}", _Counting())
+        _run(tmp_path, f"sh {shlex.quote(str(script))}", _Counting())
     thread.join()
     deadline = time.monotonic() + 60  # ninja passes the signal on; its children end a moment later
     while running() and time.monotonic() < deadline:
