@@ -9,6 +9,14 @@ cd "$(dirname "$0")/.."
 
 say() { printf '%s\n' "$*" >&2; }
 
+# An index that answers badly once need not be the end of it.
+pip_install() {
+    "$venv/bin/python" -m pip install -q --disable-pip-version-check "$@" && return
+    say "note: pip failed; once more in 10 seconds"
+    sleep 10
+    "$venv/bin/python" -m pip install -q --disable-pip-version-check "$@"
+}
+
 find_python() {
     for name in "${PYTHON:-}" python3 python3.13 python3.12 python3.11 /usr/bin/python3; do
         if [ -n "$name" ] && command -v "$name" >/dev/null 2>&1 &&
@@ -59,14 +67,22 @@ system_packages() {
     fi
     say "installing Debian packages that make it better: $missing(MOBILEKIT_NO_APT=1 to go without)"
     log=$(mktemp)
+    tries=1
     # shellcheck disable=SC2086 -- a list of words on purpose
-    if $as_root env DEBIAN_FRONTEND=noninteractive sh -c \
-        "apt-get update -q && apt-get install -y -q --no-install-recommends $missing" >"$log" 2>&1; then
-        rm -f "$log"
-    else
-        tail -n 5 "$log" >&2
-        say "note: apt-get failed (log: $log); going on without: $missing"
-    fi
+    until $as_root env DEBIAN_FRONTEND=noninteractive sh -c \
+        "apt-get update -q -o Acquire::Retries=3 && apt-get install -y -q -o Acquire::Retries=3 \
+            --no-install-recommends $missing" >"$log" 2>&1; do
+        if [ "$tries" -lt 10 ] && grep -q 'Could not get lock' "$log"; then
+            [ "$tries" -gt 1 ] || say "note: another program is installing packages; waiting for it, 3 minutes at most"
+            tries=$((tries + 1))
+            sleep 20
+        else
+            tail -n 5 "$log" >&2
+            say "note: apt-get failed (log: $log); going on without: $missing"
+            return 0
+        fi
+    done
+    rm -f "$log"
 }
 
 python_packages() {
@@ -81,13 +97,24 @@ PY
     if [ -x "$venv/bin/mobilekit" ] && [ "$(cat "$stamp" 2>/dev/null)" = "$want" ]; then
         return 0
     fi
+    # Ended in the middle, this leaves an environment that looks whole; only one that is ours from the start is removed.
+    begun=$venv/.mobilekit-begun
+    if [ -e "$begun" ]; then
+        say "making $venv anew: setting it up was broken off"
+        rm -rf "$venv"
+    fi
+    if [ ! -e "$venv" ]; then
+        mkdir -p "$venv"
+        : >"$begun"
+    fi
     if [ ! -x "$venv/bin/python" ]; then
         say "making the virtual environment $venv with $python"
         "$python" -m venv "$venv"
     fi
     say "installing mobilekit and what it needs into $venv (about a minute)"
-    "$venv/bin/python" -m pip install -q --disable-pip-version-check -e ".[$extras]"
+    pip_install -e ".[$extras]"
     printf '%s\n' "$want" >"$stamp"
+    rm -f "$begun"
 }
 
 # The tests of .pth models want torch; the index's own build brings gigabytes of CUDA, so only a CPU build is taken.
@@ -98,7 +125,7 @@ cpu_torch() {
     if "$venv/bin/python" -m pip install -q --disable-pip-version-check --dry-run --no-deps --report - "$wanted" \
         2>/dev/null | grep -qE '"url": "[^"]*(\+|%2B)cpu'; then
         say "installing the CPU build of $wanted, for the tests of .pth models"
-        "$venv/bin/python" -m pip install -q --disable-pip-version-check "$wanted"
+        pip_install "$wanted"
     else
         say "note: pip finds no CPU build of $wanted here; the tests of .pth models are skipped"
     fi
