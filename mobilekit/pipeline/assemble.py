@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
     from mobilekit.bundle import Bundle, TensorInfo
+    from mobilekit.metrics.tensors import TensorError
     from mobilekit.pipeline.endurance import Endurance
     from mobilekit.pipeline.measure import Found, SampleRecord, Task
     from mobilekit.pipeline.validate import ValidateOptions
     from mobilekit.report.device_time import DeviceTimeReport
-    from mobilekit.report.limits import LimitReport
+    from mobilekit.report.limits import LimitReport, PartReport
     from mobilekit.report.metrics import AccuracyReport, MetricReport
     from mobilekit.report.model import (
         DeviceFacts,
@@ -264,7 +265,14 @@ def _output(info: TensorInfo, samples: Sequence[SampleRecord]) -> OutputReport:
         worst_sample=samples[bad].name,
         limits=_limits(limits[bad]),
         top1_agreement=sum(agreement) / len(agreement) if agreement else None,
+        part=_part(errors[bad], limits[bad]) if judgements[bad].faint else None,
     )
+
+
+def _part(error: TensorError, tolerance: Tolerance) -> PartReport:
+    from mobilekit.report.limits import PartReport
+
+    return PartReport(what=error.faint, relative_l2=error.faint_l2, limit=tolerance.faint_limit or 0.0)
 
 
 def _limits(tolerance: Tolerance) -> LimitReport:

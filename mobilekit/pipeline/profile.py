@@ -95,7 +95,7 @@ def profile_bundle(
     return ProfileReport(
         mobilekit_version=__version__,
         model=about.model.id,
-        precision="fp16" if run.fp16 else "fp32",
+        precision="int8" if artifact.precision == "int8" else "fp16" if run.fp16 else "fp32",
         device=facts,
         threads=run.threads,
         iterations=iterations,

@@ -388,7 +388,7 @@ class _Repair:
         return RepairReport(
             mobilekit_version=__version__,
             model=self.bundle.manifest.model.id,
-            precision=self.precision,
+            precision="int8" if self.artifact.precision == "int8" else self.precision,
             device=self.facts,
             verdict=verdict,
             sentence=sentence,

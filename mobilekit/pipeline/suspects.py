@@ -53,7 +53,7 @@ def report_of(session: Session, found: Found, reference: ReferenceFacts) -> Bise
         mobilekit_version=__version__,
         model=manifest.model.id,
         model_sha256=manifest.model.sha256,
-        precision=session.precision,
+        precision="int8" if session.artifact.precision == "int8" else session.precision,
         device=session.facts,
         reference=reference,
         mode=options.mode,

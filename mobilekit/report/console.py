@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
-from mobilekit.report.figures import limit_of, relative, short_ms, why, worst_of
+from mobilekit.report.figures import error_of, limit_of, relative, short_ms, why, worst_of
 from mobilekit.report.fit import Fitting
 from mobilekit.validate.tolerance import Verdict
 
@@ -143,7 +143,8 @@ def _worst(outputs: Sequence[OutputReport]) -> str:
         return "the model has no outputs"
     if not output.evidence:
         return plain(f"max abs {_number(output.max_abs)} in {output.name}")
-    return plain(f"relative L2 {_number(output.relative_l2)} in {output.name}")
+    where = f" of {output.part.what}" if output.part is not None else ""
+    return plain(f"relative L2 {error_of(output, '.2e').removesuffix(' in a part')}{where} in {output.name}")
 
 
 def _latency(report: ValidationReport) -> str:
@@ -225,7 +226,7 @@ def _outputs(outputs: Sequence[OutputReport], without: Collection[str]) -> Table
     folded = _NAME_WIDTH if _WHOLE_NAMES in without else None
     table.add_column("output", overflow="fold", min_width=10, max_width=folded)
     cells: dict[str, Callable[[OutputReport], str]] = {
-        "relative L2": lambda output: relative(output, output.relative_l2, ".2e"),
+        "relative L2": lambda output: error_of(output, ".2e"),
         "limit": lambda output: limit_of(output, ".2e"),
         "max abs": lambda output: _number(output.max_abs),
         "cosine": lambda output: relative(output, output.cosine, ".7f"),

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
     from mobilekit.report.model import OutputReport
 
-__all__ = ["limit_of", "relative", "short_ms", "why", "worst_of"]
+__all__ = ["error_of", "limit_of", "relative", "short_ms", "why", "worst_of"]
 
 
 def relative(output: OutputReport, value: float, form: str) -> str:
@@ -19,9 +19,18 @@ def relative(output: OutputReport, value: float, form: str) -> str:
     return format(value, form) if output.evidence else "-"
 
 
+def error_of(output: OutputReport, form: str) -> str:
+    """The relative L2 that decided: of a part where only that is off, and says so."""
+    if output.part is not None:
+        return f"{output.part.relative_l2:{form}} in a part"
+    return relative(output, output.relative_l2, form)
+
+
 def limit_of(output: OutputReport, form: str = ".3g") -> str:
     """The limit that decided, or would have."""
     limits = output.limits
+    if output.part is not None:
+        return format(output.part.limit, form)
     if not output.evidence:
         return f"max abs {limits.atol:.2g}"
     if limits.rtol is not None:
@@ -41,5 +50,9 @@ def why(output: OutputReport) -> str:
 
 def worst_of(outputs: Iterable[OutputReport]) -> OutputReport | None:
     """The one that is furthest off; one whose reference is blank only where all are, or where it fails."""
-    ranked = [((output.verdict is Verdict.FAIL, output.evidence, output.relative_l2), output) for output in outputs]
+
+    def off(output: OutputReport) -> float:
+        return output.relative_l2 if output.part is None else output.part.relative_l2
+
+    ranked = [((output.verdict is Verdict.FAIL, output.evidence, off(output)), output) for output in outputs]
     return max(ranked, key=lambda item: item[0])[1] if ranked else None

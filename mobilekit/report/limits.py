@@ -6,7 +6,16 @@ from typing import Literal
 
 from mobilekit.report.base import Frozen
 
-__all__ = ["LimitReport"]
+__all__ = ["LimitReport", "PartReport"]
+
+
+class PartReport(Frozen):
+    """The part of an output that failed while the whole did not: values so small that no error of theirs shows beside
+    the others. ``limit`` is for the relative L2 over that part."""
+
+    what: str
+    relative_l2: float
+    limit: float
 
 
 class LimitReport(Frozen):

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from mobilekit.report import endurance, instructions
 from mobilekit.report.console import plain
-from mobilekit.report.figures import limit_of, relative, why
+from mobilekit.report.figures import error_of, limit_of, why
 from mobilekit.validate.tolerance import Verdict
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ def dumps(report: ValidationReport) -> str:
     for output in report.outputs:
         lines.append(
             f"| {code(output.name)} | {_SIGN[output.verdict]} {output.verdict.value} | "
-            f"{relative(output, output.relative_l2, '.3g')} | {limit_of(output)} | {output.max_abs:.3g} | "
+            f"{error_of(output, '.3g')} | {limit_of(output)} | {output.max_abs:.3g} | "
             f"{code(why(output))} |"
         )
     for metric in report.metrics:

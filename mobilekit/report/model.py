@@ -14,7 +14,7 @@ from mobilekit.report.endurance import CoolDownReport, SingleStreamReport, Susta
 from mobilekit.report.gpu import GpuReport
 from mobilekit.report.instructions import InstructionReport
 from mobilekit.report.ladder import LadderReport
-from mobilekit.report.limits import LimitReport
+from mobilekit.report.limits import LimitReport, PartReport
 from mobilekit.report.metrics import AccuracyReport, MetricReport
 from mobilekit.report.stopped import StoppedReport
 from mobilekit.report.sweep import SweepRow
@@ -35,7 +35,7 @@ __all__ = [
     "ValidationReport",
 ]
 
-SCHEMA_VERSION = "2.1"
+SCHEMA_VERSION = "2.2"
 
 Precision = Literal["fp32", "tf32", "fp16", "bf16", "int8", "fp8"]
 
@@ -45,7 +45,7 @@ class OutputReport(Frozen):
 
     ``worst_sample`` names the sample that decided: the one furthest beyond its limits, or nearest to them; ``limits``
     are those it was held against. ``top1_agreement`` is the share of samples whose
-    best class is the same, for a classifier's outputs; else ``None``.
+    best class is the same, for a classifier's outputs; else ``None``. ``part``: what failed, where the whole did not.
     """
 
     name: str
@@ -64,6 +64,7 @@ class OutputReport(Frozen):
     worst_sample: str
     limits: LimitReport
     top1_agreement: float | None = None
+    part: PartReport | None = None
 
 
 class DeviceFacts(Frozen):

@@ -109,6 +109,8 @@ class Search:
         first = self._narrow(suspects)
         if first is None:
             return self._scan(suspects, None) if mode == "auto" else Found(None, False, "gradual", self.runs_left <= 0)
+        while (other := self._elsewhere(first, suspects)) is not None:
+            first = other
         exhausted = self.runs_left <= 0
         if mode == "accumulated" or exhausted:
             return Found(first, False, "layer", exhausted)
@@ -163,13 +165,36 @@ class Search:
             unknown = [blob for blob in unknown if units[blob].parents or units[blob].layers[0].type != "Input"]
             if not unknown or self.runs_left <= 0:
                 return target
-            chosen = self._choose(target, region, unknown)
-            self.runs_left -= 1
-            found = self.measure([units[blob] for blob in chosen])
-            self.accumulated |= found
-            for blob in chosen:
-                if blob not in found:  # it could not be compared: do not ask again
-                    self.accumulated[blob] = _NOTHING
+            self._measure(self._choose(target, region, unknown))
+
+    def _elsewhere(self, first: str, suspects: Collection[str]) -> str | None:
+        """The first bad blob of branches that ``first`` has no part in, if one there is off by so much more that the
+        error of ``first`` is nothing beside it, and beside what the outputs are off by: scores that are all near zero,
+        say, beside boxes that are wrong."""
+        units = self.net.units
+
+        def much(blobs: Iterable[str]) -> bool:
+            sizes = (_size(self.accumulated[blob]) for blob in blobs if blob in self.accumulated and self.is_bad(blob))
+            return _size(self.accumulated[first]) < _BESIDE * max(sizes, default=0.0)
+
+        if first not in self.accumulated or not much(self.bad):
+            return None
+        behind = {first}
+        for blob in sorted(suspects, key=lambda blob: units[blob].rank):
+            if behind.intersection(units[blob].parents):
+                behind.add(blob)
+        apart = set(suspects) - behind - self.net.ancestors([first])
+        unknown = [blob for blob in apart if blob not in self.accumulated and units[blob].parents]
+        if unknown and self.runs_left > 0:
+            last = max(unknown, key=lambda blob: units[blob].rank)
+            self._measure(self._choose(last, self.net.ancestors([last]) & apart, unknown))
+        return self._narrow([b for b in apart if b not in self.accumulated or much([b])]) if much(apart) else None
+
+    def _measure(self, chosen: Sequence[str]) -> None:
+        self.runs_left -= 1
+        found = self.measure([self.net.units[blob] for blob in chosen])
+        # What could not be compared is not asked for again.
+        self.accumulated |= {blob: found.get(blob, _NOTHING) for blob in chosen}
 
     def _choose(self, target: str, region: Collection[str], unknown: Sequence[str]) -> list[str]:
         units = self.net.units

@@ -154,6 +154,11 @@ class Tolerance:
             return self.rtol
         return 0.0 if self.cosine is None else math.sqrt(1 - self.cosine * self.cosine)
 
+    @property
+    def faint_limit(self) -> float | None:
+        """The relative L2 that a faint part may have; ``None``: it has no limit."""
+        return max(self.faint, _FAINT_PICKED) if self.faint and self.picks else self.faint
+
     def at_least(self, rtol: float | None) -> Tolerance:
         """This one, or one whose relative L2 is ``rtol`` where that is more; the cosine follows. A faint part has no
         limit then: what a model may be off anyway may be all of it."""
@@ -304,7 +309,7 @@ def judge(error: TensorError, tolerance: Tolerance, doubt: float = 0.0) -> Judge
         return _beyond(error, tolerance, tolerance.rtol, doubt)
     if tolerance.cosine is not None and not error.cosine >= tolerance.cosine:
         return Judgement(Verdict.FAIL, f"cosine {error.cosine:.9f} is below {tolerance.cosine:.9f}")
-    faint = max(tolerance.faint, _FAINT_PICKED) if tolerance.faint and tolerance.picks else tolerance.faint
+    faint = tolerance.faint_limit
     if faint is not None and not error.faint_l2 <= faint:
         return Judgement(
             Verdict.FAIL,

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from mobilekit.report import instructions
 from mobilekit.report.console import doubts, kernels_off
-from mobilekit.report.figures import limit_of, relative, why
+from mobilekit.report.figures import error_of, limit_of, relative, why
 from mobilekit.report.gpu import rows as gpu_rows
 from mobilekit.report.html.build import Element, element, figure, legend, prose, table
 from mobilekit.report.html.charts import Bar, bars, histogram, series
@@ -86,7 +86,7 @@ def _output_row(output: OutputReport, classifies: bool) -> list[Element | str]:
     return [
         element("span", output.name, element("br"), element("span", _shape(output), class_="faint whole")),
         _word(output.verdict),
-        relative(output, output.relative_l2, ".3g"),
+        error_of(output, ".3g"),
         limit_of(output),
         relative(output, output.cosine, ".8f"),
         relative(output, output.psnr_db, ".1f") + " dB" * output.evidence,

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import io
 from contextlib import contextmanager
 from dataclasses import replace
 
 import numpy as np
 import pytest
 from onnx import helper
+from rich.console import Console
 
 import mobilekit.pipeline.validate as validating
 import mobilekit.runners.ncnn_host as host
@@ -15,6 +17,10 @@ from mobilekit.errors import VerificationError
 from mobilekit.pipeline.bisect import BisectOptions, bisect_bundle
 from mobilekit.pipeline.export import ExportOptions, export_model
 from mobilekit.pipeline.validate import ValidateOptions, validate_bundle
+from mobilekit.report import markdown
+from mobilekit.report.console import render
+from mobilekit.report.html import Subject, page
+from mobilekit.report.json import dumps, loads
 from mobilekit.targets.ncnn.reader import ParamLayer
 from mobilekit.validate.tolerance import Verdict
 from tests.models import of_nodes, save
@@ -121,6 +127,19 @@ def test_the_ladder_goes_by_the_part_that_is_wrong(detector, tmp_path):
     assert report.verdict is Verdict.FAIL
     assert report.outputs[0].relative_l2 < 2e-3
     assert report.ladder is not None
+    part = report.outputs[0].part
+    assert part is not None
+    assert part.relative_l2 == pytest.approx(0.5, rel=0.05)
+    assert part.limit < 0.5
+    assert "20 of 24 along axis 1" in part.what
+    assert loads(dumps(report)).outputs[0].part == part
+    shown = f"{part.relative_l2:.3g} in a part"
+    assert f"| {shown} | {part.limit:.3g} |" in markdown.dumps(report)
+    assert shown in page(Subject(report))
+    table = io.StringIO()
+    Console(file=table, width=120).print(render(report))
+    assert f"{part.relative_l2:.2e} in a part" in table.getvalue()
+    assert f"relative L2 {part.relative_l2:.2e} of the 20 of 24" in table.getvalue()
     assert report.ladder.lost_at == "ncnn host"
     (rung,) = [rung for rung in report.ladder.rungs if rung.name == "ncnn host"]
     assert rung.outputs[0].relative_l2 == pytest.approx(0.5, rel=0.05)

@@ -40,8 +40,8 @@ def test_json_is_written_whole(tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"schema_version": "3.0"}, "newer than 2.1"),
-        ({"schema_version": "1.0"}, "older than 2.1"),
+        ({"schema_version": "3.0"}, "newer than 2.2"),
+        ({"schema_version": "1.0"}, "older than 2.2"),
         ({"schema_version": None}, "no validation report"),
         ({"verdict": "splendid"}, "verdict"),
         ({"surprise": 1}, "surprise"),

@@ -115,6 +115,19 @@ def test_the_layer_whose_error_a_later_one_shows_is_named() -> None:
     assert asked == [["b4", "b5"], ["b3", "b5"], ["b2", "b3", "b5"]]
 
 
+def test_a_shaky_layer_of_a_right_branch_is_not_blamed_for_a_wrong_one() -> None:
+    # 1 and 2 are the scores' branch, of which 2 is shaky; 3 to 5 the boxes', of which 4 is wrong; 6 joins them.
+    net = net_of([[], [0], [1], [0], [3], [4], [2, 5]])
+    seen = {"b2": 2e-3, "b4": 0.2, "b5": 0.2, "b6": 0.15}
+    device = Device(net, {"b2": 2e-3, "b4": 0.2}, lambda b: seen.get(b, 1e-6))
+    for run_bytes in (64, 1 << 20):
+        found = device.search(run_bytes=run_bytes).run(["b6"])
+        assert (found.first, found.confirmed, found.why) == ("b4", True, "layer")
+    # a small fault that the layers behind it enlarge stays the first
+    device = Device(net, {"b1": 2e-3}, lambda b: {"b1": 2e-3, "b2": 0.2, "b6": 0.15}.get(b, 1e-6))
+    assert device.search().run(["b6"]).first == "b1"
+
+
 def test_where_no_layer_before_explains_it_the_enlarging_one_is_named() -> None:
     net = net_of([[]] + [[i] for i in range(20)])
     device = Device(net, {}, lambda b: 0.2 if int(b[1:]) >= 15 else 5e-4)
