@@ -32,5 +32,10 @@ def number_format(
 
 
 def plan_format(precision: Precision) -> NumberFormat | str:
-    """What a plan rounds to; the precision itself where its cost cannot be measured on a CPU (TF32, 8 bits)."""
-    return NumberFormat(computed=precision) if precision in ("fp32", "fp16", "bf16") else precision
+    """What a plan rounds to; the precision itself where its cost cannot be measured on a CPU (TF32)."""
+    match precision:
+        case "int8" | "fp8":
+            return NumberFormat(precision)
+        case "fp32" | "fp16" | "bf16":
+            return NumberFormat(computed=precision)
+    return precision

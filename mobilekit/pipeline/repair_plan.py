@@ -357,11 +357,12 @@ def plan_limits(
 ) -> Limits:
     """As a validation of the plan has them."""
     from mobilekit.pipeline.formats import plan_format
+    from mobilekit.pipeline.plan_cost import cost_of_plan
     from mobilekit.validate.limits import EVERY, Limits, Overrides
-    from mobilekit.validate.rounding import RoundingCost
 
     form = plan_format(artifact.precision)
-    cost = None if isinstance(form, str) else stack.enter_context(RoundingCost(bundle, form))
+    measured = cost_of_plan(bundle, artifact)
+    cost = None if measured is None else stack.enter_context(measured)
     overrides = Overrides(
         rtol={} if rtol is None else {EVERY: rtol},
         atol={} if atol is None else {EVERY: atol},

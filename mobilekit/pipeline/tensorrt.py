@@ -245,9 +245,9 @@ class PlanBuild:
 
         self._model = self._root / MODEL
         self._model.parent.mkdir(parents=True)
-        self._kept, exact = _into_format(self._model, self._prepared, self._preprocess, self._progress)
+        self._kept, self._exact = _into_format(self._model, self._prepared, self._preprocess, self._progress)
         if self._original is not None:
-            self._precise = OrtRunner(exact, optimise=False)
+            self._precise = OrtRunner(self._exact, optimise=False)
             if self._ahead:
                 self._precise.start()
         if self._ahead:
@@ -286,7 +286,9 @@ class PlanBuild:
         verified = False
         if self._original is not None and self._precise is not None:
             runners = (self._original, self._precise)
-            errors, verified = _verified(bundle, prepared, runners, self._model, samples, timeout_s, progress)
+            errors, verified = _verified(
+                bundle, prepared, runners, self._exact, self._model, samples, timeout_s, progress
+            )
         if self._ahead:
             self._thread.join()
         else:
@@ -301,13 +303,16 @@ def _verified(
     bundle: Bundle,
     prepared: PreparedPlan,
     runners: tuple[OrtRunner, OrtRunner],
+    exact: Path,
     model: Path,
     samples: Sequence[Mapping[str, Array]],
     timeout_s: float,
     progress: Progress,
 ) -> tuple[dict[str, TensorError], bool]:
-    """``runners``: the original, and the prepared model in float32; ``model`` is that in its number format."""
+    """``runners``: the original, and the prepared model in float32, which is ``exact``; ``model`` is that in its number
+    format."""
     from mobilekit.pipeline.formats import plan_format
+    from mobilekit.pipeline.plan_cost import cost_of_pairs
     from mobilekit.runners.base import RunOptions
     from mobilekit.runners.ort import OrtRunner
     from mobilekit.validate.doubt import Doubt
@@ -326,20 +331,30 @@ def _verified(
             if isinstance(form, str):
                 return {}
             inputs = {info.name: samples[index][info.name] for info in bundle.manifest.inputs}
-            # The files have no checksums yet, by which a cost could be found again.
-            with RoundingCost(bundle, form, cache=False) as cost:
+            with (
+                cost_of_pairs(lambda _: exact, model, form)
+                if form.eight_bits
+                # The files have no checksums yet, by which a cost could be found again.
+                else RoundingCost(bundle, form, cache=False)
+            ) as cost:
                 return {name: derived(form, one) for name, one in cost.of(inputs, timeout_s).items()}
 
         progress.step("verifying the prepared model against ONNX Runtime")
+        last = precision in ("fp32", "tf32")  # no CPU computes in TF32
         errors, verified = _judge(
-            _run(precise, samples), expected, "fp32", doubts, lambda index: costs(index, NumberFormat())
+            _run(precise, samples),
+            expected,
+            "fp32",
+            doubts,
+            lambda index: costs(index, NumberFormat()),
+            progress if last else SILENT,
         )
-        if precision not in ("fp32", "tf32"):  # no CPU computes in TF32
+        if not last:
             progress.step(f"verifying it in {precision}")
             with Scratch("tensorrt") as folder:
                 in_format = _run(OrtRunner(runnable(model, precision, folder), optimise=False), samples)
             errors, verified = _judge(
-                in_format, expected, precision, doubts, lambda index: costs(index, plan_format(precision))
+                in_format, expected, precision, doubts, lambda index: costs(index, plan_format(precision)), progress
             )
     return errors, verified
 
@@ -437,10 +452,14 @@ def _judge(
     precision: str,
     doubts: Callable[[int], Mapping[str, float]],
     costs: Callable[[int], Mapping[str, Tolerance]],
+    progress: Progress,
 ) -> tuple[dict[str, TensorError], bool]:
     """``doubts``: how unsure the original is of its own answer to a sample; ``costs``: the limits that follow from
-    what the number format by itself costs there. Both are asked only where one fails, and the wider limit counts."""
+    what the number format by itself costs there. Both are asked only where the fixed limits let no sample pass: the
+    wider one decides what fails, and what passes the narrower one is right even where a constant would pass the other.
+    """
     from mobilekit.metrics.tensors import compare, worst
+    from mobilekit.pipeline.verification import remark_silence
     from mobilekit.validate.tolerance import FAINT_FLOOR, Judgement, Verdict, judge, overall, tolerance_for
 
     fixed = tolerance_for(precision)
@@ -450,17 +469,23 @@ def _judge(
     for index, (ours, theirs) in enumerate(zip(actual, expected, strict=True)):
         errors = {name: compare(ours[name], theirs[name]) for name in measured}
         verdicts = {name: judge(error, tolerance) for name, error in errors.items()}
-        if any(verdict.verdict is Verdict.FAIL for verdict in verdicts.values()):
-            own, derived = doubts(index), costs(index)
-            limits = {
-                name: replace(
-                    fixed.at_least(one.rtol), cost=one.cost, form=one.form, coarse=one.coarse, faint=one.faint
-                )
-                for name, one in derived.items()
-            }
-            verdicts = {
-                name: judge(error, limits.get(name, fixed), own.get(name, 0.0)) for name, error in errors.items()
-            }
+        failed = any(verdict.verdict is Verdict.FAIL for verdict in verdicts.values())
+        if failed or any(
+            verdict.verdict is Verdict.INCONCLUSIVE and errors[name].evidence for name, verdict in verdicts.items()
+        ):
+            own, derived = doubts(index) if failed else {}, costs(index)
+            for name, error in errors.items():
+                one = derived.get(name)
+                if one is None:
+                    verdicts[name] = judge(error, fixed, own.get(name, 0.0))
+                    continue
+                # 8 bits that are too coarse for a model are refused, however much they cost it.
+                coarse = 0.0 if precision in ("int8", "fp8") else one.coarse
+                wide = replace(fixed.at_least(one.rtol), cost=one.cost, form=one.form, coarse=coarse, faint=one.faint)
+                found = judge(error, wide, own.get(name, 0.0))
+                near = judge(error, one, own.get(name, 0.0))
+                silent = found.verdict is Verdict.INCONCLUSIVE
+                verdicts[name] = near if silent and near.verdict is Verdict.PASS else found
         for name, error in errors.items():
             measured[name].append(error)
             judged[name].append(verdicts[name])
@@ -481,5 +506,6 @@ def _judge(
             + "\n  ".join(dict.fromkeys(wrong)),
             hint=hint,
         )
+    remark_silence(judged, progress)
     passed = overall(verdict for every in judged.values() for verdict in every) is Verdict.PASS
     return {name: worst(every) for name, every in measured.items()}, passed

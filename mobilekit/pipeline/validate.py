@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from mobilekit.tuning import Cluster, Setting
     from mobilekit.validate.inputs import Sample
     from mobilekit.validate.limits import Overrides
-    from mobilekit.validate.rounding import NumberFormat
+    from mobilekit.validate.rounding import Costs, NumberFormat
 
 __all__ = ["ValidateOptions", "validate_bundle"]
 
@@ -118,6 +118,7 @@ def validate_bundle(
     from mobilekit.bundle import open_bundle
     from mobilekit.pipeline.int8 import cost_of
     from mobilekit.pipeline.int8_layers import wrong_int8
+    from mobilekit.pipeline.plan_cost import cost_of_plan
     from mobilekit.validate.inputs import file_samples, seeded_samples
     from mobilekit.validate.limits import Limits
 
@@ -163,13 +164,16 @@ def validate_bundle(
         )
         setting, tuned, run = _setting(manifest, facts, options, progress)
         form: NumberFormat | str
+        measured: AbstractContextManager[Costs] | None
         if plan is not None:
             form = plan_format(plan.precision)
+            measured = cost_of_plan(opened, plan)
         else:
             assert manifest.ncnn is not None
             form = number_format(manifest.ncnn.precision, "fp16" if setting.fp16 else "fp32", facts)
+            measured = cost_of(opened, form)
         with ExitStack() as stack:
-            cost = None if isinstance(form, str) else stack.enter_context(cost_of(opened, form))
+            cost = None if measured is None else stack.enter_context(measured)
             wrong = ""
             if target == "ncnn":
                 wrong = wrong_int8(opened, device, options.inputs, options.seed, run, options.quota_bytes, progress)

@@ -20,9 +20,9 @@ if TYPE_CHECKING:
     from mobilekit.runners.ort import OrtRunner
     from mobilekit.tensors import NamedTensors
     from mobilekit.validate.inputs import Sample
-    from mobilekit.validate.tolerance import Tolerance
+    from mobilekit.validate.tolerance import Judgement, Tolerance
 
-__all__ = ["original", "verify"]
+__all__ = ["original", "remark_silence", "verify"]
 
 
 def original(
@@ -63,7 +63,7 @@ def verify(
     from mobilekit.runners.ncnn_host import NcnnHostRunner
     from mobilekit.validate.doubt import Doubt, input_step
     from mobilekit.validate.inputs import samples_of
-    from mobilekit.validate.tolerance import FAINT_FLOOR, Judgement, Verdict, judge, overall, tolerance_for
+    from mobilekit.validate.tolerance import FAINT_FLOOR, Verdict, judge, overall, tolerance_for
 
     run = RunOptions(fp16=options.precision == "fp16", timeout_s=options.timeout_s)
     fixed = replace(tolerance_for(options.precision).at_least(manifest.rtol), picks=manifest.picks)
@@ -134,16 +134,24 @@ def verify(
         progress.note(f"the model's weights hold infinities, and so do its outputs: {listed(bad)}")
     if manifest.rtol is not None:
         progress.note(f"{manifest.rtol_reason}; relative L2 up to {manifest.rtol:g} is allowed")
-    for name, every in judged.items():
-        if overall(every) is Verdict.INCONCLUSIVE:
-            progress.note(f"verification says little about output {name!r}: {every[0].reason}")
-        elif beyond := [verdict for verdict in every if verdict.beyond]:
-            progress.note(
-                f"{len(beyond)} of {len(every)} inputs prove nothing about output {name!r}: {beyond[0].reason}"
-            )
+    remark_silence(judged, progress)
     return {name: _worst(every) for name, every in measured.items()}, overall(
         verdict for every in judged.values() for verdict in every
     ) is Verdict.PASS
+
+
+def remark_silence(judged: Mapping[str, Sequence[Judgement]], progress: Progress) -> None:
+    """Tell of each output (``judged`` has its samples) that they prove nothing, and why."""
+    from mobilekit.validate.tolerance import Verdict, overall
+
+    for name, every in judged.items():
+        silent = [verdict for verdict in every if verdict.verdict is Verdict.INCONCLUSIVE]
+        if silent and overall(every) is Verdict.INCONCLUSIVE:
+            progress.note(f"verification says little about output {name!r}: {silent[0].reason}")
+        elif beyond := [verdict for verdict in silent if verdict.beyond]:
+            progress.note(
+                f"{len(beyond)} of {len(every)} inputs prove nothing about output {name!r}: {beyond[0].reason}"
+            )
 
 
 _SPARE = 6

@@ -6,12 +6,13 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from mobilekit.errors import ModelError
 from mobilekit.graph import Node, Value
 
 if TYPE_CHECKING:
     from mobilekit.graph import Graph
 
-__all__ = ["Apart", "take_apart", "without_pairs"]
+__all__ = ["Apart", "take_apart", "with_pairs", "without_pairs"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,3 +117,53 @@ def without_pairs(graph: Graph, exact: Graph, names: Collection[str]) -> None:
                 if result is not None:
                     result.producer = node
     graph.prune()
+
+
+def with_pairs(exact: Graph, quantised: Graph) -> None:
+    """Put the Q/DQ pairs of ``quantised`` into ``exact``, the graph that it was made of, in place. Of ``quantised``
+    only the scales, zero points and axes count: weights are those of ``exact``, rounded while it runs.
+
+    Raises :class:`ModelError` where a node of ``exact`` is not in ``quantised``.
+    """
+    theirs = {node.name: node for node in quantised.nodes}
+    pairs: dict[tuple[int, int], Value] = {}
+    order: list[Node] = []
+    for node in exact.nodes:
+        other = theirs.get(node.name)
+        if other is None or other.op != node.op:
+            raise ModelError(f"the prepared model has no {node.op} named {node.name!r}")
+        for index, (value, given) in enumerate(zip(node.inputs, other.inputs, strict=False)):
+            pair = None if given is None else given.producer
+            if value is None or pair is None or pair.op != "DequantizeLinear":
+                continue
+            if value.producer is not None and value.producer.op == "DequantizeLinear":
+                continue  # a model that came with its pairs
+            key = (id(value), id(pair))
+            if key not in pairs:
+                pairs[key] = Value(exact.fresh(f"{value.name}/rounded"), value.dtype, value.shape)
+                order += _pair(exact, value, pair, pairs[key])
+            exact.set_input(node, index, pairs[key])
+        order.append(node)
+        for index, (value, given) in enumerate(zip(node.outputs, other.outputs, strict=False)):
+            behind = _pair_of_output(quantised, given)
+            if value is None or not behind:
+                continue
+            made = Value(exact.fresh(f"{value.name}/made"), value.dtype, value.shape)
+            node.outputs[index] = made
+            made.producer, value.producer = node, None
+            order += _pair(exact, made, behind[-1], value)
+    exact.rebuild(order)
+
+
+def _pair(graph: Graph, value: Value, like: Node, result: Value) -> tuple[Node, Node]:
+    """``value`` to ``result`` by the scale, the zero point and the axis of the DequantizeLinear ``like``."""
+    scale, zero = (each.const if each is not None else None for each in (*like.inputs[1:3], None, None)[:2])
+    if scale is None or zero is None:
+        raise ModelError(f"the scale or the zero point of {like.label!r} is no constant")
+    how = [graph.constant(f"{value.name}/{kind}", array) for kind, array in (("scale", scale), ("zero", zero))]
+    whole = Value(graph.fresh(f"{value.name}/8bit"), str(zero.dtype), value.shape)
+    axis = {key: like.attrs[key] for key in ("axis",) if key in like.attrs}
+    return (
+        Node(whole.name, "QuantizeLinear", [value, *how], [whole], dict(axis)),
+        Node(result.name, "DequantizeLinear", [whole, *how], [result], dict(axis)),
+    )

@@ -87,7 +87,7 @@ class Limits:
             form
             if isinstance(form, str)
             else form.weights
-            if form.computed == "fp32" or form.weights == "int8"
+            if form.computed == "fp32" or form.eight_bits
             else form.computed
         )
         self.fixed: Mapping[str, Tolerance] = self._finished({name: tolerance_for(loosest) for name in self._outputs})

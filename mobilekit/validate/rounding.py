@@ -36,16 +36,20 @@ _START_TIMEOUT_S = 600.0
 
 @dataclass(frozen=True, slots=True)
 class NumberFormat:
-    """How weights are stored, and what results between layers are rounded to; with int8 weights go layers that multiply
-    in int8."""
+    """How weights are stored, and what results between layers are rounded to; with weights of 8 bits go layers that
+    multiply in 8 bits."""
 
-    weights: Literal["fp32", "fp16", "int8"] = "fp32"
+    weights: Literal["fp32", "fp16", "int8", "fp8"] = "fp32"
     computed: Literal["fp32", "fp16", "bf16"] = "fp32"
 
+    @property
+    def eight_bits(self) -> bool:
+        return self.weights in ("int8", "fp8")
+
     def __str__(self) -> str:
-        """``fp32``, ``fp16``, ``bf16``, ``fp16 weights``, ``fp16 weights, bf16``, ``int8``, ``int8, fp16``"""
-        if self.weights == "int8":
-            return "int8" if self.computed == "fp32" else f"int8, {self.computed}"
+        """``fp32``, ``fp16``, ``bf16``, ``fp16 weights``, ``fp16 weights, bf16``, ``int8``, ``int8, fp16``, ``fp8``"""
+        if self.eight_bits:
+            return self.weights if self.computed == "fp32" else f"{self.weights}, {self.computed}"
         if self.weights == "fp32" or self.computed == "fp16":
             return self.computed
         return "fp16 weights" if self.computed == "fp32" else f"fp16 weights, {self.computed}"

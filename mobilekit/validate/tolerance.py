@@ -199,11 +199,7 @@ def tolerance_for(precision: str, *, rtol: float | None = None, atol: float | No
 def derived(form: NumberFormat, cost: Cost) -> Tolerance:
     """The limits that follow from what ``form`` costs by itself (:mod:`mobilekit.validate.rounding`)."""
     rule = _RULES[
-        "int8"
-        if form.weights == "int8"
-        else form.computed
-        if form.computed != "fp32" or form.weights == "fp32"
-        else "weights"
+        "int8" if form.eight_bits else form.computed if form.computed != "fp32" or form.weights == "fp32" else "weights"
     ]
     wide = rule.factor * cost.relative_l2
     rtol = min(max(rule.floor, wide), rule.ceiling)
@@ -225,7 +221,7 @@ def derived(form: NumberFormat, cost: Cost) -> Tolerance:
 def _faint(rule: _Rule, form: NumberFormat, cost: Cost) -> float | None:
     """No limit where the format itself may leave nothing of that part, as 8 bits shared with large values do."""
     limit = max(rule.faint, rule.factor * cost.faint_l2)
-    return None if form.weights == "int8" or not limit <= _LARGEST_FAINT else limit
+    return None if form.eight_bits or not limit <= _LARGEST_FAINT else limit
 
 
 def explicit(

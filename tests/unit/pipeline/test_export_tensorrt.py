@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from mobilekit.pipeline import tensorrt as pipeline
 from mobilekit.pipeline.export import ExportOptions, export_model
 from mobilekit.pipeline.inspect_plan import inspect_plan, inspect_plan_on_gpu
 from mobilekit.precision import half
+from mobilekit.progress import SILENT, Task
 from mobilekit.targets.tensorrt import TensorRTOptions
 from mobilekit.targets.tensorrt.flavour import FLAVOURS, count_gpus, installed
 from mobilekit.targets.tensorrt.prepare import Profile
@@ -29,6 +31,20 @@ from tests.models import conv_classifier, of_nodes, save
 pytestmark = pytest.mark.skipif(not installed(FLAVOURS["rtx"]), reason="needs the extra [tensorrt]")
 
 NAME = "serving_default_input:0"
+
+
+class Notes:
+    def __init__(self) -> None:
+        self.taken: list[str] = []
+
+    def step(self, text: str) -> None:
+        pass
+
+    def note(self, text: str) -> None:
+        self.taken.append(text)
+
+    def task(self, text: str, total: float | None = None, *, unit: str = "") -> AbstractContextManager[Task]:
+        return SILENT.task(text, total, unit=unit)
 
 
 @pytest.fixture
@@ -186,6 +202,28 @@ def test_a_wrong_number_format_is_never_written(
     with pytest.raises(VerificationError, match=precision):
         export_model(model, tmp_path / "out", options(precision))
     assert not (tmp_path / "out").exists()
+
+
+def test_an_output_that_nothing_is_proven_of_is_told(tmp_path: Path) -> None:
+    """Classes in bfloat16 where neighbours tie: the output beside them is right, and they are not said to be."""
+    nodes = [
+        helper.make_node("Sigmoid", ["x"], ["y"], name="scores"),
+        helper.make_node("ArgMax", ["near"], ["class"], axis=1, keepdims=0, name="class"),
+        helper.make_node("MatMul", ["x", "alike"], ["near"], name="near"),
+    ]
+    rng = np.random.default_rng(0)
+    alike = (rng.standard_normal((8, 1)) + 1e-4 * rng.standard_normal((8, 16))).astype(np.float32)
+    model = of_nodes([nodes[0], nodes[2], nodes[1]], {"x": (32, 8)}, {"y": (32, 8), "class": (32,)}, {"alike": alike})
+    model.graph.output[1].type.tensor_type.elem_type = onnx.TensorProto.INT64
+    tensorrt = TensorRTOptions("bf16")
+    notes = Notes()
+    export_model(
+        save(model, tmp_path / "m.onnx"),
+        tmp_path / "out",
+        ExportOptions(targets=("tensorrt",), tensorrt=tensorrt),
+        notes,
+    )
+    assert any("'class'" in note and "prove" in note for note in notes.taken), notes.taken
 
 
 def test_what_leaves_float16_inside_is_seen(tmp_path: Path) -> None:

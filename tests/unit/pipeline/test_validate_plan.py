@@ -29,7 +29,7 @@ from mobilekit.targets.tensorrt import TensorRTOptions
 from mobilekit.targets.tensorrt.flavour import FLAVOURS, count_gpus, installed
 from mobilekit.targets.tensorrt.prepare import Profile
 from mobilekit.validate.tolerance import Verdict
-from tests.models import conv_classifier, save
+from tests.models import conv_classifier, of_nodes, save
 
 rtx = pytest.mark.skipif(not installed(FLAVOURS["rtx"]), reason="needs the extra [tensorrt]")
 no_gpu = pytest.mark.skipif(count_gpus() > 0, reason="for machines without a GPU")
@@ -104,6 +104,64 @@ def test_a_wrong_prepared_model_fails(tmp_path: Path) -> None:
     report = validate_bundle(bundle, "prepared")
     assert report.verdict is Verdict.FAIL
     assert report.sentence.startswith("prepared model not verified; engine not executed: ")
+
+
+@pytest.fixture(scope="module")
+def eight_bits(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Bundles by precision, of a model whose answer lies around 3: a constant is off by 0.2 at most."""
+    folder = tmp_path_factory.mktemp("eight")
+    rng = np.random.default_rng(0)
+    calibration = folder / "calibration"
+    calibration.mkdir()
+    for index in range(8):
+        np.save(calibration / f"{index}.npy", rng.standard_normal((1, 8)).astype(np.float32))
+    weights = {
+        "w": (0.2 * rng.standard_normal((8, 16))).astype(np.float32),
+        "b": np.full(16, 3.0, np.float32),
+    }
+    nodes = [
+        onnx.helper.make_node("MatMul", ["x", "w"], ["product"], name="product"),
+        onnx.helper.make_node("Add", ["product", "b"], ["y"], name="sum"),
+    ]
+    path = save(of_nodes(nodes, {"x": (1, 8)}, {"y": (1, 16)}, weights), folder / "m.onnx")
+    made = {}
+    for precision in ("int8", "fp8"):
+        plan = TensorRTOptions(precision, calibration=calibration)  # type: ignore[arg-type]
+        options = ExportOptions(targets=("tensorrt",), tensorrt=plan)
+        report = export_model(path, folder / precision, options)
+        assert report.manifest.tensorrt is not None
+        assert report.manifest.tensorrt.verified, precision
+        made[precision] = report.bundle
+    return made
+
+
+@rtx
+@pytest.mark.parametrize("precision", ["int8", "fp8"])
+def test_limits_of_8_bits_follow_from_what_they_cost(eight_bits: dict[str, Path], precision: str) -> None:
+    report = validate_bundle(eight_bits[precision], "prepared")
+    assert report.verdict is Verdict.PASS, report.sentence
+    (output,) = report.outputs
+    assert output.limits.format_cost is not None
+    assert output.limits.rtol is not None
+    assert 0 < output.relative_l2 <= output.limits.rtol < 0.2
+
+
+@rtx
+@pytest.mark.parametrize("precision", ["int8", "fp8"])
+def test_a_wrong_weight_of_8_bits_fails(eight_bits: dict[str, Path], tmp_path: Path, precision: str) -> None:
+    """What 8 bits cost is measured with the original's weights, so that wrong ones have no limits of their own."""
+    bundle = tmp_path / "wrong"
+    shutil.copytree(eight_bits[precision], bundle)
+    manifest = open_bundle(bundle).manifest
+    path = bundle / "tensorrt" / "model.onnx"
+    model = onnx.load(path)
+    weight = next(tensor for tensor in model.graph.initializer if list(tensor.dims) == [8, 16])
+    turned = np.ascontiguousarray(numpy_helper.to_array(weight)[::-1])
+    weight.CopyFrom(numpy_helper.from_array(turned, weight.name))
+    onnx.save(model, path)
+    write_manifest(bundle, manifest)
+    report = validate_bundle(bundle, "prepared")
+    assert report.verdict is Verdict.FAIL, report.sentence
 
 
 @rtx
