@@ -137,7 +137,8 @@ def _on_gpu(
     from mobilekit.targets.tensorrt.runner import PlanRunner
 
     here = isinstance(host, LocalHost)
-    with PlanRunner(bundle.root, plan_of(bundle), host, gpu, options, progress) as runner:
+    doubles = [info.name for info in bundle.manifest.outputs if info.dtype == "float64"]
+    with PlanRunner(bundle.root, plan_of(bundle), host, gpu, options, progress, doubles) as runner:
         info = runner.info()
         facts = DeviceFacts(
             kind="gpu",

@@ -31,7 +31,8 @@ def pick_gpu(found: Sequence[Gpu], index: int, where: str) -> Gpu:
     """Raises :class:`NoDeviceError` where there is no such GPU."""
     if index >= len(found):
         names = ", ".join(f"{GPU}:{gpu.index} {gpu.name}" for gpu in found)
-        raise NoDeviceError(f"there is no GPU {index} on {where}", hint=f"it has {names}")
+        hint = f"it has {names}" if found else "look with nvidia-smi there"
+        raise NoDeviceError(f"there is no GPU {index} on {where}", hint=hint)
     return found[index]
 
 

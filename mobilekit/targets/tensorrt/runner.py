@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -39,7 +39,8 @@ class PlanRunner:
     """The plan of ``artifact``, below ``root``, on one GPU of ``host``. Loaded once; inputs stream through.
 
     The latencies of a run are the host's: inputs to the GPU, the plan, outputs back. ``facts["gpu"]`` of a run that
-    was timed is the worker's answer, see :func:`mobilekit.targets.tensorrt.worker.trtwork.run.run`. Raises
+    was timed is the worker's answer, see :func:`mobilekit.targets.tensorrt.worker.trtwork.run.run`. ``doubles`` are the
+    outputs that the model gives in float64, which TensorRT does not have. Raises
     :class:`~mobilekit.errors.NoDeviceError` without a GPU, :class:`~mobilekit.errors.SetupError` for a plan of another
     version or GPU, :class:`~mobilekit.errors.UsageError` for shapes outside the plan's profiles,
     :class:`~mobilekit.errors.BundleError` for a damaged plan.
@@ -53,6 +54,7 @@ class PlanRunner:
         gpu: Gpu,
         options: GpuOptions | None = None,
         progress: Progress = SILENT,
+        doubles: Collection[str] = (),
     ) -> None:
         self._plan = root / artifact.plan
         self._flavour = FLAVOURS[artifact.flavour]
@@ -61,6 +63,7 @@ class PlanRunner:
         self._options = options or GpuOptions()
         self._progress = progress
         self._version = artifact.version
+        self._doubles = frozenset(doubles)
 
     def __enter__(self) -> PlanRunner:
         self._host.__enter__()
@@ -103,6 +106,7 @@ class PlanRunner:
             try:
                 self._version = str(answer["version"])
                 outputs = {str(name): load_npy(folder / Path(file).name) for name, file in answer["outputs"][0].items()}
+                outputs |= {name: outputs[name].astype(np.float64) for name in self._doubles & outputs.keys()}
                 return RunResult(
                     outputs=outputs,
                     latencies_ns=tuple(round(ms * 1e6) for ms in answer["latency"]["wall"]),

@@ -59,9 +59,9 @@ class Says:
 ANSWER = {"version": "1", "outputs": [{"y": "y.npy"}], "latency": {"wall": [2.0]}, "load_ms": 1.0}
 
 
-def run(tmp_path: Path, answer: dict[str, Any]) -> RunResult:
+def run(tmp_path: Path, answer: dict[str, Any], *doubles: str) -> RunResult:
     gpu = Gpu(0, "a GPU", "8.9", 1 << 30, False)
-    with PlanRunner(tmp_path, ARTIFACT, Says(answer), gpu) as runner:
+    with PlanRunner(tmp_path, ARTIFACT, Says(answer), gpu, doubles=doubles) as runner:
         return runner.run({"x": np.zeros(1, np.float32)}, RunOptions())
 
 
@@ -93,6 +93,12 @@ def test_an_answer_that_makes_sense(tmp_path: Path) -> None:
     result = run(tmp_path, ANSWER)
     assert result.latencies_ns == (2_000_000,)
     np.testing.assert_array_equal(result.outputs["y"], np.ones(2, np.float32))
+
+
+def test_answers_have_the_types_that_the_model_gives_them(tmp_path: Path) -> None:
+    """Else every answer to a float64 model would be a mismatch: a plan has no wider type than float32."""
+    assert run(tmp_path, ANSWER).outputs["y"].dtype == np.float32
+    assert run(tmp_path, ANSWER, "y", "z").outputs["y"].dtype == np.float64
 
 
 @pytest.mark.parametrize(
