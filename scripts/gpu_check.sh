@@ -95,10 +95,25 @@ install_into() {
     python=$1
     shift
     "$python" -m pip "$@" install -q --disable-pip-version-check --no-index --find-links "$here/wheels" 'mobilekit[tensorrt]'
-    # Further wheels that were laid beside them: full TensorRT, and ONNX Runtime with CUDA in place of the plain one.
-    for wheel in "$here"/wheels/tensorrt-*.whl "$here"/wheels/tensorrt_cu1*.whl "$here"/wheels/onnxruntime_gpu-*.whl; do
-        [ ! -f "$wheel" ] || "$python" -m pip "$@" install -q --disable-pip-version-check --no-index --no-deps --force-reinstall "$wheel"
+    # Further wheels that were laid beside them: full TensorRT, and CUDA's libraries, which both it and ONNX Runtime use.
+    for wheel in "$here"/wheels/nvidia_*.whl "$here"/wheels/tensorrt-*.whl "$here"/wheels/tensorrt_cu1*.whl "$here"/wheels/onnxruntime_ep_*.whl; do
+        [ ! -f "$wheel" ] || further "$wheel" "$@" || say "left out: ${wheel##*/}"
     done
+    # Over the plain one of another version half of each would be there.
+    for wheel in "$here"/wheels/onnxruntime_gpu-*.whl; do
+        [ -f "$wheel" ] || continue
+        "$python" -m pip "$@" uninstall -q -y --disable-pip-version-check onnxruntime
+        further "$wheel" "$@" || {
+            say "left out: ${wheel##*/}"
+            further onnxruntime "$@"
+        }
+    done
+}
+
+further() {
+    package=$1
+    shift
+    "$python" -m pip "$@" install -q --disable-pip-version-check --no-index --find-links "$here/wheels" --no-deps --force-reinstall "$package"
 }
 
 case "${1:-}" in

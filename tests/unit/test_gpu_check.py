@@ -96,12 +96,14 @@ def test_a_staged_folder_for_another_python_is_refused(tmp_path: Path) -> None:
 
 def test_the_table_has_a_line_for_each_row_and_every_reason(program: SimpleNamespace) -> None:
     peers = {"CUDA": program.Peer(p50_ms=0.5, per_second={1: 2000.0})}
+    absent = {"CUDA": program.Peer(problem="no cuDNN")}
     rows = [
         program.Row("a", "fp32", "pass", error=1.5e-6, latency_p50_ms=0.25, per_second={1: 4000.0}, peers=peers),
-        program.Row("b", "int8", "refused", "too coarse"),
+        program.Row("b", "int8", "refused", "too coarse", peers=absent),
+        program.Row("c", "int8", "pass", peers=absent),
     ]
     text = program.table(rows)
-    head, rule, first, second, reason = text.splitlines()
+    head, rule, first, second, _, reason, problem = text.splitlines()
     assert "CUDA p50 ms" in head
     assert set(rule) <= set("|- ")
     assert [cell.strip() for cell in first.split("|")][1:9] == [
@@ -116,6 +118,7 @@ def test_the_table_has_a_line_for_each_row_and_every_reason(program: SimpleNames
     ]
     assert first.count("|") == second.count("|") == head.count("|")
     assert reason == "b int8: too coarse"
+    assert problem == "CUDA: no cuDNN", "once"
 
 
 @rtx
@@ -131,6 +134,9 @@ def test_a_plan_is_compared_and_a_provider_timed(program: SimpleNamespace, tmp_p
     told = json.loads(done.stdout.splitlines()[-1])
     assert told["p50_ms"] > 0
     assert set(told["per_second"]) == {"1", "2", "4"}
+    done = launch(sys.executable, PROGRAM, "peer", bundle, "OpenVINOExecutionProvider")
+    assert done.returncode == 4
+    assert done.stderr.splitlines()[-1] == "OpenVINOExecutionProvider does not start here"
     calibration = program._calibration(tmp_path / "model-int8")
     assert len(list(calibration.glob("*.npy"))) == program.CALIBRATION_SAMPLES
     assert len({hashlib.sha256(path.read_bytes()).hexdigest() for path in calibration.iterdir()}) == 16

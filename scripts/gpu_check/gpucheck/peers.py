@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+import importlib.util
 import json
 import subprocess
 import sys
@@ -15,6 +17,8 @@ from gpucheck.rows import STREAMS, Peer
 
 PROGRAM = Path(__file__).parents[1]
 PEERS = {"CUDA": "CUDAExecutionProvider", "RTX provider": "NvTensorRTRTXExecutionProvider"}
+PLUGINS = {"NvTensorRTRTXExecutionProvider": "onnxruntime_ep_nv_tensorrt_rtx"}
+"""Providers that a package of their own brings, which says what ONNX Runtime has to load."""
 PEER_S = 120.0
 """What one provider may take: nothing of it may use up a lease."""
 
@@ -24,6 +28,7 @@ def ask_peers(bundle: Path) -> dict[str, Peer]:
     import onnxruntime
 
     there = onnxruntime.get_available_providers()
+    there += [provider for provider, module in PLUGINS.items() if importlib.util.find_spec(module) is not None]
     return {name: _peer(bundle, provider) for name, provider in PEERS.items() if provider in there}
 
 
@@ -44,15 +49,20 @@ def peer(bundle: Path, provider: str) -> int:
     import onnxruntime
 
     from mobilekit.bundle import open_bundle
+    from mobilekit.runners.ort import load_cuda
     from mobilekit.validate.inputs import seeded_inputs
 
+    lacking = load_cuda(onnxruntime)
+    if provider not in onnxruntime.get_available_providers() and provider in PLUGINS:
+        plugin = importlib.import_module(PLUGINS[provider])
+        onnxruntime.register_execution_provider_library(provider, plugin.get_library_path())
     manifest = open_bundle(bundle).manifest
     assert manifest.tensorrt is not None
     session = onnxruntime.InferenceSession(
         str(bundle / manifest.tensorrt.onnx), providers=[provider, "CPUExecutionProvider"]
     )
     if provider not in session.get_providers():
-        print(f"{provider} does not start here", file=sys.stderr)
+        print(f"{provider} does not start here{lacking}", file=sys.stderr)
         return 4
     feeds = seeded_inputs(manifest.inputs, seed=0, preprocess=manifest.preprocess)
     print(json.dumps(measure(lambda: session.run(None, feeds))))

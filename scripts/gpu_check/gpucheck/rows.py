@@ -74,6 +74,8 @@ def table(rows: Sequence[Row]) -> str:
     lines.insert(1, ["-" * width for width in widths])
     text = ["| " + " | ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)) + " |" for line in lines]
     text += [f"{row.model} {row.precision}: {row.reason}" for row in rows if row.reason]
+    problems = [f"{name}: {peer.problem}" for row in rows for name, peer in row.peers.items() if peer.problem]
+    text += dict.fromkeys(problems)
     return "\n".join(text)
 
 
