@@ -12,6 +12,9 @@ After each node that computes ``x`` (float32) stands a rounding of ``x``:
 ``c`` and ``g`` are an input of the model, so that one session gives as many draws as it is fed values: each shifts the
 grid, and so rounds other numbers up. Weights are rounded in place, once. Where 16 bits are computed in, the model's
 inputs are rounded likewise, but for what is beyond the range, which is a mask.
+
+What follows from sizes and constants alone is computed as it is, for it may decide on sizes in turn (a ``Range`` of
+float32 with 20.02 for 20 has 21 numbers); it is rounded where it meets what follows from the inputs' values.
 """
 
 from __future__ import annotations
@@ -77,6 +80,9 @@ MOVES = frozenset(
 )
 """They move numbers that are rounded already."""
 
+_SIZES_FROM: Mapping[str, int] = {"Resize": 1, "Upsample": 1}
+"""From which input on an operator takes its result's size."""
+
 
 def round_everywhere(model: ModelProto, weights: RoundedType, computed: RoundedType | None) -> None:
     """Round all float32 weights to ``weights`` and what each node computes to ``computed`` (``None``: leave it), in
@@ -86,11 +92,14 @@ def round_everywhere(model: ModelProto, weights: RoundedType, computed: RoundedT
     if computed is not None:
         # Element types of what is between the nodes; ONNX Runtime infers them too, but keeps them to itself.
         model.CopyFrom(onnx.shape_inference.infer_shapes(model))
-    _graph(model.graph, {}, weights, computed)
+    _graph(model.graph, {}, {value.name for value in model.graph.input}, weights, computed)
     model.graph.input.append(onnx.helper.make_tensor_value_info(DRAW, _FLOAT, []))
 
 
-def _graph(graph: GraphProto, outer: dict[str, int], weights: RoundedType, computed: RoundedType | None) -> None:
+def _graph(
+    graph: GraphProto, outer: dict[str, int], live: set[str], weights: RoundedType, computed: RoundedType | None
+) -> None:
+    """``live``: what is known outside and follows from the values of the model's inputs."""
     from onnx import numpy_helper
 
     types = dict(outer)
@@ -101,18 +110,34 @@ def _graph(graph: GraphProto, outer: dict[str, int], weights: RoundedType, compu
         if weights != "float32" and tensor.data_type == _FLOAT:
             tensor.CopyFrom(numpy_helper.from_array(_rounded(numpy_helper.to_array(tensor), weights), tensor.name))
     shapes = {tensor.name: tuple(tensor.dims) for tensor in graph.initializer}
+    live = live - shapes.keys() | {value.name for value in graph.input} - shapes.keys()
+    sizes: set[str] = set()
     nodes: list[NodeProto] = []
     for node in graph.node:
+        bodies = [attribute.g for attribute in node.attribute if attribute.HasField("g")]
+        for body in bodies:
+            _graph(body, types, live, weights, computed)
         for attribute in node.attribute:
-            if attribute.HasField("g"):
-                _graph(attribute.g, types, weights, computed)
             if node.op_type == "Constant" and weights != "float32" and attribute.t.data_type == _FLOAT:
                 attribute.t.CopyFrom(numpy_helper.from_array(_rounded(numpy_helper.to_array(attribute.t), weights)))
+        standard = node.domain in ("", "ai.onnx")
+        if not (standard and node.op_type in ("Shape", "Size")) and (bodies or not live.isdisjoint(node.input)):
+            live.update(node.output)
+            if computed is not None:
+                for index in range(min(len(node.input), _SIZES_FROM.get(node.op_type, len(node.input)))):
+                    name = node.input[index]
+                    if name in sizes and types.get(name) == _FLOAT:
+                        node.input[index] = held = f"{name}/mobilekit_held"
+                        if held not in types:
+                            types[held] = _FLOAT
+                            nodes += _rounding(name, held, computed)
+        elif node.op_type != "Constant":
+            sizes.update(node.output)
         nodes.append(node)
-        if computed is None or (node.op_type in MOVES and node.domain in ("", "ai.onnx")):
+        if computed is None or (node.op_type in MOVES and standard):
             continue
         for index, name in enumerate(node.output):
-            if name and types.get(name) == _FLOAT:
+            if name in live and types.get(name) == _FLOAT:
                 node.output[index] = exact = f"{name}/mobilekit_exact"
                 products = _products(node, shapes) if computed == "float16" else 1
                 if products > 2:

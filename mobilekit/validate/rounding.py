@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 __all__ = ["LONG_NAMES", "Cost", "Costs", "NumberFormat", "RoundingCost", "worst_of"]
 
-_VERSION = "7"
+_VERSION = "8"
 """Of what is measured, in the cache's keys."""
 
 LONG_NAMES: Mapping[str, RoundedType] = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}

@@ -185,10 +185,11 @@ def _refuse(problems: Sequence[Problem], flavour: Flavour, options: TensorRTOpti
             findings=[_finding(problem) for problem in problems],
         )
     reason = problems[0].reason
-    if "workspace" in reason.lower() and options.workspace_bytes:
+    # RTX says that of a limit that what is kept between layers does not fit in, too.
+    if options.workspace_bytes and ("workspace" in reason.lower() or "OutOfMemory" in reason):
         raise BuildError(
-            f"{flavour.product} has no kernels for this model that make do with {options.workspace_bytes} bytes of "
-            f"workspace: {reason}",
+            f"{flavour.product} cannot make do with {options.workspace_bytes} bytes of workspace for this model: "
+            f"{reason}",
             hint="give it more with --workspace, or leave the limit out",
         )
     raise BuildError(

@@ -50,11 +50,16 @@ def refusal(model: Path, folder: Path, settings: TensorRTOptions, *, sized: bool
 
 
 @rtx
-def test_too_little_workspace(tmp_path: Path) -> None:
+@pytest.mark.parametrize("op", ["Conv", "Softmax"])
+def test_too_little_workspace(tmp_path: Path, op: str) -> None:
+    """Of products RTX says that there are no tactics, of what is kept between layers that it is out of memory."""
     folder = tmp_path / "models"
     weights = {"k": np.random.default_rng(0).standard_normal((64, 64, 3, 3)).astype(np.float32)}
-    nodes = [helper.make_node("Conv", ["i", "k"], ["c"])]
-    path = save(of_nodes(nodes, {"i": (1, 64, 64, 64)}, {"c": (1, 64, 62, 62)}, weights), folder / "m.onnx")
+    nodes, shape = [helper.make_node("Conv", ["i", "k"], ["c"])], (1, 64, 62, 62)
+    if op == "Softmax":
+        nodes = [helper.make_node(op, [a], [b], axis=axis) for axis, (a, b) in enumerate(("ia", "ab", "bc"), 1)]
+        weights, shape = {}, (1, 64, 64, 64)
+    path = save(of_nodes(nodes, {"i": (1, 64, 64, 64)}, {"c": shape}, weights), folder / "m.onnx")
     error = refusal(path, tmp_path, TensorRTOptions(workspace_bytes=1024), sized=False)
     assert isinstance(error, BuildError)
     assert "1024 bytes of workspace" in error.message

@@ -140,3 +140,46 @@ def test_a_model_that_does_not_load_is_told(tmp_path):
     path = save(_model([helper.make_node("Frobnicate", ["x"], ["y"], domain="nowhere")]), tmp_path / "m.onnx")
     with pytest.raises(ModelError, match="rounded"):
         RoundedModel(str(path), "float32", "float16", {})
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
+def test_sizes_computed_in_float_are_left_alone(tmp_path, dtype):
+    """The grid of a detector: Range of a float32 that follows from a shape has as many numbers as ever, and is rounded
+    where it meets the data."""
+    nodes = [
+        helper.make_node("Shape", ["x"], ["shape"]),
+        helper.make_node("Gather", ["shape", "one"], ["size"]),
+        helper.make_node("Cast", ["size"], ["limit"], to=1),
+        helper.make_node("Range", ["zero", "limit", "step"], ["grid"]),
+        helper.make_node("Div", ["grid", "three"], ["third"]),
+        helper.make_node("Mul", ["x", "third"], ["y"]),
+    ]
+    constants = {
+        "one": np.array(1, np.int64),
+        "zero": np.array(0.0, np.float32),
+        "step": np.array(1.0, np.float32),
+        "three": np.array(3.0, np.float32),
+    }
+    path = save(_model(nodes, constants), tmp_path / "m.onnx")
+    found = RoundedModel(str(path), "float32", dtype, {}).errors({"x": X})["y"]
+    limit = {"float32": 2.0**-23, "float16": 2.0**-10, "bfloat16": 2.0**-7}[dtype]
+    assert all(l2 < limit for l2, *_ in found)
+    assert any(l2 > 0 for l2, *_ in found)
+    held = _model(nodes, constants)
+    round_everywhere(held, "float32", dtype)
+    names = {name for node in held.graph.node for name in node.output}
+    assert "third/mobilekit_held" in names and "limit/mobilekit_exact" not in names
+
+
+def test_the_scales_of_a_resize_are_left_alone(tmp_path):
+    nodes = [
+        helper.make_node("Shape", ["x"], ["shape"]),
+        helper.make_node("Cast", ["shape"], ["sizes"], to=1),
+        helper.make_node("Div", ["wanted", "sizes"], ["scales"]),
+        helper.make_node("Resize", ["x", "", "scales"], ["y"], mode="nearest"),
+    ]
+    wanted = {"wanted": np.array([1, 1, 9, 9], np.float32)}
+    model = of_nodes(nodes, {"x": (1, 1, 7, 7)}, {"y": (1, 1, 9, 9)}, wanted)
+    rounded = RoundedModel(str(save(model, tmp_path / "m.onnx")), "float32", "float16", {})
+    found = rounded.errors({"x": RNG.standard_normal((1, 1, 7, 7)).astype(np.float32)})["y"]
+    assert all(l2 < 2.0**-10 for l2, *_ in found)
