@@ -122,7 +122,17 @@ JsonFile = Annotated[
 class DeviceMayStandAlone(TyperCommand):
     """``--device`` without a value means the one connected, as leaving it out does."""
 
+    alone: tuple[str, ...] = ()
+    """What is read instead of such a ``--device``."""
+
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        following = [*args[1:], "-"]
-        kept = [a for a, after in zip(args, following, strict=True) if a != "--device" or not after.startswith("-")]
-        return super().parse_args(ctx, kept)
+        read: list[str] = []
+        for arg, after in zip(args, [*args[1:], "-"], strict=True):
+            read += self.alone if arg == "--device" and after.startswith("-") else (arg,)
+        return super().parse_args(ctx, read)
+
+
+class DeviceAloneIsConnected(DeviceMayStandAlone):
+    """The same where leaving ``--device`` out means another place."""
+
+    alone = ("--device", "connected")

@@ -7,7 +7,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from mobilekit.cli._options import AsJson, BundleFolder, PlanHost, Plugins, RemotePythons, RunTimeout, Threads, Tuned
+from mobilekit.cli._options import (
+    AsJson,
+    BundleFolder,
+    DeviceAloneIsConnected,
+    PlanHost,
+    Plugins,
+    RemotePythons,
+    RunTimeout,
+    Threads,
+    Tuned,
+)
 
 if TYPE_CHECKING:
     from mobilekit.pipeline.run import OutputSummary, RunReport
@@ -26,6 +36,14 @@ def run(
         typer.Option("--input-shape", help="NAME:1x3x640x480: what a picture becomes, of a bundle with free sizes."),
     ] = None,
     target: Annotated[str | None, typer.Option(help="ncnn or tensorrt, of a bundle with both. Default: ncnn.")] = None,
+    device: Annotated[
+        str | None,
+        typer.Option(
+            "--device",
+            help="A serial of `mobilekit devices`, virtual, virtual:cortex-a76 or local; gpu or gpu:1 for a plan. "
+            "Without a value: the one connected. Default: this machine.",
+        ),
+    ] = None,
     runner: Annotated[
         str | None,
         typer.Option(
@@ -44,13 +62,16 @@ def run(
     timeout: RunTimeout = 300.0,
     json_: AsJson = False,
 ) -> None:
-    """Run a bundle's model once and say what it answers: on this machine, or with --on its plan on another.
+    """Run a bundle's model once and say what it answers: on this machine, on a device, or with --on its plan on another
+    machine.
 
     A picture is prepared as the bundle says. A classifier answers with labels and probabilities; of other models
     the outputs are summed up, and -o writes them as they are.
 
     \b
     mobilekit run build/orientation --input page.png
+    mobilekit run build/orientation --input page.png --device               on the one connected device
+    mobilekit run build/orientation --input page.png --device virtual
     mobilekit run build/orientation --input page.png --runner reference --json
     mobilekit run build/orientation --input page.png --target tensorrt
     mobilekit run build/orientation --input page.png --on ssh://user@jetson
@@ -69,6 +90,7 @@ def run(
     if runner not in (None, "local", "reference", "tensorrt", "prepared"):
         raise UsageError(f"unknown runner {runner!r}", hint="local, tensorrt, prepared or reference")
     settings = RunSettings(
+        device=device,
         runner=runner,  # type: ignore[arg-type]  # checked above
         top=top,
         output=output,
@@ -145,4 +167,4 @@ def _as_json(report: RunReport) -> dict[str, Any]:
 
 
 def register(app: typer.Typer) -> None:
-    app.command()(run)
+    app.command("run", cls=DeviceAloneIsConnected)(run)

@@ -1,4 +1,4 @@
-"""Run a bundle on this machine: a picture or arrays in, an answer in words or arrays out."""
+"""Run a bundle on this machine or a device: a picture or arrays in, an answer in words or arrays out."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Literal
 from mobilekit.bundle import Bundle, Manifest, TensorInfo, open_bundle
 from mobilekit.errors import BundleError, UsageError
 from mobilekit.metrics.classify import Answer, classify, is_probabilities
-from mobilekit.pipeline.place import LOCAL, open_place
+from mobilekit.pipeline.place import LOCAL, choose_target, open_place
 from mobilekit.pipeline.place_plan import PREPARED, inputs_of_plan, open_plan, plan_of, worker_host
 from mobilekit.pipeline.settings import run_options, setting_at
 from mobilekit.progress import SILENT, Progress
@@ -24,9 +24,13 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from mobilekit.report.model import DeviceFacts
+    from mobilekit.targets.base import TargetName
     from mobilekit.tensors import Array, NamedTensors
 
-__all__ = ["OutputSummary", "RunReport", "RunSettings", "file_names", "run"]
+__all__ = ["CONNECTED", "OutputSummary", "RunReport", "RunSettings", "file_names", "run"]
+
+CONNECTED = "connected"
+"""The device that is: :class:`RunSettings`."""
 
 RunnerName = Literal["local", "reference", "tensorrt", "prepared"]
 
@@ -40,8 +44,13 @@ class RunSettings:
     classifier. ``output``: a folder for the raw outputs. ``shapes``: what pictures become, by input, where the bundle's
     sizes are free; otherwise its default. ``plugins``: creators, ``module:Class``, that the plan needs.
     ``on``: another machine (``"ssh://user@host"``) that runs the plan, with one of ``remote_pythons``. ``vulkan``: the
-    ncnn model on this machine's GPU."""
+    ncnn model on the GPU of what runs it. ``device``: where the ncnn model runs instead of on this machine, as
+    :func:`~mobilekit.pipeline.place.open_place` names devices, :data:`CONNECTED` for the one that is; of a plan, its
+    GPU.
+    ``wait_s``: how long for a device that another holds."""
 
+    device: str | None = None
+    wait_s: float = 600.0
     runner: RunnerName | None = None
     top: int = 5
     output: Path | None = None
@@ -104,6 +113,8 @@ def run(
     manifest = bundle.manifest
     plan_first = settings.on is not None or (manifest.ncnn is None and manifest.tensorrt is not None)
     name = settings.runner or ("tensorrt" if plan_first else "local")
+    if settings.device is not None:
+        name = _at_device(bundle, settings, settings.device)
     if settings.on is not None and name != "tensorrt":
         raise UsageError("another machine runs TensorRT plans", hint="leave --on out, or add --target tensorrt")
     if settings.vulkan and name != "local":
@@ -152,6 +163,15 @@ def run(
         batch=_samples(bundle) if name == "local" else 1,
         layers_on_cpu=result.layers_on_cpu,
     )
+
+
+def _at_device(bundle: Bundle, settings: RunSettings, device: str) -> RunnerName:
+    if settings.runner in ("reference", "prepared"):
+        raise UsageError(f"the runner {settings.runner!r} is this machine's", hint="leave --device out")
+    targets: Mapping[str | None, TargetName] = {"local": "ncnn", "tensorrt": "tensorrt"}
+    if choose_target(bundle, targets.get(settings.runner), device) == "ncnn":
+        return "local"
+    return "prepared" if device == PREPARED else "tensorrt"
 
 
 def _samples(bundle: Bundle) -> int:
@@ -318,7 +338,8 @@ def _runner(
         host = None
         if settings.on is not None:
             host = worker_host(settings.on, pythons=settings.remote_pythons, progress=progress)
-        where = GPU if name == "tensorrt" else PREPARED
+        at_hand = settings.device in (None, CONNECTED)
+        where = PREPARED if name == "prepared" else GPU if at_hand else settings.device
         with open_plan(bundle, where, GpuOptions(plugins=settings.plugins), progress, host) as (runner, _):
             yield runner, None
         return
@@ -328,7 +349,10 @@ def _runner(
         with OrtRunner(bundle.source, threads=settings.threads, fixed=bundle.fixed(), free=bundle.free) as original:
             yield original, None
         return
-    with open_place(bundle, LOCAL, target="ncnn", vulkan=settings.vulkan, progress=progress) as found:
+    device = None if settings.device == CONNECTED else settings.device or LOCAL
+    with open_place(
+        bundle, device, target="ncnn", wait_s=settings.wait_s, vulkan=settings.vulkan, progress=progress
+    ) as found:
         yield found
 
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 
+import numpy as np
 import pytest
 
+from mobilekit.bundle import open_bundle
 from mobilekit.device.adb import AdbDevice
 from mobilekit.errors import UsageError
 from mobilekit.pipeline.validate import ValidateOptions, validate_bundle
@@ -63,6 +65,27 @@ def test_a_second_run_pushes_nothing_and_clean_takes_all_away(bench, bundle):
     cleaned = mobilekit("device", "clean", "--json")
     assert json.loads(cleaned.stdout)["removed_bytes"] > 1_000_000
     assert AdbDevice(device.serial).shell(["ls", "/data/local/tmp"]).stdout == b""
+
+
+def test_run_answers_from_the_device(bench, bundle, tmp_path):
+    need("x86_64")
+    device = bench.start(abi="x86_64")
+    shape = open_bundle(bundle).manifest.inputs[0].shape
+    given = tmp_path / "x.npy"
+    np.save(given, np.random.default_rng(0).standard_normal(shape).astype(np.float32))
+    said = mobilekit("run", bundle, "--input", given, "--device", "--json")
+    assert said.returncode == 0, said.stderr
+    found = json.loads(said.stdout)
+    assert device.serial in found["runner"]["device"]
+    here = json.loads(mobilekit("run", bundle, "--input", given, "--runner", "reference", "--json").stdout)
+    assert [answer["label"] for answer in found["answers"]] == [answer["label"] for answer in here["answers"]]
+    for answer, wanted in zip(found["answers"], here["answers"], strict=True):
+        assert answer["probability"] == pytest.approx(wanted["probability"], abs=1e-5)
+    by_name = mobilekit("run", bundle, "--input", given, "--device", device.serial, "-o", tmp_path / "out")
+    assert by_name.returncode == 0, by_name.stderr
+    absent = mobilekit("run", bundle, "--input", given, "--device", "no-such-serial")
+    assert absent.returncode == 4, absent.stderr
+    assert "no-such-serial" in absent.stderr
 
 
 def test_virtual_by_name_is_started_and_found_again(bench, bundle):

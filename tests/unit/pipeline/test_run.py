@@ -17,9 +17,9 @@ from typer.testing import CliRunner
 from mobilekit.bundle import Manifest, ModelInfo, TensorInfo, open_bundle, write_manifest
 from mobilekit.cli._common import terminal_progress
 from mobilekit.cli.main import make_app
-from mobilekit.errors import BundleError, UsageError
+from mobilekit.errors import BundleError, MobilekitError, UsageError
 from mobilekit.pipeline.export import ExportOptions, export_model
-from mobilekit.pipeline.run import RunSettings, file_names, run
+from mobilekit.pipeline.run import RunnerName, RunSettings, file_names, run
 from tests.models import conv_classifier, save
 
 REFERENCE = RunSettings(runner="reference")
@@ -243,3 +243,23 @@ def test_the_command_line(exported: Path, page: Path, tmp_path: Path) -> None:
     assert facts["outputs"]["scores"]["shape"] == [1, 4]
     assert facts["inputs"] == {X: str(page)}
     assert isinstance(runner.invoke(make_app(), ["run", str(exported), "--runner", "gpu"]).exception, UsageError)
+
+
+@pytest.mark.parametrize(
+    ("runner", "device", "error", "says"),
+    [
+        ("reference", "virtual", UsageError, "this machine's"),
+        (None, "gpu", BundleError, "no TensorRT plan"),
+        ("tensorrt", "connected", BundleError, "no TensorRT plan"),
+    ],
+)
+def test_a_device_that_cannot_run_it(
+    exported: Path, page: Path, runner: RunnerName | None, device: str, error: type[MobilekitError], says: str
+) -> None:
+    with pytest.raises(error, match=says):
+        run(exported, [str(page)], RunSettings(runner=runner, device=device))
+
+
+def test_local_is_this_machine(exported: Path, page: Path) -> None:
+    found = run(exported, [str(page)], RunSettings(device="local"))
+    assert found.runner.name == run(exported, [str(page)]).runner.name
