@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from typer.core import TyperCommand
+
+from mobilekit.cli._plain import PlainCommand
 
 __all__ = [
     "Arithmetic",
@@ -119,7 +120,7 @@ JsonFile = Annotated[
 ]
 
 
-class DeviceMayStandAlone(TyperCommand):
+class DeviceMayStandAlone(PlainCommand):
     """``--device`` without a value means the one connected, as leaving it out does."""
 
     alone: tuple[str, ...] = ()

@@ -15,6 +15,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from mobilekit import interrupts
+from mobilekit.cli._plain import PlainGroup, take_plainly
 from mobilekit.errors import MobilekitError, SetupError, UnsupportedModelError, UsageError
 
 __all__ = ["make_app", "run"]
@@ -61,11 +62,12 @@ def make_app(only: str | None = None) -> typer.Typer:
         context_settings={"help_option_names": ["-h", "--help"]},
         rich_markup_mode=None,
     )
-    app.callback()(_root)
+    app.callback(cls=PlainGroup)(_root)
     names = sorted(m.name for m in pkgutil.iter_modules(package.__path__))
     commands = [name for name in names if name != "main" and not name.startswith("_")]
     for name in [only] if only in commands else commands:
         importlib.import_module(f"mobilekit.cli.{name}").register(app)
+    take_plainly(app)
     return app
 
 

@@ -45,7 +45,7 @@ def test_export_imports_what_it_needs_and_no_more(tmp_path: Path) -> None:
         "try: run()\n"
         "except SystemExit: pass\n"
         "slow = ['PIL', 'adbutils', 'mobilekit.zoo.entry', 'ncnn', 'numpy', 'onnx', 'onnx.reference', 'onnxruntime',"
-        " 'onnxsim', 'rich', 'mobilekit.cli.validate']\n"
+        " 'onnxsim', 'pydantic', 'rich', 'mobilekit.cli.validate']\n"
         "print('imported:', *(name for name in slow if name in sys.modules))"
     )
 
