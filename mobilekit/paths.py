@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import hashlib
 import os
 import re
 import shutil
@@ -15,7 +16,17 @@ from pathlib import Path
 
 from mobilekit.errors import StorageError, UsageError
 
-__all__ = ["Scratch", "atomic_dir", "atomic_file", "cache_dir", "data_dir", "readable", "state_dir", "storage_errors"]
+__all__ = [
+    "Scratch",
+    "atomic_dir",
+    "atomic_file",
+    "cache_dir",
+    "data_dir",
+    "file_sha256",
+    "readable",
+    "state_dir",
+    "storage_errors",
+]
 
 _NOT_THERE = frozenset(
     {errno.EACCES, errno.EEXIST, errno.EFBIG, errno.EIO, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.ENOTDIR}
@@ -84,6 +95,12 @@ def _make_parent(path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
     except FileNotFoundError as error:  # a place where no folder can be made, such as /proc
         raise StorageError(f"cannot write {path}: {error.strerror}", hint="choose another folder") from error
+
+
+def file_sha256(path: Path) -> str:
+    """Hex sha256 of a file's bytes."""
+    with storage_errors(path), path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 class Scratch:

@@ -31,10 +31,10 @@ from pathlib import Path
 from typing import Any
 
 from mobilekit.errors import ChecksumError, FetchError, SetupError
-from mobilekit.paths import atomic_file, storage_errors
+from mobilekit.paths import atomic_file, file_sha256
 from mobilekit.progress import SILENT, Progress
 
-__all__ = ["PipSettings", "RemoteFile", "download", "file_sha256", "find_file", "pip_settings"]
+__all__ = ["PipSettings", "RemoteFile", "download", "find_file", "pip_settings"]
 
 _JSON = "application/vnd.pypi.simple.v1+json"
 _CHUNK = 1 << 18
@@ -190,12 +190,6 @@ def download(
                 hint="nothing was kept; try again, and do not use the file if it happens twice",
             )
     return dest
-
-
-def file_sha256(path: Path) -> str:
-    """Hex sha256 of a file's bytes."""
-    with storage_errors(path), path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _stream(remote: RemoteFile, path: Path, max_bytes: int, progress: Progress, settings: PipSettings) -> str:

