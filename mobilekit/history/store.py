@@ -98,7 +98,10 @@ class History:
             raise UsageError("the history's URL cannot be read", hint="postgresql://user@host/database") from error
         self.place = parsed.render_as_string(hide_password=True).removeprefix("sqlite:///")
         self._file = Path(parsed.database) if parsed.get_backend_name() == "sqlite" and parsed.database else None
-        options: dict[str, Any] = {"timeout": wait_s} if self._file else {"connect_timeout": max(2, round(wait_s))}
+        options: dict[str, Any] = {"timeout": wait_s}
+        if not self._file:
+            # A server that was set up in the C locale says that its encoding is SQL_ASCII: text would come as bytes.
+            options = {"connect_timeout": max(2, round(wait_s)), "client_encoding": "utf8"}
         try:
             self._engine: Engine = create_engine(parsed, connect_args=options)
         except ImportError as error:

@@ -55,7 +55,9 @@ def server() -> Iterator[str]:
         shutil.chown(root, "nobody", "nogroup")
         drop = ["setpriv", "--reuid=nobody", "--regid=nogroup", "--clear-groups"]
     data = root / "data"
-    subprocess.run([*drop, initdb, "-D", data, "-U", "team", "-A", "trust", "-N"], check=True, capture_output=True)
+    in_utf8 = ["-E", "UTF8", "--locale", "C"]  # whatever the locale of who runs this
+    made = [*drop, initdb, "-D", data, "-U", "team", "-A", "trust", "-N", *in_utf8]
+    subprocess.run(made, check=True, capture_output=True)
     port = free_port()
     command = [postgres, "-D", data, "-p", port, "-h", "127.0.0.1", "-k", root, "-F"]
     with (root / "log").open("wb") as log:
@@ -145,6 +147,17 @@ def test_strange_names_and_numbers_are_kept(url: str) -> None:
         assert entry.id == number
         assert entry.relative_l2 is None
         assert opened.report(number).outputs[0].relative_l2 == float("inf")
+
+
+def test_a_server_set_up_in_the_c_locale_keeps_all_names(server: str) -> None:
+    url = server.rpartition("/")[0].replace("postgresql:", "postgresql+psycopg:")
+    engine = sqlalchemy.create_engine(f"{url}/postgres", isolation_level="AUTOCOMMIT")
+    with engine.connect() as connection:
+        connection.exec_driver_sql("CREATE DATABASE plain ENCODING 'SQL_ASCII' LOCALE 'C' TEMPLATE template0")
+    engine.dispose()
+    with History(f"{url}/plain") as opened:
+        opened.add(report(model="größe 模型"), tag="ночь")
+        assert [(each.model, each.tag) for each in opened.entries()] == [("größe 模型", "ночь")]
 
 
 def test_a_file_that_is_absent_is_said_and_not_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

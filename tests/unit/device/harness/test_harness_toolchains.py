@@ -197,19 +197,24 @@ def test_ctrl_c_ends_the_whole_build(tmp_path: Path) -> None:
     def running() -> bool:
         return marker in subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True).stdout
 
+    ended = threading.Event()
+
     def interrupt() -> None:
-        deadline = time.monotonic() + 60
-        while not running() and time.monotonic() < deadline:
-            time.sleep(0.05)
-        os.kill(os.getpid(), signal.SIGINT)
+        while not running() and not ended.wait(0.05):
+            pass
+        if not ended.is_set():  # else the signal would meet another test
+            os.kill(os.getpid(), signal.SIGINT)
 
     thread = threading.Thread(target=interrupt)
     script = Path(marker)
     script.write_text("sleep 3600\n")
     thread.start()
-    with pytest.raises(KeyboardInterrupt):
-        _run(tmp_path, f"sh {shlex.quote(str(script))}", _Counting())
-    thread.join()
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            _run(tmp_path, f"sh {shlex.quote(str(script))}", _Counting())
+    finally:
+        ended.set()
+        thread.join()
     deadline = time.monotonic() + 60  # ninja passes the signal on; its children end a moment later
     while running() and time.monotonic() < deadline:
         time.sleep(0.05)
