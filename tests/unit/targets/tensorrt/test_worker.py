@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import json
+import os
 import subprocess
 import sys
 import zipfile
@@ -29,8 +30,14 @@ no_gpu = pytest.mark.skipif(count_gpus() > 0, reason="for machines without a GPU
 BUILD: dict[str, Any] = {"module": "tensorrt_rtx", "onnx": "model.onnx", "plan": "model.plan", "profiles": {}}
 
 
-def launch(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, str(WORKER), *arguments], capture_output=True, text=True, timeout=120)
+def launch(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, str(WORKER), *arguments],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env=os.environ | environment,
+    )
 
 
 def result_of(folder: Path) -> dict[str, Any]:
@@ -365,3 +372,12 @@ def test_full_tensorrt_is_asked_for_its_own_plugins(module: str, asked: list[tup
     library = SimpleNamespace(__name__=module, init_libnvinfer_plugins=lambda *arguments: calls.append(arguments))
     bindings.register_plugins(library, "the log", ())
     assert calls == asked
+
+
+@pytest.mark.parametrize(("version", "old"), [("8.5.2.2", True), ("10.3.0", False), ("11.4.0.106", False)])
+def test_tensorrt_of_another_age_is_refused_before_it_fails_somewhere(tmp_path: Path, version: str, old: bool) -> None:
+    (tmp_path / "tensorrt.py").write_text(f"__version__ = '{version}'\n")
+    done = launch("--hello", PYTHONPATH=str(tmp_path))
+    hello = parse_hello(done.stdout, "here")
+    assert hello.flavours.get("full") == (None if old else version)
+    assert hello.broken.get("full") == ("TensorRT 8.5.2.2 is too old, 10.3 or newer is needed" if old else None)

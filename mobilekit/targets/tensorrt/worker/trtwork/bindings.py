@@ -31,8 +31,8 @@ def import_tensorrt(module: str) -> Any:
     except Exception as error:
         raise WorkError("no-tensorrt", f"cannot import {module}: {error}", "install it again") from error
     if module == "tensorrt" and int(re.match(r"\d*", version)[0] or 0) < _OLDEST:  # type: ignore[index]
-        hint = "10.3 or newer is needed (JetPack 6, or NVIDIA's index)"
-        raise WorkError("no-tensorrt", f"TensorRT {version} is too old", hint)
+        text = f"TensorRT {version} is too old, 10.3 or newer is needed"
+        raise WorkError("no-tensorrt", text, "JetPack 6 has it, so has NVIDIA's index")
     return trt
 
 

@@ -47,7 +47,7 @@ def hello() -> dict[str, Any]:
         try:
             told["flavours"][name] = {"version": str(import_tensorrt(module).__version__)}
         except WorkError as error:
-            told["flavours"][name] = {"problem": " ".join(f"{error.message}; {error.hint}".split())}
+            told["flavours"][name] = {"problem": " ".join(str(error.__cause__ or error).split())}
     try:
         cuda = Cuda()
         told["gpus"], told["driver"] = cuda.gpus(), driver_version()
