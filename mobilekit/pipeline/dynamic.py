@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from mobilekit.graph import Graph, Node
     from mobilekit.importers.onnx import SourceModel
     from mobilekit.targets.ncnn.emit import Model
-    from mobilekit.targets.ncnn.unify import Sized
+    from mobilekit.targets.ncnn.unify import Cut, Sized
     from mobilekit.tensors import Array
 
 __all__ = ["DynamicModel", "DynamicShape", "convert_dynamic"]
@@ -74,6 +74,7 @@ class _Attempt:
     graph: Graph | None = None
     model: Model | None = None
     findings: tuple[Finding, ...] = ()
+    cuts: Sequence[Cut] = ()
 
     @property
     def works(self) -> bool:
@@ -92,7 +93,7 @@ class _Search:
     ) -> None:
         self.source = source
         self.bases = bases
-        self.symbols = symbols
+        self.asked = self.symbols = symbols
         self.stock_only = stock_only
         self.progress = progress
         self.bounded = all(symbol.range.maximum for symbol in symbols)
@@ -317,7 +318,38 @@ class _Search:
             corner = self._emit(steps, [top])
             if corner.graph is None:
                 return corner
-        return self._unite(attempt)
+        united = self._unite(attempt)
+        return self._within(united) if united.works and united.cuts and not self.bounded else united
+
+    def _within(self, attempt: _Attempt) -> _Attempt:
+        """``attempt``, which cuts tensors that do not grow with the input, up to the sizes that those suffice for:
+        free axes without a largest size get one. Refused where that is not known, or the model not had there."""
+        from mobilekit.pipeline.free_cuts import most_steps
+
+        tops: dict[int, int] = {}
+        for cut in attempt.cuts:
+            found = most_steps(cut, [each.steps for each in attempt.sized])
+            if found is None:
+                attempt.model, attempt.findings = None, (cut.finding,)
+                return attempt
+            index, most = found
+            tops[index] = min(most * attempt.steps[index], tops.get(index, most * attempt.steps[index]))
+        before = self.symbols
+        self.symbols = [
+            symbol if index not in tops or symbol.range.maximum is not None else symbol.up_to(tops[index])
+            for index, symbol in enumerate(self.asked)
+        ]
+        steps = attempt.steps
+        default = self._default(steps)
+        top = tuple(symbol.highest(s) or d for symbol, s, d in zip(self.symbols, steps, default, strict=True))
+        corner = self._emit(steps, [top])
+        if corner.graph is None:
+            self.symbols = before
+            return corner
+        for symbol, asked in zip(self.symbols, self.asked, strict=True):
+            if symbol != asked:
+                self.progress.note(f"the axis {symbol.name!r} is {symbol.range.maximum} at most: a table ends there")
+        return attempt
 
     def _unite(self, attempt: _Attempt) -> _Attempt:
         from mobilekit.targets.ncnn.fit import Symbol
@@ -330,8 +362,9 @@ class _Search:
         for symbol, step in zip(self.symbols, attempt.steps, strict=True):
             index, axis = symbol.places[0]
             symbols.append(Symbol(symbol.name, step, index, blobs[index][0].axes.index(axis)))
-        model = unify(attempt.sized, symbols, attempt.graph, bounded=self.bounded)
-        attempt.findings = model.findings
+        cuts: list[Cut] = []
+        model = unify(attempt.sized, symbols, attempt.graph, cuts=cuts)
+        attempt.findings, attempt.cuts = model.findings, cuts
         attempt.model = None if model.findings else model
         return attempt
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from mobilekit.errors import UsageError
@@ -36,6 +36,10 @@ class FreeSymbol:
 
     def highest(self, step: int) -> int | None:
         return None if self.range.maximum is None else self.range.maximum // step
+
+    def up_to(self, size: int) -> FreeSymbol:
+        """The same axis, ``size`` elements long at most."""
+        return replace(self, range=replace(self.range, maximum=size), default=min(self.default, size))
 
     def clamp(self, steps: int, step: int) -> int:
         return max(self.lowest(step), min(steps, self.highest(step) or steps))

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from mobilekit.graph import Graph
     from mobilekit.tensors import Array
 
-__all__ = ["Case", "Sized", "unify"]
+__all__ = ["Case", "Cut", "Sized", "unify"]
 
 _REMEDY = "export without --dynamic, or choose a --dynamic-shape that leaves this size fixed"
 _TO_END = -233
@@ -43,13 +43,25 @@ class Sized:
     model: Model
 
 
-def unify(sized: Sequence[Sized], symbols: Sequence[Symbol], graph: Graph, *, bounded: bool = False) -> Model:
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """What is cut from an axis of ``size`` elements, which does not grow with the input: ``start`` to ``end`` at each
+    size looked at. ``finding`` refuses it."""
+
+    size: int
+    start: tuple[int, ...]
+    end: tuple[int, ...]
+    finding: Finding
+
+
+def unify(sized: Sequence[Sized], symbols: Sequence[Symbol], graph: Graph, *, cuts: list[Cut] | None = None) -> Model:
     """The model that is right at all sizes; its ``findings`` name every node that needs a fixed size.
 
     ``sized[0]`` is the size that dims are noted for, ``graph`` any of the graphs (for the operators' names).
-    ``bounded``: the largest sizes are known to fit; else nothing may be cut from what does not grow with them.
+    ``cuts`` is told of what is cut from tensors that do not grow with the input, so that not every size fits; by
+    default that is refused.
     """
-    return _Unifier(sized, symbols, graph, bounded=bounded).run()
+    return _Unifier(sized, symbols, graph, cuts).run()
 
 
 class Case:
@@ -119,8 +131,8 @@ class Case:
 
 
 class _Unifier:
-    def __init__(self, sized: Sequence[Sized], symbols: Sequence[Symbol], graph: Graph, *, bounded: bool) -> None:
-        self.bounded = bounded
+    def __init__(self, sized: Sequence[Sized], symbols: Sequence[Symbol], graph: Graph, cuts: list[Cut] | None) -> None:
+        self.cuts = cuts
         self.sized = sized
         self.symbols = symbols
         self.base = sized[0].model
@@ -173,9 +185,12 @@ class _Unifier:
         )
 
     def _note(self, findings: dict[tuple[str, str], Finding], case: Case, refusal: Refuse) -> None:
+        finding = self.finding(case, refusal)
+        findings.setdefault((finding.node, refusal.reason), finding)
+
+    def finding(self, case: Case, refusal: Refuse) -> Finding:
         label = self.made_by.get(case.first.name, case.first.name)
-        finding = Finding(label, self.types.get(label, case.first.type), refusal.reason, refusal.remedy or _REMEDY)
-        findings.setdefault((label, refusal.reason), finding)
+        return Finding(label, self.types.get(label, case.first.type), refusal.reason, refusal.remedy or _REMEDY)
 
     def _same_wiring(self, case: Case, index: int) -> None:
         """The layers are of one type, and read what the same layers before them made."""
@@ -326,10 +341,14 @@ def _crop(case: Case) -> list[Layer]:
     ends = list(zip(*(_ints(layer.params["ends"]) for layer in case.layers), strict=True))
     sizes = [[dims[axis] for dims in case.sources] for axis in axes]
     for column, size in zip(zip(starts, ends, strict=True), sizes, strict=True):
-        if len(set(size)) == 1 and any(len(set(bounds)) > 1 for bounds in column) and not case.unifier.bounded:
+        if len(set(size)) == 1 and any(len(set(bounds)) > 1 for bounds in column):
             what = "what it cuts from a tensor of fixed size"
             refused = case.refuse(what, [f"{a}..{b}" for a, b in zip(*column, strict=True)])
-            raise Refuse(refused.reason, "give every free axis a MAX in --dynamic-shape that this tensor suffices for")
+            remedy = "give every free axis a MAX in --dynamic-shape that this tensor suffices for"
+            refusal = Refuse(refused.reason, remedy)
+            if case.unifier.cuts is None:
+                raise refusal
+            case.unifier.cuts.append(Cut(size[0], *column, case.unifier.finding(case, refusal)))
     plain_starts = [_from_end(column, size) for column, size in zip(starts, sizes, strict=True)]
     plain_ends = [_from_end(column, size, end=True) for column, size in zip(ends, sizes, strict=True)]
     if None not in plain_starts and None not in plain_ends:

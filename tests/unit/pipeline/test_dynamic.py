@@ -153,6 +153,27 @@ def test_a_table_is_cut_to_the_size_where_the_largest_is_known(tmp_path: Path) -
         )
 
 
+def test_a_length_goes_as_far_as_the_tables_that_are_cut_to_it(tmp_path: Path) -> None:
+    """Learnt positions from the first on, and a table of distances that is cut around its middle."""
+    rng = np.random.default_rng(0)
+    tables = {"p": rng.standard_normal((1, 300, 4)), "d": rng.standard_normal((1, 399, 4))}
+    nodes = [
+        helper.make_node("Shape", ["x"], ["n"], start=1, end=2),
+        helper.make_node("Slice", ["p", "zero", "n", "one"], ["positions"]),
+        helper.make_node("Sub", ["middle", "n"], ["from"]),
+        helper.make_node("Add", ["from", "n"], ["near"]),
+        helper.make_node("Slice", ["d", "from", "near", "one"], ["distances"]),
+        helper.make_node("Add", ["x", "positions"], ["a"]),
+        helper.make_node("Mul", ["a", "distances"], ["y"]),
+    ]
+    numbers = {"zero": np.array([0]), "one": np.array([1]), "middle": np.array([200])}
+    arrays = {name: array.astype(np.float32) for name, array in tables.items()} | numbers
+    model = of_nodes(nodes, {"x": (1, "n", 4)}, {"y": (1, "n", 4)}, arrays)
+    bundle = export(model, tmp_path, shapes={"x": (1, 32, 4)})
+    assert bundle.manifest.inputs[0].free[0].maximum == 200
+    agrees(bundle, [(1, 200, 4), (1, 31, 4)])
+
+
 def test_a_model_of_fixed_shape_is_freed_by_naming_its_axes(tmp_path: Path) -> None:
     model = models.scaled_by_mean()
     for axis, size in zip(model.graph.input[0].type.tensor_type.shape.dim, (1, 3, 32, 32), strict=True):
