@@ -159,10 +159,13 @@ class _PlanRepair:
     def _into_format(self, graph: Graph, keep_nodes: Mapping[str, str]) -> Mapping[str, str]:
         from mobilekit.precision.half import to_half
         from mobilekit.targets.tensorrt.capability import unsupported_in
+        from mobilekit.targets.tensorrt.prepare import part_recurrent
 
         precision = self.artifact.precision
         dtype = "float16" if precision == "fp16" else "bfloat16"
-        return to_half(graph, dtype, keep=unsupported_in(precision), keep_nodes=keep_nodes).kept  # type: ignore[arg-type]
+        half = to_half(graph, dtype, keep=unsupported_in(precision), keep_nodes=keep_nodes)  # type: ignore[arg-type]
+        part_recurrent(graph)
+        return half.kept
 
     def _write(self) -> None:
         """The model in its format, but for the nodes chosen so far."""

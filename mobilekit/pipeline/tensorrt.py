@@ -367,11 +367,13 @@ def _into_format(
     from mobilekit.precision.half import to_half
     from mobilekit.precision.quantise import is_quantised, quantise
     from mobilekit.targets.tensorrt.capability import unsupported_in
+    from mobilekit.targets.tensorrt.prepare import part_recurrent
 
     precision = prepared.options.precision
     graph = prepared.graph
     if precision == "fp16" or precision == "bf16":
         half = to_half(graph, "float16" if precision == "fp16" else "bfloat16", keep=unsupported_in(precision))
+        part_recurrent(graph)
         if half.kept:
             progress.note(f"{len(half.kept)} nodes stay in float32, which {precision} would leave the range of or lack")
         write_model(graph, model)

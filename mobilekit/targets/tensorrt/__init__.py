@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -209,6 +210,9 @@ _REMEDIES = {
 }
 
 
+_ASSERTION = re.compile(r'&& "(.+)"\s*$|^Assertion failed: \(?.*?[)\w]: ([A-Z].*)$', re.DOTALL)
+
+
 def _finding(problem: Problem) -> Finding:
     op, reason = problem.op, problem.reason
     remedy = _REMEDIES.get(op, "change or cut the model there, or export for another target")
@@ -220,4 +224,6 @@ def _finding(problem: Problem) -> Finding:
         remedy = "build with --flavour full where the GPU is, or cut the model there"
     elif reason in ("false", ""):
         reason = "TensorRT's parser does not take it"
+    elif (said := _ASSERTION.search(reason)) is not None:  # the condition is C++, the sentence behind it is for people
+        reason = next(text for text in said.groups() if text)
     return Finding(problem.node or "the model", op or "?", reason, remedy)

@@ -19,6 +19,19 @@ _FLOATS = {"float64", "float32", "float16", "bfloat16", "float8_e4m3fn", "float4
 CONSTANTS = frozenset(_FLOATS | {"int64", "int32", "int8", "uint8", "int4", "uint4", "bool"})
 """The types that stored tensors may have; int16 and float8_e5m2 were seen to be refused (RTX 1.7)."""
 
+_NO_BFLOAT16 = (
+    "ConvTranspose",
+    "GlobalLpPool",
+    "HardSwish",
+    "LpNormalization",
+    "LpPool",
+    "Mish",
+    "RandomNormal",
+    "RandomNormalLike",
+    "RandomUniform",
+    "RandomUniformLike",
+)
+
 _SINCE = {"tf32": (8, 0), "bf16": (8, 0), "fp8": (8, 9)}
 """NVIDIA's compute capability tables: TF32 and bfloat16 came with Ampere, FP8 tensor cores with Ada."""
 
@@ -63,11 +76,13 @@ def check_graph(flavour: Flavour, precision: str, capabilities: Sequence[str], g
 def unsupported_in(precision: str) -> dict[str, str]:
     """Operators that TensorRT does not build in ``precision``, and why: they stay in float32 (measured, RTX 1.7)."""
     kept = {
+        "Celu": "TensorRT's parser mixes types inside a Celu of 16 bits",
         "GRU": "TensorRT's parser mixes types inside a GRU of 16 bits",
+        "MeanVarianceNormalization": "TensorRT's parser mixes types inside it where it has 16 bits",
         "TensorScatter": "TensorRT writes into the cache that is an input itself, and inputs keep their types",
     }
     if precision == "bf16":
-        kept["ConvTranspose"] = "TensorRT has no bfloat16 ConvTranspose"
+        kept |= {op: f"TensorRT has no bfloat16 {op}" for op in _NO_BFLOAT16}
     return kept
 
 

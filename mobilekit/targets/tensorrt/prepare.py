@@ -20,10 +20,10 @@ from mobilekit.progress import SILENT, Progress
 from mobilekit.tensors import format_shape
 
 if TYPE_CHECKING:
-    from mobilekit.graph import Graph
+    from mobilekit.graph import Graph, Value
     from mobilekit.importers.onnx import SourceModel
 
-__all__ = ["OPSET", "Profile", "name_nodes", "parse_bytes", "parse_profile", "prepare"]
+__all__ = ["OPSET", "Profile", "name_nodes", "parse_bytes", "parse_profile", "part_recurrent", "prepare"]
 
 OPSET = 22
 """What models are lifted to: bfloat16 reached Conv and the pools there. Newer models stay as they are."""
@@ -114,6 +114,36 @@ def _omit_empty(graph: Graph) -> None:
             value = node.inputs[index]
             if value is not None and value.const is not None and value.const.size == 0:
                 graph.set_input(node, index, None)
+
+
+def part_recurrent(graph: Graph) -> None:
+    """Put a sum with zero between a GRU that is reset after its product (as PyTorch's and Keras's are) and a Cast of
+    what it reads, in place: TensorRT for RTX 1.7 takes that Cast for a step of the loop and fails to build."""
+    import numpy as np
+
+    from mobilekit.graph import Node, Value
+
+    order: list[Node] = []
+    for node in graph.nodes:
+        given = node.inputs[0] if node.op == "GRU" and node.attrs.get("linear_before_reset") else None
+        if given is not None and given.dtype == "float32" and _is_cast(given):
+            zero = graph.constant(f"{given.name}/zero", np.zeros(1, np.float32))
+            result = Value(graph.fresh(f"{given.name}/apart"), given.dtype, given.shape)
+            order.append(Node(result.name, "Add", [given, zero], [result]))
+            graph.set_input(node, 0, result)
+        order.append(node)
+    graph.rebuild(order)
+
+
+_MOVES = ("Concat", "Flatten", "Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze")
+
+
+def _is_cast(value: Value) -> bool:
+    """By itself, or behind what moves its numbers."""
+    node = value.producer
+    while node is not None and node.op in _MOVES and node.inputs[0] is not None:
+        node = node.inputs[0].producer
+    return node is not None and node.op == "Cast"
 
 
 def _check_profiles(graph: Graph, profiles: Mapping[str, Profile]) -> dict[str, frozenset[int]]:

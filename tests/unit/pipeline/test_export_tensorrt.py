@@ -226,6 +226,56 @@ def test_an_output_that_nothing_is_proven_of_is_told(tmp_path: Path) -> None:
     assert any("'class'" in note and "prove" in note for note in notes.taken), notes.taken
 
 
+@pytest.mark.parametrize("precision", ["fp16", "bf16"])
+@pytest.mark.parametrize("op", ["Celu", "HardSwish", "LpNormalization", "Mish"])
+def test_what_tensorrt_lacks_in_16_bits_stays_in_float32(tmp_path: Path, precision: str, op: str) -> None:
+    nodes = [helper.make_node("Relu", ["x"], ["a"]), helper.make_node(op, ["a"], ["b"], name="lacking")]
+    nodes.append(helper.make_node("Sigmoid", ["b"], ["y"]))
+    path = save(of_nodes(nodes, {"x": (1, 3, 4, 4)}, {"y": (1, 3, 4, 4)}, {}, opset=18), tmp_path / "m.onnx")
+    tensorrt = TensorRTOptions(precision)  # type: ignore[arg-type]
+    report = export_model(path, tmp_path / "out", ExportOptions(targets=("tensorrt",), tensorrt=tensorrt))
+    assert report.tensorrt_errors["y"].relative_l2 < 0.02
+    if precision == "bf16" or op == "Celu":
+        assert "lacking" in report.tensorrt_kept
+
+
+@pytest.mark.parametrize("precision", ["fp16", "bf16"])
+@pytest.mark.parametrize("before", ["Relu", "Transpose"])
+def test_recurrent_layers_of_pytorch_and_keras_build_in_16_bits(tmp_path: Path, precision: str, before: str) -> None:
+    """They reset behind the product; TensorRT takes a Cast in front of such a loop for a step of it."""
+    rng = np.random.default_rng(0)
+    shapes = {"w": (1, 12, 6), "r": (1, 12, 4), "b": (1, 24)}
+    weights = {name: (0.3 * rng.standard_normal(shape)).astype(np.float32) for name, shape in shapes.items()}
+    given = (5, 1, 6) if before == "Relu" else (1, 5, 6)
+    turned = {} if before == "Relu" else {"perm": [1, 0, 2]}
+    nodes = [
+        helper.make_node(before, ["x"], ["a"], **turned),
+        helper.make_node("GRU", ["a", "w", "r", "b"], ["h"], hidden_size=4, linear_before_reset=1, name="gru"),
+        helper.make_node("Sigmoid", ["h"], ["y"]),
+    ]
+    path = save(of_nodes(nodes, {"x": given}, {"y": (5, 1, 1, 4)}, weights, opset=18), tmp_path / "m.onnx")
+    tensorrt = TensorRTOptions(precision)  # type: ignore[arg-type]
+    report = export_model(path, tmp_path / "out", ExportOptions(targets=("tensorrt",), tensorrt=tensorrt))
+    assert report.tensorrt_errors["y"].relative_l2 < 0.02
+
+
+def test_what_the_parser_asserts_is_told_in_words(tmp_path: Path) -> None:
+    x = {"x": (1, 3, 8, 8)}
+    pool = helper.make_node("MaxPool", ["x"], ["y"], kernel_shape=[2, 2], dilations=[2, 2], name="pool")
+    path = save(of_nodes([pool], x, {"y": (1, 3, 6, 6)}, {}, opset=18), tmp_path / "m.onnx")
+    with pytest.raises(UnsupportedModelError) as caught:
+        export_model(path, tmp_path / "out", ExportOptions(targets=("tensorrt",)))
+    (finding,) = caught.value.findings
+    assert "dilations" in finding.reason
+    assert "==" not in finding.reason
+    data = {"i": np.zeros((2, 4), np.int64), "u": np.ones((2, 4), np.float32)}
+    scatter = helper.make_node("ScatterElements", ["x", "i", "u"], ["y"], reduction="add", name="scatter")
+    path = save(of_nodes([scatter], {"x": (4, 4)}, {"y": (4, 4)}, data, opset=18), tmp_path / "s.onnx")
+    with pytest.raises(UnsupportedModelError) as caught:
+        export_model(path, tmp_path / "out", ExportOptions(targets=("tensorrt",)))
+    assert [finding.op for finding in caught.value.findings] == ["ScatterElements"]
+
+
 def test_what_leaves_float16_inside_is_seen(tmp_path: Path) -> None:
     """ONNX Runtime's CPU computes float16 nodes in float32, in which a factor and its inverse are nothing."""
     nodes = [
