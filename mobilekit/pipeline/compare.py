@@ -151,7 +151,11 @@ def compare(
         assert timed.found is not None  # it may overrun the budget
         times, latency = timed.p50_ms, as_report(timed.found, timed.sessions, interleaved=True)
         remark = _unlike(first, second)
-    gates = tuple(_gate(gate, first, second, latency or counted, remark) for gate in options.gates)
+    unrelated = _unrelated(first, second)
+    remark = "; ".join(part for part in (unrelated, remark) if part)
+    gates = tuple(
+        _not_held(_gate(gate, first, second, latency or counted, remark), unrelated) for gate in options.gates
+    )
     from mobilekit import __version__
 
     return ComparisonReport(
@@ -219,6 +223,23 @@ def _unlike(first: ValidationReport, second: ValidationReport) -> str:
     if a == b or not (first.settings.tuned or second.settings.tuned):
         return ""
     return f"each as it was tuned: A with {a}, B with {b} (--no-tuned: both as ncnn chooses)"
+
+
+def _unrelated(first: ValidationReport, second: ValidationReport) -> str:
+    """What must be said where A and B are no two versions of one model: neither by name nor by what they give."""
+    kinds = [sorted((output.dtype, output.shape) for output in report.outputs) for report in (first, second)]
+    if first.model == second.model or kinds[0] == kinds[1]:
+        return ""
+    return f"A is {first.model!r} and B is {second.model!r}, which gives other outputs: these are different models"
+
+
+def _not_held(gate: GateResult, unrelated: str) -> GateResult:
+    """No gate of a regression passes between different models."""
+    from mobilekit.validate.tolerance import Verdict
+
+    if not unrelated or gate.verdict is not Verdict.PASS:
+        return gate
+    return gate.model_copy(update={"verdict": Verdict.INCONCLUSIVE, "reason": f"{gate.reason}, but {unrelated}"})
 
 
 def _p50(report: ValidationReport) -> float | None:

@@ -119,7 +119,7 @@ def validate_bundle(
     from mobilekit.pipeline.int8 import cost_of
     from mobilekit.pipeline.int8_layers import wrong_int8
     from mobilekit.pipeline.plan_cost import cost_of_plan
-    from mobilekit.validate.inputs import file_samples, seeded_samples
+    from mobilekit.validate.inputs import file_samples, sample_names, seeded_samples
     from mobilekit.validate.limits import Limits
 
     options = options or ValidateOptions()
@@ -141,6 +141,8 @@ def validate_bundle(
     task = _task(opened, options)
     files = None
     if options.inputs is not None:
+        if task.truth is not None:
+            task.truth.check(sample_names(options.inputs, inputs, apart=options.truth))
         files = file_samples(options.inputs, inputs, preprocess=manifest.preprocess, apart=options.truth)
     with (
         open_reference(opened, options.reference, progress) as reference,

@@ -30,6 +30,7 @@ __all__ = [
     "file_samples",
     "is_litter",
     "picture_input",
+    "sample_names",
     "samples_of",
     "seeded_inputs",
     "seeded_samples",
@@ -188,12 +189,25 @@ def file_samples(
     Raises :class:`UsageError` for no folder, nothing in it, a file that is neither, cannot be read, or whose shape
     or dtype does not fit (checked file by file).
     """
+    paths = _sample_paths(folder, specs, apart)
+    if len(specs) != 1:
+        return (Sample(readable(path.name), _npy_set(path, specs)) for path in paths)
+    return (Sample(readable(path.name), {specs[0].name: _read(path, specs[0], preprocess)}) for path in paths)
+
+
+def sample_names(folder: Path, specs: Sequence[TensorInfo], *, apart: Path | None = None) -> list[str]:
+    """The names of :func:`file_samples`, none of which is read. Raises :class:`UsageError` as that does for the
+    folder."""
+    return [readable(path.name) for path in _sample_paths(folder, specs, apart)]
+
+
+def _sample_paths(folder: Path, specs: Sequence[TensorInfo], apart: Path | None) -> list[Path]:
+    """The files, or the subfolders, that are a sample each."""
     if not folder.is_dir():
         raise UsageError(f"{folder} is not a folder", hint="--inputs takes a folder of pictures or .npy files")
     entries = sorted(path for path in folder.iterdir() if not is_litter(path.name))
     if len(specs) != 1:
-        sets = [path for path in entries if path.is_dir()] or [folder]
-        return (Sample(readable(path.name), _npy_set(path, specs)) for path in sets)
+        return [path for path in entries if path.is_dir()] or [folder]
     files = [path for path in entries if not path.is_dir() and not (apart and _same(path, apart))]
     broken = [path.name for path in files if not path.is_file()]
     if broken:
@@ -212,7 +226,7 @@ def file_samples(
         below = any(path.is_dir() for path in entries)
         hint = "its subfolders are not looked into" if below else "put at least one there"
         raise UsageError(f"{folder} holds no pictures and no .npy files", hint=hint)
-    return (Sample(readable(path.name), {specs[0].name: _read(path, specs[0], preprocess)}) for path in known)
+    return known
 
 
 def _same(one: Path, other: Path) -> bool:

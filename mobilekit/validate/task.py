@@ -10,6 +10,7 @@ import csv
 import importlib
 import math
 import sys
+import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -170,6 +171,15 @@ class Truth:
     labels: Sequence[str]
     text: bool = False
 
+    def check(self, samples: Sequence[str]) -> None:
+        """Raises :class:`UsageError` where nothing is known of one of ``samples``."""
+        unknown = [sample for sample in samples if _composed(sample) not in self.wanted]
+        if unknown:
+            several = f" and of {len(unknown) - 1} more" if len(unknown) > 1 else ""
+            raise UsageError(
+                f"the truth says nothing of {unknown[0]!r}{several}", hint="one line for each file: cat.png,tabby"
+            )
+
     def score(self, sample: str, outputs: NamedTensors) -> float:
         """1 where the best class is the right one, else 0; of a text, 1 less the edit distance per character.
 
@@ -181,9 +191,8 @@ class Truth:
         from mobilekit.metrics.agreement import ctc_greedy, text_agreement
         from mobilekit.metrics.tensors import class_scores
 
-        if sample not in self.wanted:
-            raise UsageError(f"the truth says nothing of {sample!r}", hint="one line for each file: cat.png,tabby")
-        wanted = self.wanted[sample]
+        self.check([sample])
+        wanted = self.wanted[_composed(sample)]
         if self.text:
             if not self.labels:
                 raise UsageError("texts need the bundle's labels to be spelt", hint="export with --labels DICTIONARY")
@@ -206,6 +215,11 @@ class Truth:
         return float(int(wanted) == best)
 
 
+def _composed(name: str) -> str:
+    """One spelling of a name: macOS keeps an accent apart from its letter, most editors write them as one."""
+    return unicodedata.normalize("NFC", name)
+
+
 def read_truth(path: Path, labels: Sequence[str], *, text: bool) -> Truth:
     """A CSV file, ``FILE,LABEL`` a line; a first line ``file,label`` or ``sample,label`` is a heading.
 
@@ -224,7 +238,7 @@ def read_truth(path: Path, labels: Sequence[str], *, text: bool) -> Truth:
     for number, row in enumerate(rows, 1):
         if len(row) != 2:
             raise UsageError(f"{path}, entry {number}: {len(row)} fields", hint="two on a line: cat.png,tabby")
-        name, label = row[0].strip(), row[1].strip()
+        name, label = _composed(row[0].strip()), row[1].strip()
         if name in wanted:
             raise UsageError(f"{path} says twice what {name} is", hint="one line for each file")
         wanted[name] = label

@@ -57,6 +57,22 @@ def test_twelve_times_the_work_is_never_called_the_same(two: tuple[Path, Path]) 
     assert found.verdict is Verdict.PASS  # no gate was given
 
 
+def test_no_gate_passes_between_different_models(two: tuple[Path, Path], tmp_path: Path) -> None:
+    pool = helper.make_node("GlobalAveragePool", ["t0"], ["mean"])
+    ends = [helper.make_tensor_value_info("t0", TensorProto.FLOAT, [1, 32, 24, 24]),
+            helper.make_tensor_value_info("mean", TensorProto.FLOAT, [1, 32, 1, 1])]  # fmt: skip
+    graph = helper.make_graph([pool], "pool", ends[:1], ends[1:])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+    export_model(save(model, tmp_path / "pool.onnx"), tmp_path / "pool")
+    gated = CompareOptions(samples=1, threads=1, budget_s=0, gates=(parse_gate("error"),))
+    found = compare(two[0], tmp_path / "pool", "local", gated)
+    assert (found.a.verdict, found.b.verdict) == (Verdict.PASS, Verdict.PASS)
+    assert found.verdict is Verdict.INCONCLUSIVE
+    assert "different models" in found.gates[0].reason
+    assert "A is 'short' and B is 'pool'" in found.sentence
+    assert compare(*two, "local", gated).verdict is Verdict.PASS  # of two versions, though of other names
+
+
 def test_a_wrong_bundle_fails_the_error_gate(two: tuple[Path, Path], tmp_path: Path) -> None:
     import shutil
 

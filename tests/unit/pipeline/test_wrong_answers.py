@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import mobilekit.pipeline.validate as validating
-from mobilekit.errors import DeviceLostError, VerificationError
+from mobilekit.errors import DeviceLostError, UsageError, VerificationError
 from mobilekit.pipeline.export import export_model
 from mobilekit.pipeline.validate import ValidateOptions, validate_bundle
 from mobilekit.report import json
@@ -115,3 +115,10 @@ def test_another_truth_begins_anew(bundle, spoils, tmp_path):
     again = validate_bundle(bundle, "local", options)
     assert again.accuracy is not None
     assert (again.accuracy.samples, again.accuracy.device, again.accuracy.reference) == (2, 0.0, 0.0)
+
+
+def test_a_truth_that_lacks_a_file_is_told_before_a_device_is_sought(bundle, tmp_path):
+    (tmp_path / "truth.csv").write_text("0.npy,1\n")
+    options = ValidateOptions(inputs=tmp_path / "in", truth=tmp_path / "truth.csv", warmup=0, iterations=1)
+    with pytest.raises(UsageError, match=r"the truth says nothing of '1\.npy'"):
+        validate_bundle(bundle, "no such device", options)

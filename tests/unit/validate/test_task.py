@@ -136,3 +136,12 @@ def test_a_damaged_truth_is_refused(tmp_path, text):
         read_truth(file, [], text=False)
     with pytest.raises(UsageError):
         read_truth(tmp_path / "none.csv", [], text=False)
+
+
+def test_a_name_is_known_however_its_accents_are_written(tmp_path):
+    file = tmp_path / "truth.csv"
+    file.write_text("caf\u00e9.png,cat\nna\u00efve.png,fox\n", encoding="utf-8")
+    truth = read_truth(file, ["fox", "cat", "dog"], text=False)
+    assert truth.score("cafe\u0301.png", SCORES) == 1.0
+    with pytest.raises(UsageError, match=r"nothing of 'owl\.png' and of 1 more"):
+        truth.check(["cafe\u0301.png", "owl.png", "emu.png"])
