@@ -268,12 +268,6 @@ def test_what_the_parser_asserts_is_told_in_words(tmp_path: Path) -> None:
     (finding,) = caught.value.findings
     assert "dilations" in finding.reason
     assert "==" not in finding.reason
-    data = {"i": np.zeros((2, 4), np.int64), "u": np.ones((2, 4), np.float32)}
-    scatter = helper.make_node("ScatterElements", ["x", "i", "u"], ["y"], reduction="add", name="scatter")
-    path = save(of_nodes([scatter], {"x": (4, 4)}, {"y": (4, 4)}, data, opset=18), tmp_path / "s.onnx")
-    with pytest.raises(UnsupportedModelError) as caught:
-        export_model(path, tmp_path / "out", ExportOptions(targets=("tensorrt",)))
-    assert [finding.op for finding in caught.value.findings] == ["ScatterElements"]
 
 
 def test_what_leaves_float16_inside_is_seen(tmp_path: Path) -> None:

@@ -159,13 +159,6 @@ def _parser_errors(parser: Any) -> list[dict[str, str]]:
     found: dict[tuple[str, str], dict[str, str]] = {}
     for index in range(min(parser.num_errors, 1000)):
         error = parser.get_error(index)
-        # Some of its functions tell of no node, and are called after the operator: importScatterElements.
-        op = error.node_operator() or _importer(error.func())
-        problem = {"node": error.node_name(), "op": op, "reason": " ".join(error.desc().split())}
+        problem = {"node": error.node_name(), "op": error.node_operator(), "reason": " ".join(error.desc().split())}
         found.setdefault((problem["node"], problem["op"]), problem)
     return list(found.values())
-
-
-def _importer(function: str) -> str:
-    found = re.fullmatch(r"import([A-Z]\w*)", function)
-    return found[1] if found and found[1] not in ("Initializers", "Inputs", "Model") else ""
