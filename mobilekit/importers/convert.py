@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import heapq
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TypeProto, ValueInfoProto, helper
+from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, TypeProto, ValueInfoProto, helper
 
 from mobilekit.errors import ModelError
 from mobilekit.graph import Graph, Node, Value
@@ -340,17 +340,20 @@ def _sorted(proto: GraphProto, known: set[str]) -> list[NodeProto]:
     return order
 
 
-def to_proto(graph: Graph, *, as_inputs: Collection[Value] = ()) -> ModelProto:
+def to_proto(
+    graph: Graph, *, as_inputs: Collection[Value] = (), stored: Callable[[Array, str], TensorProto] = to_tensor
+) -> ModelProto:
     """The graph as a self-contained model (weights inline; protobuf holds at most 2 GB).
 
-    The constants in ``as_inputs`` are written as graph inputs, after the true ones, without their data.
+    The constants in ``as_inputs`` are written as graph inputs, after the true ones, without their data. ``stored``
+    makes the tensors of the others, of a name each; those of bodies are always inline.
     """
     model = ModelProto(
         ir_version=_ir_version(graph.opset),
         producer_name="mobilekit",
         opset_import=[helper.make_opsetid(domain, version) for domain, version in sorted(graph.opsets.items())],
     )
-    _write_graph(graph, model.graph, set(), as_inputs)
+    _write_graph(graph, model.graph, set(), as_inputs, stored)
     return model
 
 
@@ -359,7 +362,13 @@ def _ir_version(opset: int) -> int:
     return max(8, int(helper.find_min_ir_version_for([helper.make_opsetid("", opset)], ignore_unknown=True)))
 
 
-def _write_graph(graph: Graph, proto: GraphProto, outer: set[int], as_inputs: Collection[Value] = ()) -> None:
+def _write_graph(
+    graph: Graph,
+    proto: GraphProto,
+    outer: set[int],
+    as_inputs: Collection[Value] = (),
+    stored: Callable[[Array, str], TensorProto] = to_tensor,
+) -> None:
     proto.name = graph.name or "graph"
     defined = set(outer)
     for value in (*graph.inputs, *as_inputs):
@@ -369,7 +378,7 @@ def _write_graph(graph: Graph, proto: GraphProto, outer: set[int], as_inputs: Co
     for value in graph.values():
         if value.const is not None and id(value) not in defined:
             written.add(id(value))
-            proto.initializer.append(to_tensor(value.const, value.name))
+            proto.initializer.append(stored(value.const, value.name))
         elif value.producer is not None and value.dtype and value.shape is not None:
             defined.add(id(value))
     defined |= written

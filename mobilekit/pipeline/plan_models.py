@@ -309,7 +309,7 @@ def _seen(outputs: NamedTensors) -> NamedTensors:
 def _saved(proto: onnx.ModelProto, folder: Path) -> Path:
     import onnx
 
-    from mobilekit.pipeline.tensorrt import LARGE_BYTES
+    from mobilekit.importers.write import LARGE_BYTES
 
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "model.onnx"

@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     from mobilekit.validate.tolerance import Tolerance
 
 __all__ = [
-    "LARGE_BYTES",
     "PlanBuild",
     "PlanReport",
     "PreparedPlan",
@@ -40,9 +39,6 @@ __all__ = [
     "runnable",
     "write_model",
 ]
-
-LARGE_BYTES = 1 << 30
-"""Weights beyond this stand in a file of their own beside the prepared ONNX: protobuf ends at 2 GB."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -408,19 +404,11 @@ def _calibration(prepared: PreparedPlan, preprocess: Preprocess | None) -> list[
 
 def write_model(graph: Graph, path: Path) -> None:
     """Name the nodes and write the graph; large weights stand in a file beside it."""
-    import onnx
-
-    from mobilekit.importers.convert import to_proto
+    from mobilekit.importers.write import write_graph
     from mobilekit.targets.tensorrt.prepare import name_nodes
 
     name_nodes(graph)
-    size = sum(value.const.nbytes for value in graph.values() if value.const is not None)
-    onnx.save_model(
-        to_proto(graph),
-        str(path),
-        save_as_external_data=size > LARGE_BYTES,
-        location=f"{path.name}.data",
-    )
+    write_graph(graph, path)
 
 
 def runnable(model: Path, precision: str, folder: Path) -> Path:
