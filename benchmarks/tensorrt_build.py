@@ -2,12 +2,12 @@
 
 Needs the extra [tensorrt]. The bare script is what a user would write: a fresh Python that parses the prepared ONNX
 and builds it with the same settings. `build` is our builder on that file, as an export calls it: a fresh worker process
-too, whose log is read for the layers. `export` is the whole command without verification, which also reads and
-prepares the original model, asks the parser about every node and writes the bundle, and `verified` the command as it
-is, which holds the prepared model against ONNX Runtime while the plan is built. `imports` is what Python's
-libraries for that (typer, pydantic, numpy, onnx) take to be imported, which the bare script does without. Bytecode is
-kept, as an installed package's is. All are timed in turns; what counts is the median of the ratios of each round, and
-over all models the ratio of the sums of the medians.
+too, whose log is read for the layers. `export` is the whole command without verification on the original's file, which
+also reads and prepares it, asks the parser about every node and writes the bundle, and `verified` the command as it is,
+which holds the prepared model against ONNX Runtime while the plan is built. `imports` is what Python's libraries for
+that (typer, pydantic, numpy, onnx) take to be imported, which the bare script does without. Bytecode is kept, as an
+installed package's is. All are timed in turns; what counts is the median of the ratios of each round, and over all
+models the ratio of the sums of the medians.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import argparse
 import json
 import os
 import platform
+import shutil
 import statistics
 import subprocess
 import sys
@@ -24,6 +25,8 @@ import time
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results" / "tensorrt_build.json"
@@ -82,11 +85,30 @@ def built_in(folder: Path) -> tuple[float, float]:
     return float(wall), float(used)
 
 
+def as_a_file(folder: Path) -> list[str]:
+    """The original of the bundle ``out`` and what an export must know of it, as a user of a file says it."""
+    from mobilekit.bundle import open_bundle
+    from mobilekit.tensors import format_shape
+
+    bundle = open_bundle(folder / "out")
+    original = folder / "original.onnx"
+    shutil.copyfile(bundle.source, original)
+    said = [str(original)]
+    for info in bundle.manifest.inputs:
+        said += ["--input-shape", f"{info.name}:{format_shape(info.shape)}"]
+    for name, value in bundle.fixed().items():
+        np.save(folder / f"{len(said)}.npy", value)
+        said += ["--input", f"{name}={folder / f'{len(said)}.npy'}"]
+    return said
+
+
 def measure(model: str, rounds: int) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        export = [sys.executable, "-m", "mobilekit", "export", model, "--target", "tensorrt", "-o", str(folder / "out")]
-        timed([*export, "--no-verify"])  # the zoo fetches, pages are cached
+        command = [sys.executable, "-m", "mobilekit", "export", "--target", "tensorrt", "-o", str(folder / "out")]
+        timed([*command, model, "--no-verify"])  # the zoo fetches
+        export = [*command, *as_a_file(folder)]
+        timed([*export, "--no-verify"])  # pages are cached
         prepared, plan = folder / "model.onnx", folder / "bare.plan"
         prepared.write_bytes((folder / "out" / "tensorrt" / "model.onnx").read_bytes())
         bare = [sys.executable, "-c", BARE, str(prepared), str(plan)]

@@ -50,8 +50,8 @@ def test_what_is_missing_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 ABORTS = """#!/bin/sh
 [ "$1" = --version ] && echo "qemu-aarch64 version 7.2.0" && exit
-echo again >> {folder}/runs
-[ "$(wc -l < {folder}/runs)" -gt {times} ] || kill -ABRT $$
+echo again >> "{folder}/runs"
+[ "$(wc -l < "{folder}/runs")" -gt {times} ] || kill -ABRT $$
 echo "mobilekit-count 10 10 0 0 0 0 0 0 0 0" >&2
 echo "mobilekit-count 17 17 0 0 0 0 0 0 0 0" >&2
 """
