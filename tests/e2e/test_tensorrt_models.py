@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import csv
 import importlib.util
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -59,3 +60,15 @@ def test_what_becomes_of_each_public_model(model: str, precision: str, tmp_path:
     view = inspect_plan(out)
     assert len(view.layers) == plan.layer_count > 0
     assert max(len(layer["onnx_nodes"]) for layer in view.layers) >= int(row["fused"])
+
+
+@rtx
+@pytest.mark.network
+def test_a_plan_is_the_same_wherever_one_stands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """TensorRT orders the outputs of this one by their addresses, which the size of the environment moves."""
+    plans = set()
+    for size in range(0, 20_000, 2_777):
+        monkeypatch.setenv("SOMETHING_ELSE", "x" * size)
+        export_model("silero_vad", tmp_path / "out", replace(options("fp32"), verify=False))
+        plans.add((tmp_path / "out" / "tensorrt" / "model.plan").read_bytes())
+    assert len(plans) == 1

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import queue
+import re
 import signal
 import subprocess
 import sys
@@ -20,6 +21,7 @@ from mobilekit import errors, interrupts
 from mobilekit.errors import ChildCrashError, ChildError, ChildTimeoutError, MobilekitError, SetupError
 from mobilekit.paths import Scratch
 from mobilekit.progress import SILENT, Progress
+from mobilekit.targets.tensorrt.flavour import FLAVOURS
 
 __all__ = ["WORKER", "Gpu", "Hello", "LocalHost", "WorkerHost", "job_folder", "parse_hello", "read_result"]
 
@@ -149,6 +151,18 @@ def read_result(folder: Path, what: str) -> dict[str, Any]:
     raise _KINDS[kind](message, hint=hint) if kind in _KINDS else ChildError(f"{what}: {message}", hint=hint)
 
 
+_OF_CONCERN = re.compile(
+    r"PATH|HOME|TMPDIR|LANG|LC_.*|LD_.*|XDG_CACHE_HOME|(PYTHON|CUDA|NV|TRT|TENSORRT|MOBILEKIT).*", re.ASCII
+)
+
+
+def _of_concern(variables: Mapping[str, str]) -> dict[str, str]:
+    """TensorRT for RTX orders some tensors of a plan by their addresses, and the size of the environment moves those:
+    a plan's bytes would change with the folder that one stands in, say. Its bindings take no plugins, which might read
+    any variable."""
+    return {name: variables[name] for name in sorted(variables) if _OF_CONCERN.fullmatch(name)}
+
+
 class LocalHost:
     """This machine: the worker is a child process, which ends with us, however we end."""
 
@@ -224,6 +238,7 @@ class LocalHost:
         with interrupts.held():
             self._process = process = subprocess.Popen(
                 [sys.executable, "-P", str(WORKER), "--serve", *modules],
+                env=_of_concern(os.environ) if modules == (FLAVOURS["rtx"].module,) else None,
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
