@@ -180,7 +180,7 @@ def validate(
     from mobilekit.errors import UsageError
     from mobilekit.pipeline.endurance import LongTimings
     from mobilekit.pipeline.history import record
-    from mobilekit.pipeline.layers import look_into_layers
+    from mobilekit.pipeline.layers import look_into_layers, plan_drawn
     from mobilekit.pipeline.report import ReportFiles, write_reports
     from mobilekit.pipeline.validate import ValidateOptions, validate_bundle
     from mobilekit.report import console, json
@@ -236,6 +236,9 @@ def validate(
     if layers:
         with terminal_progress() as progress:
             beside = look_into_layers(bundle, device, options, report, progress)
+    elif report_ is not None:
+        with terminal_progress() as progress:
+            beside = plan_drawn(bundle, report, progress)
     write_reports(report, files, inputs=inputs, beside=beside)
     if on_stdout:
         typer.echo(json.dumps(report), nl=False)

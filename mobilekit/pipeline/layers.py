@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from mobilekit.pipeline.validate import ValidateOptions
     from mobilekit.report.model import ValidationReport
 
-__all__ = ["look_into_layers"]
+__all__ = ["look_into_layers", "plan_drawn"]
 
 _Found = TypeVar("_Found")
 
@@ -61,3 +61,19 @@ def look_into_layers(
     )
     bisection = tried("bisection", lambda: bisect_bundle(bundle, device, search, progress))
     return Beside(profile=profile, bisection=bisection)
+
+
+def plan_drawn(bundle: str | Path, report: ValidationReport, progress: Progress = SILENT) -> Beside | None:
+    """What TensorRT fused, of a validated plan; a sidecar that cannot be drawn is told as a note."""
+    from mobilekit.pipeline.inspect_plan import inspect_plan
+    from mobilekit.report.fusion_graph import svg
+
+    if report.target != "tensorrt":
+        return None
+    try:
+        layers = inspect_plan(Path(bundle)).layers
+        svg(layers)
+    except MobilekitError as error:
+        progress.note(f"no drawing of the plan: {error.message}")
+        return None
+    return Beside(plan=layers)

@@ -6,7 +6,7 @@ import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from mobilekit.errors import UsageError
 from mobilekit.fields import first_wrong, unreadable
@@ -37,11 +37,13 @@ class ReportFiles:
 
 @dataclass(frozen=True, slots=True)
 class Beside:
-    """What stands with a validation on its page: other runs by name, its first bad layer, its layers' times."""
+    """What stands with a validation on its page: other runs by name, its first bad layer, its layers' times, the
+    layers of its plan (``layers.json``)."""
 
     runs: Sequence[tuple[str, ValidationReport]] = ()
     bisection: BisectionReport | None = None
     profile: ProfileReport | None = None
+    plan: Sequence[Mapping[str, Any]] = ()
 
     def models(self) -> list[tuple[str, str]]:
         """The model of each."""
@@ -78,7 +80,7 @@ def write_reports(
         for name, model in beside.models():
             if model != report.model:
                 raise UsageError(f"{name} is a report of another model", hint=f"give reports of {report.model}")
-        subject = Subject(report, _pictures(report, inputs), beside.runs, beside.bisection, beside.profile)
+        subject = Subject(report, _pictures(report, inputs), beside.runs, beside.bisection, beside.profile, beside.plan)
         write_text(files.html, page(subject))
 
 

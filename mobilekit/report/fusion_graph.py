@@ -15,7 +15,12 @@ from typing import Any
 
 from mobilekit.errors import BundleError
 
-__all__ = ["dot", "html", "svg"]
+__all__ = ["KEY", "dot", "html", "summary", "svg"]
+
+KEY = (
+    "Blue computes in float32, green in 16 bits, orange in 8; a layer lists the ONNX nodes fused into it, an edge the "
+    "type and shape of its tensor."
+)
 
 _WIDTH, _LINE, _PAD, _GAP_X, _GAP_Y = 250.0, 14.0, 8.0, 26.0, 44.0
 _MOST_NODES = 7
@@ -70,7 +75,7 @@ def svg(layers: Sequence[Mapping[str, Any]]) -> str:
 
     Raises :class:`BundleError` where ``layers`` are not what ``layers.json`` holds.
     """
-    boxes, silent, summary = _graph(layers)
+    boxes, silent, told = _graph(layers)
     ranks = _ranked(boxes)
     _arrange(ranks)
     tops = _tops(ranks)
@@ -82,7 +87,7 @@ def svg(layers: Sequence[Mapping[str, Any]]) -> str:
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" class="fg" width="{size[0]:.0f}" height="{size[1]:.0f}" '
         f'viewBox="{-margin:.0f} {-margin:.0f} {size[0]:.0f} {size[1]:.0f}" role="img">',
-        f"<title>{_escape(summary)}</title><style>{_STYLE}</style>",
+        f"<title>{_escape(told)}</title><style>{_STYLE}</style>",
     ]
     parts += [_edge(box, to, tops) for rank in ranks for box in rank for to in box.after]
     parts += [_drawn(box, tops[box.rank]) for rank in ranks for box in rank if box.title]
@@ -93,7 +98,7 @@ def svg(layers: Sequence[Mapping[str, Any]]) -> str:
 
 def html(layers: Sequence[Mapping[str, Any]], title: str) -> str:
     """A page that holds the drawing, and loads nothing."""
-    _, _, summary = _graph(layers)
+    drawing = svg(layers)
     rules = "default-src 'none'; style-src 'unsafe-inline'"
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
@@ -101,9 +106,8 @@ def html(layers: Sequence[Mapping[str, Any]], title: str) -> str:
         '<meta name="viewport" content="width=device-width"><meta name="color-scheme" content="light dark">'
         f"<title>{_escape(title)}</title><style>body{{margin:1rem;font:14px system-ui,sans-serif}}"
         "@media (prefers-color-scheme:dark){body{background:#14161a;color:#e6e8ec}}main{overflow:auto}</style></head>"
-        f"<body><h1>{_escape(title)}</h1><p>{_escape(summary)}. Blue computes in float32, green in 16 bits, "
-        "orange in 8; a layer lists the ONNX nodes fused into it, an edge the type and shape of its tensor.</p>"
-        f"<main>{svg(layers)}</main></body></html>\n"
+        f"<body><h1>{_escape(title)}</h1><p>{_escape(summary(layers))}. {KEY}</p>"
+        f"<main>{drawing}</main></body></html>\n"
     )
 
 
@@ -135,7 +139,8 @@ def _printable(text: str) -> str:
     return "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in text)
 
 
-def _summary(layers: Sequence[Mapping[str, Any]]) -> str:
+def summary(layers: Sequence[Mapping[str, Any]]) -> str:
+    """``55 layers of 105 ONNX nodes, 40 of them fused from several``; ``layers`` that :func:`svg` draws."""
     fused = sum(len(layer["onnx_nodes"]) > 1 for layer in layers)
     nodes = len({node for layer in layers for node in layer["onnx_nodes"]})
     return f"{len(layers)} layers of {nodes} ONNX nodes, {fused} of them fused from several"
@@ -148,7 +153,7 @@ def _graph(layers: Sequence[Mapping[str, Any]]) -> tuple[list[_Box], int, str]:
     """A box for each layer that moves a tensor and for the plan's inputs and outputs, connected; how many layers move
     none; and all of it in a sentence."""
     try:
-        return *_connected(layers), _summary(layers)
+        return *_connected(layers), summary(layers)
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise BundleError(
             f"the layers of the plan cannot be drawn: {type(error).__name__}: {error}", hint="export the model again"

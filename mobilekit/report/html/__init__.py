@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from mobilekit.report.bisection import BisectionReport
@@ -35,13 +35,14 @@ class Picture:
 @dataclass(frozen=True, slots=True)
 class Subject:
     """What a page is about. ``pictures`` by sample name; beside it, of the same model: ``others``, runs by name,
-    ``bisection`` and ``profile``."""
+    ``bisection``, ``profile`` and ``plan``, the layers that TensorRT made, as ``layers.json`` has them."""
 
     report: ValidationReport
     pictures: Mapping[str, Picture] = field(default_factory=dict)
     others: Sequence[tuple[str, ValidationReport]] = ()
     bisection: BisectionReport | None = None
     profile: ProfileReport | None = None
+    plan: Sequence[Mapping[str, Any]] = ()
 
 
 def page(subject: Subject) -> str:

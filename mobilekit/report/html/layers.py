@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+from xml.etree import ElementTree
 
+from mobilekit.report.fusion_graph import KEY, summary, svg
 from mobilekit.report.html.build import Element, document, element, figure, legend, prose, table
 from mobilekit.report.html.charts import Bar, Block, Curve, bars, curves, icicle
 from mobilekit.report.profile import by_type
@@ -14,9 +17,11 @@ if TYPE_CHECKING:
     from mobilekit.report.bisection import BisectionReport, Suspect, TensorRange
     from mobilekit.report.profile import LayerProfile, ProfileReport
 
-__all__ = ["bisection_page", "bisection_parts", "profile_page", "profile_parts"]
+__all__ = ["bisection_page", "bisection_parts", "fusion_parts", "profile_page", "profile_parts"]
 
 _MOST_BARS = 20
+_MOST_SHOWN = 60
+"""Layers of a plan whose drawing is open from the start."""
 
 
 def bisection_page(report: BisectionReport) -> str:
@@ -146,6 +151,23 @@ def profile_parts(report: ProfileReport) -> list[Element]:
         *([] if flame is None else [figure(flame, "time by module: names split at dots and slashes")]),
         element("div", *charts, class_="charts"),
         element("details", element("summary", "all layers"), table(header, rows, caption="in the order of computing")),
+    ]
+
+
+def fusion_parts(layers: Sequence[Mapping[str, Any]]) -> list[Element]:
+    """What TensorRT made of the model: a box for each layer with the ONNX nodes fused into it."""
+    # Inside HTML the namespace goes without saying, and ElementTree would write a prefix for it.
+    text = svg(layers).replace(' xmlns="http://www.w3.org/2000/svg"', "", 1)
+    drawing = ElementTree.fromstring(text)  # noqa: S314  # we wrote it, and it declares no entities
+    attributes = {"open": "open"} if len(layers) <= _MOST_SHOWN else {}
+    return [
+        element("p", f"{summary(layers)}. {KEY}", class_="faint"),
+        element(
+            "details",
+            element("summary", "the drawing"),
+            element("div", drawing, class_="scroll", tabindex=0, role="region", aria_label="what was fused"),
+            **attributes,
+        ),
     ]
 
 

@@ -14,7 +14,7 @@ from mobilekit.report.figures import error_of, limit_of, relative, why
 from mobilekit.report.gpu import rows as gpu_rows
 from mobilekit.report.html.build import Element, element, figure, legend, prose, table
 from mobilekit.report.html.charts import Bar, bars, histogram, series
-from mobilekit.report.html.layers import bisection_parts, profile_parts
+from mobilekit.report.html.layers import bisection_parts, fusion_parts, profile_parts
 from mobilekit.report.html.long import endurance_parts
 from mobilekit.report.html.samples import cards
 from mobilekit.report.vulkan import fallback
@@ -231,6 +231,11 @@ def latency(subject: Subject) -> Element | None:
 @section
 def time_by_layer(subject: Subject) -> Element | None:
     return None if subject.profile is None else _part("Time by layer", *profile_parts(subject.profile))
+
+
+@section
+def fusions(subject: Subject) -> Element | None:
+    return _part("What TensorRT fused", *fusion_parts(subject.plan)) if subject.plan else None
 
 
 @section

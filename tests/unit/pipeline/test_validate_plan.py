@@ -19,6 +19,8 @@ from mobilekit.bundle import open_bundle, write_manifest
 from mobilekit.errors import BundleError, ChildError, NoDeviceError, UsageError
 from mobilekit.pipeline.export import ExportOptions, export_model
 from mobilekit.pipeline.gpu_report import gpu_report
+from mobilekit.pipeline.inspect_plan import inspect_plan
+from mobilekit.pipeline.layers import plan_drawn
 from mobilekit.pipeline.place import choose_target
 from mobilekit.pipeline.run import RunSettings, run
 from mobilekit.pipeline.validate import ValidateOptions, validate_bundle
@@ -184,6 +186,23 @@ def test_without_a_device_the_command_says_what_it_did_instead(both: Path) -> No
     assert done.returncode == 0, done.stderr
     assert "not executed" in done.stderr
     assert "engine not executed" in " ".join(done.stdout.split())
+
+
+@rtx
+def test_the_page_draws_what_was_fused(both: Path, tmp_path: Path) -> None:
+    page = tmp_path / "report.html"
+    command = [sys.executable, "-m", "mobilekit", "validate", str(both), "--target", "tensorrt", "--report", str(page)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    html = page.read_text("utf-8")
+    assert "What TensorRT fused" in html
+    drawing = html[html.index('class="fg"') : html.index("</svg>", html.index('class="fg"'))]
+    layers = inspect_plan(both).layers
+    nodes = {node for layer in layers for node in layer["onnx_nodes"]}
+    assert nodes
+    assert all(node in drawing for node in nodes)
+    ncnn = validate_bundle(both, "local", ValidateOptions(target="ncnn", samples=1, iterations=1))
+    assert plan_drawn(both, ncnn) is None
 
 
 @rtx
