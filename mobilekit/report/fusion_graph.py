@@ -32,7 +32,7 @@ _SWEEPS = 6
 _TYPES = {"float": "f32", "half": "f16", "bfloat16": "bf16", "int8": "i8", "fp8": "f8", "int32": "int", "int64": "int"}
 _STYLE = """
 .fg{font:11px system-ui,sans-serif;background:#fff}
-.fg text{fill:#1c1e21}.fg .quiet{fill:#667085}.fg .bold{font-weight:600}
+.fg text{fill:#1c1e21;font:inherit}.fg .quiet{fill:#667085}.fg .bold{font-weight:600}
 .fg rect{stroke-width:1;fill:#f2f4f7;stroke:#98a2b3}
 .fg .f32 rect{fill:#e8f1ff;stroke:#4b83d8}.fg .f16 rect{fill:#e6f6ec;stroke:#3d9a5f}
 .fg .bf16 rect{fill:#eef7dd;stroke:#7a9a2d}.fg .i8 rect,.fg .f8 rect{fill:#fdf0e1;stroke:#d0812b}
@@ -86,6 +86,8 @@ def svg(layers: Sequence[Mapping[str, Any]]) -> str:
     size = (wide + 2 * margin, high + 2 * margin + (_LINE if note else 0))
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" class="fg" width="{size[0]:.0f}" height="{size[1]:.0f}" '
+        # A page may fit drawings to its width: this one scrolls.
+        f'style="width:{size[0]:.0f}px;height:{size[1]:.0f}px;max-width:none;max-height:none" '
         f'viewBox="{-margin:.0f} {-margin:.0f} {size[0]:.0f} {size[1]:.0f}" role="img">',
         f"<title>{_escape(told)}</title><style>{_STYLE}</style>",
     ]

@@ -206,9 +206,9 @@ def test_a_full_disk(model: Path, tmp_path: Path) -> None:
 SLOW_WORKER = """
 import os, sys, time
 if "--serve" in sys.argv or "--serve" in sys.orig_argv:  # small models build in a fifth of a second
-    with open(os.environ["BEGAN"] + ".new", "w") as file:
+    with open(os.environ["MOBILEKIT_BEGAN"] + ".new", "w") as file:
         file.write(str(os.getpid()))
-    os.rename(file.name, os.environ["BEGAN"])
+    os.rename(file.name, os.environ["MOBILEKIT_BEGAN"])
     time.sleep(600)
 """
 
@@ -224,7 +224,7 @@ def test_an_interrupted_build_leaves_nothing(model: Path, tmp_path: Path, number
     scratch.mkdir()
     slow.mkdir()
     (slow / "sitecustomize.py").write_text(SLOW_WORKER)
-    env = {**os.environ, "TMPDIR": str(scratch), "PYTHONPATH": str(slow), "BEGAN": str(started)}
+    env = {**os.environ, "TMPDIR": str(scratch), "PYTHONPATH": str(slow), "MOBILEKIT_BEGAN": str(started)}
     with subprocess.Popen(command(model, tmp_path), stderr=subprocess.PIPE, text=True, env=env) as process:
         until = time.monotonic() + 60
         while not started.exists() and process.poll() is None and time.monotonic() < until:
